@@ -1,0 +1,20 @@
+# Compiler flags that every target of ours shares. No -ffast-math anywhere: sums keep their written order.
+add_library(nmoe_flags INTERFACE)
+target_include_directories(nmoe_flags INTERFACE ${PROJECT_SOURCE_DIR}/include)
+target_compile_options(nmoe_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Werror>
+  $<$<COMPILE_LANGUAGE:CXX>:-fno-math-errno>)
+target_compile_definitions(nmoe_flags INTERFACE OMPI_SKIP_MPICXX=1 MPICH_SKIP_MPICXX=1)
+if(NMOE_NATIVE)
+  include(CheckCXXCompilerFlag)
+  check_cxx_compiler_flag(-march=native NMOE_HAS_MARCH_NATIVE)
+  if(NMOE_HAS_MARCH_NATIVE)
+    target_compile_options(nmoe_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=native>)
+  endif()
+endif()
+set(CMAKE_CXX_FLAGS_RELEASE "-O3 -DNDEBUG")
+set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g")
+if(NMOE_SANITIZE)
+  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+endif()

@@ -1,0 +1,44 @@
+#pragma once
+// Architecture of a decoder: what, not where. Read from a Hugging Face config.json; carried into every
+// checkpoint.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace nmoe::model {
+
+/// Rotary frequency scaling; the fields of Hugging Face's `rope_scaling`.
+struct RopeScaling {
+  std::string type = "default";  ///< default | linear | llama3
+  double factor = 1.0;
+  double low_freq_factor = 1.0, high_freq_factor = 4.0;  ///< llama3
+  std::int64_t original_max_position_embeddings = 8192;  ///< llama3
+};
+
+/// Llama or Qwen decoder. `num_experts` has one entry per layer, base included; all ones = dense.
+struct ModelConfig {
+  std::string model_type = "llama";  ///< llama | qwen2 (Qwen1.5 and Qwen2: bias on q, k, v)
+  std::int64_t vocab_size = 0, hidden_size = 0, intermediate_size = 0;
+  int num_layers = 0, num_attention_heads = 0, num_key_value_heads = 0, head_dim = 0;
+  std::int64_t max_position_embeddings = 0;
+  double rope_theta = 10000.0, rms_norm_eps = 1e-5;
+  RopeScaling rope_scaling;
+  bool tie_word_embeddings = true, attention_bias = false;
+  std::int64_t bos_token_id = -1, eos_token_id = -1;
+  std::vector<int> num_experts;
+  int top_k = 2;
+
+  bool is_moe(int layer) const { return num_experts[static_cast<std::size_t>(layer)] > 1; }
+  int num_moe_layers() const;
+};
+
+/// Parses config.json. @throws Error(bad_data) naming the file, the field and both values for anything
+/// unsupported.
+ModelConfig load_model_config(const std::string& path);
+/// The same fields as JSON text, loadable by transformers.
+std::string model_config_json(const ModelConfig& config);
+/// Reads `ADA_MOE_NUM_EXPERTS_LIST=` from an experts.cfg (METHOD 3.5); parsed, never sourced.
+/// @throws Error(bad_data) naming file and line for a missing list, a wrong length or an entry < 1.
+std::vector<int> load_expert_counts(const std::string& path, int num_layers);
+
+}  // namespace nmoe::model
