@@ -2,6 +2,7 @@
 // Collectives between ranks. `Communicator` has a local version (one rank, really copies) and an MPI version
 // whose calls one communication thread drains in program order (DESIGN 8). train, analysis, io and evaluation
 // call it.
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -17,6 +18,37 @@
 namespace nmoe::comm {
 
 enum class ReduceOp { sum, min, max };
+
+enum class Operation : std::uint8_t {
+  all_reduce,
+  all_gather_v,
+  all_to_all_v,
+  broadcast,
+  barrier,
+  split,
+  close
+};
+inline constexpr std::size_t num_operations = 7;
+std::string_view name_of(Operation operation);
+std::string_view name_of(ReduceOp op);
+
+/// Calls and bytes per operation, counted exactly when a collective is started (DESIGN 6, "Counters").
+/// `bytes_sent` is payload this rank hands to other ranks: its own rows never count.
+struct CollectiveCounters {
+  struct Entry {
+    std::uint64_t calls = 0;
+    std::int64_t bytes_sent = 0;
+    bool operator==(const Entry&) const = default;
+  };
+  std::array<Entry, num_operations> entries{};
+  Entry& operator[](Operation operation) { return entries[static_cast<std::size_t>(operation)]; }
+  const Entry& operator[](Operation operation) const { return entries[static_cast<std::size_t>(operation)]; }
+  std::int64_t total_bytes_sent() const {
+    std::int64_t total = 0;
+    for (const Entry& entry : entries) total += entry.bytes_sent;
+    return total;
+  }
+};
 
 /// A collective under way. `wait()` must be called once before the buffers are touched; it rethrows what went
 /// wrong.
@@ -41,7 +73,7 @@ class [[nodiscard]] Work {
 /// order, and with debug checks on, a mismatch of operation, dtype or element count is an Error(internal) on
 /// every rank. Buffers stay owned by the caller and must outlive the Work. Counts are rows of the leading
 /// axis (int64). Zero rows are normal. float sums are taken in ascending rank order (same bits on every rank
-/// and every run).
+/// and every run); bfloat16 accumulates in float32 and rounds once; min and max pass NaN on.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -64,8 +96,13 @@ class Communicator {
   virtual void* native() const = 0;
   /// Frees what needs a collective call. Destructors leak instead (ENGINEERING 3.3).
   virtual void close() = 0;
-  /// Name of the last collective started, for the watchdog's report.
+  /// Name of the last collective started, for the watchdog's report. Any thread may call it. Not collective.
   virtual std::string last_operation() const = 0;
+  /// What this communicator (not the groups split from it) has sent so far. Not collective.
+  virtual const CollectiveCounters& counters() const { return counters_; }
+
+ protected:
+  CollectiveCounters counters_;  ///< implementations add to it on the caller's thread
 };
 
 std::unique_ptr<Communicator> make_local_communicator();

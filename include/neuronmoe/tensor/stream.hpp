@@ -1,6 +1,8 @@
 #pragma once
 // The order in which work on a device happens. On the CPU every call has finished when it returns; on CUDA a
 // Stream carries the cudaStream_t. Kernels and collectives take one; ExecutionContext owns it.
+#include <cstdint>
+
 #include "neuronmoe/tensor/dtype.hpp"
 
 namespace nmoe {
@@ -10,10 +12,15 @@ class Stream {
   explicit Stream(Device device = Device::cpu, void* native = nullptr) : device_(device), native_(native) {}
   Device device() const { return device_; }
   void* native() const { return native_; }  ///< cudaStream_t, or null on the CPU
+  /// Floating-point operations of matrix products and attention queued so far (2 per multiply-add). Kernels
+  /// add, trainer reads.
+  void add_flops(std::int64_t count) { flops_ += count; }
+  std::int64_t flops() const { return flops_; }
 
  private:
   Device device_;
   void* native_;
+  std::int64_t flops_ = 0;
 };
 
 /// Number of CUDA devices this process sees; 0 in a build without CUDA.

@@ -1,0 +1,30 @@
+#pragma once
+// The MPI version of `Communicator` for host tensors. app makes one for the world after MPI_Init_thread and
+// splits it; train, io, analysis and evaluation only see the interface.
+#include <cstdint>
+#include <memory>
+
+#include "neuronmoe/comm/communicator.hpp"
+
+namespace nmoe::comm {
+
+struct MpiOptions {
+  /// Compare operation, dtype, counts and sequence number over all ranks before each collective. A mismatch
+  /// is an Error(internal) on every rank naming both sides. Costs one small all-gather per call.
+  bool debug_checks = false;
+  /// Largest single MPI message in bytes (MPI counts are `int`): longer ones travel in pieces.
+  std::int64_t max_message_bytes = std::int64_t{1} << 30;
+  /// Float all-reduces up to this many bytes gather everything and sum locally (one message round, not two).
+  std::int64_t small_reduce_bytes = 8 * 1024;
+  /// Collectives that move at least this many bytes wake the communication thread at once, so that they
+  /// overlap with computing. Smaller ones are left for whoever waits next: waking costs more than they do.
+  std::int64_t wake_bytes = 64 * 1024;
+};
+
+/// Duplicates `*static_cast<MPI_Comm*>(mpi_comm)`, so our traffic never meets anybody else's. Groups made by
+/// `split` share its queue and its one communication thread.
+/// @pre MPI was initialised with at least MPI_THREAD_SERIALIZED   @throws Error(config) otherwise
+/// Collective: yes, over that communicator; so is `close()`, which frees it. The destructor leaks instead.
+std::unique_ptr<Communicator> make_mpi_communicator(void* mpi_comm, const MpiOptions& options = {});
+
+}  // namespace nmoe::comm

@@ -1,0 +1,67 @@
+#include "neuronmoe/comm/agree.hpp"
+
+#include <charconv>
+#include <optional>
+
+#include "neuronmoe/base/error.hpp"
+
+namespace nmoe::comm {
+
+namespace {
+
+std::optional<Error> run(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    return error;
+  } catch (const std::exception& error) {
+    return Error(ErrorCode::internal, error.what());
+  } catch (...) {
+    return Error(ErrorCode::internal, "an exception of unknown type");
+  }
+  return std::nullopt;
+}
+
+/// "rank 1, 3: message" per distinct message, lowest rank first.
+std::string list_failures(const std::vector<std::string>& messages, const std::vector<bool>& failed) {
+  std::string text;
+  for (std::size_t r = 0; r < messages.size(); ++r) {
+    bool said = false;
+    for (std::size_t s = 0; s < r; ++s) said = said || (failed[s] && messages[s] == messages[r]);
+    if (!failed[r] || said) continue;
+    std::string ranks = fmt::format("{}rank {}", text.empty() ? "" : "\n", r);
+    for (std::size_t s = r + 1; s < messages.size(); ++s) {
+      if (failed[s] && messages[s] == messages[r]) ranks += fmt::format(", {}", s);
+    }
+    text += ranks + ": " + messages[r];
+  }
+  return text;
+}
+
+}  // namespace
+
+void agree(Communicator& comm, const std::function<void()>& work) {
+  const std::optional<Error> mine = run(work);
+  if (comm.size() == 1) {
+    if (mine) throw *mine;
+    return;
+  }
+  if (all_reduce_max(comm, std::int64_t{mine.has_value()}) == 0) return;
+  // "<code> <message>" from each failing rank, nothing from the others.
+  const std::string report =
+      mine ? fmt::format("{} {}", static_cast<int>(mine->code()), mine->what()) : std::string();
+  std::vector<std::string> messages = all_gather_strings(comm, report);
+  std::vector<bool> failed(messages.size());
+  int code = 0;
+  for (std::size_t r = 0; r < messages.size(); ++r) {
+    failed[r] = !messages[r].empty();
+    if (!failed[r]) continue;
+    int rank_code = 0;
+    const auto end = std::from_chars(messages[r].data(), messages[r].data() + messages[r].size(), rank_code);
+    if (code == 0) code = rank_code;
+    messages[r].erase(0, static_cast<std::size_t>(end.ptr - messages[r].data()) + 1);
+  }
+  throw Error(static_cast<ErrorCode>(code), list_failures(messages, failed));
+}
+
+}  // namespace nmoe::comm

@@ -1,0 +1,76 @@
+// Names and the blocking conveniences on top of the interface.
+#include "neuronmoe/comm/communicator.hpp"
+
+#include <numeric>
+
+namespace nmoe::comm {
+
+std::string_view name_of(Operation operation) {
+  constexpr std::array<std::string_view, num_operations> names = {
+      "all_reduce", "all_gather_v", "all_to_all_v", "broadcast", "barrier", "split", "close"};
+  return names[static_cast<std::size_t>(operation)];
+}
+
+std::string_view name_of(ReduceOp op) {
+  constexpr std::array<std::string_view, 3> names = {"sum", "min", "max"};
+  return names[static_cast<std::size_t>(op)];
+}
+
+namespace {
+
+template <typename T>
+T all_reduce_value(Communicator& comm, T value, ReduceOp op) {
+  Stream stream;
+  comm.all_reduce(TensorView(&value, dtype_of<T>::value, {1}), op, stream).wait();
+  return value;
+}
+
+}  // namespace
+
+double all_reduce_sum(Communicator& comm, double value) {
+  return all_reduce_value(comm, value, ReduceOp::sum);
+}
+double all_reduce_max(Communicator& comm, double value) {
+  return all_reduce_value(comm, value, ReduceOp::max);
+}
+std::int64_t all_reduce_sum(Communicator& comm, std::int64_t value) {
+  return all_reduce_value(comm, value, ReduceOp::sum);
+}
+std::int64_t all_reduce_max(Communicator& comm, std::int64_t value) {
+  return all_reduce_value(comm, value, ReduceOp::max);
+}
+
+std::vector<std::string> all_gather_strings(Communicator& comm, std::string_view text) {
+  Stream stream;
+  const auto num_ranks = static_cast<std::size_t>(comm.size());
+  std::vector<std::int64_t> lengths(num_ranks);
+  const auto length = static_cast<std::int64_t>(text.size());
+  const std::vector<std::int64_t> one_each(num_ranks, 1);
+  comm.all_gather_v(TensorView(lengths.data(), DType::int64, {comm.size()}), one_each,
+                    ConstTensorView(&length, DType::int64, {1}), stream)
+      .wait();
+  const std::int64_t total = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+  std::string all(static_cast<std::size_t>(total), '\0');
+  comm.all_gather_v(TensorView(all.data(), DType::uint8, {total}), lengths,
+                    ConstTensorView(text.data(), DType::uint8, {length}), stream)
+      .wait();
+  std::vector<std::string> result;
+  std::size_t offset = 0;
+  for (const std::int64_t n : lengths) {
+    result.push_back(all.substr(offset, static_cast<std::size_t>(n)));
+    offset += static_cast<std::size_t>(n);
+  }
+  return result;
+}
+
+std::string broadcast_string(Communicator& comm, std::string_view text, int root) {
+  Stream stream;
+  auto length = static_cast<std::int64_t>(text.size());
+  comm.broadcast(TensorView(&length, DType::int64, {1}), root, stream).wait();
+  std::string result(static_cast<std::size_t>(length), '\0');
+  if (comm.rank() == root) result = text;
+  comm.broadcast(TensorView(result.data(), DType::uint8, {length}), root, stream).wait();
+  return result;
+}
+
+}  // namespace nmoe::comm

@@ -1,0 +1,116 @@
+// Errors, hashes and random numbers against published values.
+#include <unistd.h>
+
+#include <boost/test/unit_test.hpp>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <vector>
+
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/base/handle.hpp"
+#include "neuronmoe/base/philox.hpp"
+#include "neuronmoe/base/sha256.hpp"
+
+using namespace nmoe;
+
+BOOST_AUTO_TEST_CASE(philox_known_answers) {
+  // Random123, kat_vectors: philox4x32 10 rounds.
+  using Counter = std::array<std::uint32_t, 4>;
+  BOOST_TEST((philox4x32({0, 0, 0, 0}, {0, 0}) == Counter{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  BOOST_TEST((philox4x32({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}) ==
+              Counter{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  BOOST_TEST((philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}) ==
+              Counter{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+BOOST_AUTO_TEST_CASE(philox_streams_are_apart_and_repeat) {
+  const Philox a(7, RandomPurpose::test), again(7, RandomPurpose::test);
+  BOOST_TEST(a.bits(5) == again.bits(5));
+  BOOST_TEST(a.bits(5) != a.bits(6));
+  BOOST_TEST(a.bits(5) != Philox(8, RandomPurpose::test).bits(5));
+  BOOST_TEST(a.bits(5) != Philox(std::uint64_t{7} | std::uint64_t{1} << 40, RandomPurpose::test).bits(5));
+  BOOST_TEST(a.bits(5) != Philox(7, RandomPurpose::sense).bits(5));
+  BOOST_TEST(a.bits(5) != Philox(7, RandomPurpose::test, 1).bits(5));
+  BOOST_TEST(a.bits(5) != a.bits(5 + (std::uint64_t{1} << 32)));
+}
+
+BOOST_AUTO_TEST_CASE(philox_distributions) {
+  const Philox random(3, RandomPurpose::test);
+  constexpr int n = 20000;
+  double sum = 0, normal_sum = 0, normal_squares = 0;
+  std::vector<int> histogram(7);
+  for (std::uint64_t i = 0; i < n; ++i) {
+    const double u = random.uniform(i), z = random.normal(i);
+    BOOST_REQUIRE((u >= 0.0 && u < 1.0));
+    sum += u;
+    normal_sum += z;
+    normal_squares += z * z;
+    ++histogram[random.below(i, 7)];
+  }
+  // Five standard errors: 0.289, 1 and 1.414 over sqrt(n); binomial for the histogram.
+  const double root = std::sqrt(static_cast<double>(n));
+  BOOST_TEST(std::abs(sum / n - 0.5) < 5 * 0.289 / root);
+  BOOST_TEST(std::abs(normal_sum / n) < 5 / root);
+  BOOST_TEST(std::abs(normal_squares / n - 1.0) < 5 * 1.415 / root);
+  for (const int count : histogram) BOOST_TEST(std::abs(count - n / 7.0) < 5 * std::sqrt(n * 6 / 49.0));
+  // High half of the 128-bit product, bound beyond 32 bits.
+  const std::uint64_t bound = (std::uint64_t{1} << 40) + 12345;
+  for (std::uint64_t i = 0; i < 100; ++i) {
+    const double expected = static_cast<double>(random.bits(i)) * 0x1.0p-64 * static_cast<double>(bound);
+    BOOST_TEST(std::abs(static_cast<double>(random.below(i, bound)) - expected) < 1.01);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(sha256_vectors) {
+  // FIPS 180-2, appendix B.
+  BOOST_TEST(sha256_text("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  BOOST_TEST(sha256_text("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  Sha256 pieces;
+  pieces.update("a", 1);
+  pieces.update("bc", 2);
+  BOOST_TEST(pieces.hex() == sha256_text("abc"));
+  const auto path = std::filesystem::temp_directory_path() / ("nmoe_sha_" + std::to_string(::getpid()));
+  // One million times "a" (FIPS 180-2, B.3), longer than any read block.
+  std::ofstream(path) << std::string(1000000, 'a');
+  BOOST_TEST(sha256_file(path) == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+  std::filesystem::remove(path);
+  BOOST_CHECK_EXCEPTION(sha256_file(path), Error, [&](const Error& error) {
+    return error.code() == ErrorCode::bad_data && std::string(error.what()).find(path) != std::string::npos;
+  });
+}
+
+BOOST_AUTO_TEST_CASE(errors_carry_code_and_place) {
+  const auto check = [](bool good) { NMOE_CHECK(good, internal, "{} is not {}", 1, 2); };
+  BOOST_CHECK_NO_THROW(check(true));
+  BOOST_CHECK_EXCEPTION(check(false), Error, [](const Error& error) {
+    const std::string text = error.what();
+    return error.code() == ErrorCode::internal && text.starts_with("1 is not 2 [") &&
+           text.find("test_base_basics.cpp:") != std::string::npos && text.ends_with(": good]");
+  });
+  const auto option = [] { NMOE_CHECK(false, config, "mend the option"); };
+  BOOST_CHECK_EXCEPTION(option(), Error,
+                        [](const Error& error) { return error.what() == std::string("mend the option"); });
+}
+
+namespace {
+int num_destroyed = 0;
+void destroy(int) {
+  ++num_destroyed;
+}
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(handle_destroys_once) {
+  using Number = Handle<int, destroy>;
+  {
+    Number a(3);
+    Number b(std::move(a));
+    BOOST_TEST(b.get() == 3);
+    Number c(4);
+    c = std::move(b);  // destroys 4
+    BOOST_TEST(num_destroyed == 1);
+    BOOST_TEST(Number(5).release() == 5);
+    BOOST_TEST(num_destroyed == 1);
+  }
+  BOOST_TEST(num_destroyed == 2);
+}
