@@ -1,0 +1,24 @@
+#pragma once
+// Argument checks shared by the dispatchers: one line per tensor, one message format.
+#include <initializer_list>
+
+#include "neuronmoe/tensor/tensor.hpp"
+
+namespace nmoe::ops {
+
+/// @throws Error(internal) unless `tensor` is given and has exactly this shape and dtype.
+void expect(const char* kernel, const char* name, ConstTensorView tensor, const Shape& shape, DType dtype);
+/// @throws Error(internal) unless `tensor` is given with `rank` axes and a floating dtype.
+void expect_floating(const char* kernel, const char* name, ConstTensorView tensor, int rank);
+/// Like `expect`, for tensors that may hold `dtype` or its accumulator type.
+void expect_or_acc(const char* kernel, const char* name, ConstTensorView tensor, const Shape& shape,
+                   DType dtype);
+/// @throws Error(internal) if the tensors that are given sit on different
+/// devices, Error(config) if they are CUDA tensors and there is no CUDA kernel.
+void expect_cpu(const char* kernel, std::initializer_list<ConstTensorView> tensors);
+/// @throws Error(bad_data) unless low <= values[i] < high for every element of the int32 tensor.
+void expect_range(const char* kernel, const char* name, ConstTensorView values, std::int64_t low,
+                  std::int64_t high);
+bool is_floating(DType dtype);
+
+}  // namespace nmoe::ops

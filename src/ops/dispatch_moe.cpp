@@ -1,0 +1,123 @@
+#include "check.hpp"
+#include "cpu/kernels.hpp"
+#include "neuronmoe/ops/moe.hpp"
+
+namespace nmoe::ops {
+
+namespace {
+void check_router(const char* name, ConstTensorView probs, ConstTensorView indices) {
+  expect_floating(name, "probs", probs, 2);
+  expect(name, "probs", probs, probs.shape(), accumulator_of(probs.dtype()));
+  NMOE_CHECK(bool(indices) && indices.shape().rank() == 2, internal, "{}: indices is {}, expected [T, K]",
+             name, indices.shape().to_string());
+  expect(name, "indices", indices, {probs.dim(0), indices.dim(1)}, DType::int32);
+}
+}  // namespace
+
+void route_forward(TensorView probs, TensorView weights, TensorView indices, ConstTensorView logits,
+                   bool normalise, Stream&) {
+  constexpr const char* name = "route_forward";
+  check_router(name, probs, indices);
+  NMOE_CHECK(indices.dim(1) >= 1 && indices.dim(1) <= probs.dim(1), internal,
+             "{}: top_k {} of {} experts; top_k must be between 1 and the number of experts", name,
+             indices.dim(1), probs.dim(1));
+  expect(name, "weights", weights, indices.shape(), probs.dtype());
+  expect(name, "logits", logits, probs.shape(), probs.dtype());
+  expect_cpu(name, {probs, weights, indices, logits});
+  reference::route_forward(probs, weights, indices, logits, normalise);
+}
+
+void route_backward(TensorView dlogits, ConstTensorView dweights, ConstTensorView dprobs,
+                    ConstTensorView probs, ConstTensorView weights, ConstTensorView indices, bool normalise,
+                    Stream&) {
+  constexpr const char* name = "route_backward";
+  check_router(name, probs, indices);
+  expect(name, "dlogits", dlogits, probs.shape(), probs.dtype());
+  expect(name, "dweights", dweights, indices.shape(), probs.dtype());
+  if (dprobs) expect(name, "dprobs", dprobs, probs.shape(), probs.dtype());
+  expect(name, "weights", weights, indices.shape(), probs.dtype());
+  expect_cpu(name, {dlogits, dweights, dprobs, probs, weights, indices});
+  expect_range(name, "indices", indices, 0, probs.dim(1));
+  reference::route_backward(dlogits, dweights, dprobs, probs, weights, indices, normalise);
+}
+
+double load_balancing_loss(TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
+                           double grad_scale, Stream&) {
+  constexpr const char* name = "load_balancing_loss";
+  check_router(name, probs, indices);
+  if (dprobs) expect(name, "dprobs", dprobs, probs.shape(), probs.dtype());
+  expect_cpu(name, {dprobs, probs, indices});
+  expect_range(name, "indices", indices, 0, probs.dim(1));
+  return reference::load_balancing_loss(dprobs, probs, indices, grad_scale);
+}
+
+double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView mask, LprForm form,
+                    double grad_scale, Stream&) {
+  constexpr const char* name = "lpr_loss_sum";
+  expect_floating(name, "probs", probs, 2);
+  expect(name, "probs", probs, probs.shape(), accumulator_of(probs.dtype()));
+  NMOE_CHECK(probs.dim(1) >= 1, internal, "{}: no experts", name);
+  expect(name, "mask", mask, {probs.dim(0)}, DType::uint8);
+  if (dprobs) expect(name, "dprobs", dprobs, probs.shape(), probs.dtype());
+  expect_cpu(name, {dprobs, probs, mask});
+  return reference::lpr_loss_sum(dprobs, probs, mask, form, grad_scale);
+}
+
+void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row, Stream&) {
+  constexpr const char* name = "gather_rows";
+  expect_floating(name, "x", x, 2);
+  expect_floating(name, "rows", rows, 2);
+  expect(name, "rows", rows, {rows.dim(0), x.dim(1)}, x.dtype());
+  expect(name, "token_of_row", token_of_row, {rows.dim(0)}, DType::int32);
+  expect_cpu(name, {rows, x, token_of_row});
+  expect_range(name, "token_of_row", token_of_row, 0, x.dim(0));
+  cpu::gather_rows(rows, x, token_of_row);
+}
+
+namespace {
+void check_slots(const char* name, ConstTensorView tokens, ConstTensorView rows,
+                 ConstTensorView row_of_slot) {
+  expect_floating(name, "rows", rows, 2);
+  expect_floating(name, "tokens", tokens, 2);
+  expect(name, "tokens", tokens, {tokens.dim(0), rows.dim(1)}, rows.dtype());
+  NMOE_CHECK(bool(row_of_slot) && row_of_slot.shape().rank() == 2, internal,
+             "{}: row_of_slot is {}, expected [T, K]", name, row_of_slot.shape().to_string());
+  expect(name, "row_of_slot", row_of_slot, {tokens.dim(0), row_of_slot.dim(1)}, DType::int32);
+}
+}  // namespace
+
+void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot, ConstTensorView indices,
+                     ConstTensorView weights, bool accumulate, Stream&) {
+  constexpr const char* name = "combine_forward";
+  check_slots(name, y, rows, row_of_slot);
+  expect(name, "indices", indices, row_of_slot.shape(), DType::int32);
+  if (weights) expect(name, "weights", weights, row_of_slot.shape(), accumulator_of(y.dtype()));
+  expect_cpu(name, {y, rows, row_of_slot, indices, weights});
+  expect_range(name, "row_of_slot", row_of_slot, -1, rows.dim(0));
+  cpu::combine_forward(y, rows, row_of_slot, indices, weights, accumulate);
+}
+
+void combine_backward(TensorView drows, TensorView dweights, ConstTensorView dy, ConstTensorView rows,
+                      ConstTensorView row_of_slot, ConstTensorView weights, Stream&) {
+  constexpr const char* name = "combine_backward";
+  check_slots(name, dy, rows, row_of_slot);
+  expect(name, "drows", drows, rows.shape(), rows.dtype());
+  expect(name, "dweights", dweights, row_of_slot.shape(), accumulator_of(dy.dtype()));
+  expect(name, "weights", weights, row_of_slot.shape(), accumulator_of(dy.dtype()));
+  expect_cpu(name, {drows, dweights, dy, rows, row_of_slot, weights});
+  expect_range(name, "row_of_slot", row_of_slot, -1, rows.dim(0));
+  cpu::combine_backward(drows, dweights, dy, rows, row_of_slot, weights);
+}
+
+void accumulate_by_sample(TensorView sums, ConstTensorView values, ConstTensorView row_sample, Stream&) {
+  constexpr const char* name = "accumulate_by_sample";
+  expect_floating(name, "values", values, 2);
+  expect_floating(name, "sums", sums, 2);
+  expect(name, "sums", sums, {sums.dim(0), values.dim(1)}, accumulator_of(values.dtype()));
+  expect(name, "row_sample", row_sample, {values.dim(0)}, DType::int32);
+  expect_cpu(name, {sums, values, row_sample});
+  expect_range(name, "row_sample", row_sample, 0, sums.dim(0));
+  cpu::accumulate_by_sample(sums, values, row_sample);
+}
+
+}  // namespace nmoe::ops

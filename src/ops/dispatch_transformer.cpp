@@ -1,0 +1,184 @@
+#include <limits>
+
+#include "check.hpp"
+#include "cpu/kernels.hpp"
+#include "neuronmoe/ops/transformer.hpp"
+
+namespace nmoe::ops {
+
+void embedding_forward(TensorView y, ConstTensorView ids, ConstTensorView table, Stream&) {
+  constexpr const char* name = "embedding_forward";
+  expect_floating(name, "table", table, 2);
+  expect_floating(name, "y", y, 2);
+  expect(name, "y", y, {y.dim(0), table.dim(1)}, table.dtype());
+  expect(name, "ids", ids, {y.dim(0)}, DType::int32);
+  expect_cpu(name, {y, ids, table});
+  expect_range(name, "ids", ids, 0, table.dim(0));
+  cpu::embedding_forward(y, ids, table);
+}
+
+void embedding_backward(TensorView dtable, ConstTensorView dy, ConstTensorView ids, Stream&) {
+  constexpr const char* name = "embedding_backward";
+  expect_floating(name, "dy", dy, 2);
+  expect_floating(name, "dtable", dtable, 2);
+  expect(name, "dtable", dtable, {dtable.dim(0), dy.dim(1)}, accumulator_of(dy.dtype()));
+  expect(name, "ids", ids, {dy.dim(0)}, DType::int32);
+  expect_cpu(name, {dtable, dy, ids});
+  expect_range(name, "ids", ids, 0, dtable.dim(0));
+  cpu::embedding_backward(dtable, dy, ids);
+}
+
+void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, ConstTensorView w, double eps,
+                      Stream&) {
+  constexpr const char* name = "rms_norm_forward";
+  expect_floating(name, "x", x, 2);
+  expect(name, "y", y, x.shape(), x.dtype());
+  expect(name, "inv_rms", inv_rms, {x.dim(0)}, accumulator_of(x.dtype()));
+  expect(name, "w", w, {x.dim(1)}, x.dtype());
+  expect_cpu(name, {y, inv_rms, x, w});
+  cpu::rms_norm_forward(y, inv_rms, x, w, eps);
+}
+
+void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTensorView x, ConstTensorView w,
+                       ConstTensorView inv_rms, bool accumulate, Stream&) {
+  constexpr const char* name = "rms_norm_backward";
+  expect_floating(name, "x", x, 2);
+  expect(name, "dx", dx, x.shape(), x.dtype());
+  if (dw) expect(name, "dw", dw, {x.dim(1)}, accumulator_of(x.dtype()));
+  expect(name, "dy", dy, x.shape(), x.dtype());
+  expect(name, "w", w, {x.dim(1)}, x.dtype());
+  expect(name, "inv_rms", inv_rms, {x.dim(0)}, accumulator_of(x.dtype()));
+  expect_cpu(name, {dx, dw, dy, x, w, inv_rms});
+  cpu::rms_norm_backward(dx, dw, dy, x, w, inv_rms, accumulate);
+}
+
+void rope_apply(TensorView x, ConstTensorView positions, ConstTensorView cos, ConstTensorView sin,
+                bool inverse, Stream&) {
+  constexpr const char* name = "rope_apply";
+  expect_floating(name, "x", x, 3);
+  expect_floating(name, "cos", cos, 2);
+  NMOE_CHECK(x.dim(2) % 2 == 0, internal, "{}: head_dim {} is odd", name, x.dim(2));
+  expect(name, "positions", positions, {x.dim(0)}, DType::int32);
+  expect(name, "cos", cos, {cos.dim(0), x.dim(2) / 2}, accumulator_of(x.dtype()));
+  expect(name, "sin", sin, cos.shape(), cos.dtype());
+  expect_cpu(name, {x, positions, cos, sin});
+  expect_range(name, "positions", positions, 0, cos.dim(0));
+  cpu::rope_apply(x, positions, cos, sin, inverse);
+}
+
+namespace {
+void check_attention(const char* name, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                     ConstTensorView lse, std::span<const std::int64_t> offsets) {
+  expect_floating(name, "q", q, 3);
+  expect_floating(name, "k", k, 3);
+  expect(name, "k", k, {q.dim(0), k.dim(1), q.dim(2)}, q.dtype());
+  expect(name, "v", v, k.shape(), q.dtype());
+  expect(name, "lse", lse, {q.dim(0), q.dim(1)}, accumulator_of(q.dtype()));
+  NMOE_CHECK(k.dim(1) > 0 && q.dim(1) % k.dim(1) == 0, internal,
+             "{}: {} query heads do not divide into {} key/value heads", name, q.dim(1), k.dim(1));
+  const std::int64_t first = offsets.empty() ? 0 : offsets.front(),
+                     last = offsets.empty() ? 0 : offsets.back();
+  NMOE_CHECK(first == 0 && last == q.dim(0), internal, "{}: offsets run from {} to {} over {} tokens", name,
+             first, last, q.dim(0));
+  for (std::size_t b = 0; b + 1 < offsets.size(); ++b) {
+    NMOE_CHECK(offsets[b] <= offsets[b + 1], internal, "{}: offsets[{}] = {} > {}", name, b, offsets[b],
+               offsets[b + 1]);
+  }
+}
+
+/// Useful work of one product over the causal half of the scores: Σ over sequences of S²/2 · H · d
+/// multiply-adds, 2 each.
+std::int64_t attention_flops(ConstTensorView q, std::span<const std::int64_t> offsets) {
+  std::int64_t pairs = 0;
+  for (std::size_t b = 0; b + 1 < offsets.size(); ++b) {
+    const std::int64_t length = offsets[b + 1] - offsets[b];
+    pairs += length * length;
+  }
+  return pairs * q.dim(1) * q.dim(2);
+}
+
+}  // namespace
+
+void attention_forward(TensorView o, TensorView lse, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                       std::span<const std::int64_t> offsets, double scale, Stream& stream) {
+  constexpr const char* name = "attention_forward";
+  check_attention(name, q, k, v, lse, offsets);
+  expect(name, "o", o, q.shape(), q.dtype());
+  NMOE_CHECK(scale > 0, internal, "{}: scale {} is not positive", name, scale);
+  expect_cpu(name, {o, lse, q, k, v});
+  stream.add_flops(2 * attention_flops(q, offsets));
+  cpu::attention_forward(o, lse, q, k, v, offsets, scale);
+}
+
+void attention_backward(TensorView dq, TensorView dk, TensorView dv, ConstTensorView d_o, ConstTensorView o,
+                        ConstTensorView q, ConstTensorView k, ConstTensorView v, ConstTensorView lse,
+                        std::span<const std::int64_t> offsets, double scale, Stream& stream) {
+  constexpr const char* name = "attention_backward";
+  check_attention(name, q, k, v, lse, offsets);
+  expect(name, "dq", dq, q.shape(), q.dtype());
+  expect(name, "dk", dk, k.shape(), q.dtype());
+  expect(name, "dv", dv, k.shape(), q.dtype());
+  expect(name, "d_o", d_o, q.shape(), q.dtype());
+  expect(name, "o", o, q.shape(), q.dtype());
+  expect_cpu(name, {dq, dk, dv, d_o, o, q, k, v, lse});
+  stream.add_flops(4 * attention_flops(q, offsets));
+  cpu::attention_backward(dq, dk, dv, d_o, o, q, k, v, lse, offsets, scale);
+}
+
+void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up, Stream&) {
+  constexpr const char* name = "swiglu_forward";
+  expect_floating(name, "gate", gate, gate.shape().rank());
+  expect(name, "up", up, gate.shape(), gate.dtype());
+  expect(name, "h", h, gate.shape(), gate.dtype());
+  expect_cpu(name, {h, gate, up});
+  cpu::swiglu_forward(h, gate, up);
+}
+
+void swiglu_backward(TensorView dgate, TensorView dup, ConstTensorView dh, ConstTensorView gate,
+                     ConstTensorView up, Stream&) {
+  constexpr const char* name = "swiglu_backward";
+  expect_floating(name, "gate", gate, gate.shape().rank());
+  expect(name, "up", up, gate.shape(), gate.dtype());
+  expect(name, "dh", dh, gate.shape(), gate.dtype());
+  expect(name, "dgate", dgate, gate.shape(), gate.dtype());
+  expect(name, "dup", dup, gate.shape(), gate.dtype());
+  expect_cpu(name, {dgate, dup, dh, gate, up});
+  cpu::swiglu_backward(dgate, dup, dh, gate, up);
+}
+
+void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels, double grad_scale, Stream&) {
+  constexpr const char* name = "cross_entropy";
+  expect_floating(name, "logits", logits, 2);
+  expect(name, "losses", losses, {logits.dim(0)}, accumulator_of(logits.dtype()));
+  expect(name, "labels", labels, {logits.dim(0)}, DType::int32);
+  expect_cpu(name, {losses, logits, labels});
+  expect_range(name, "labels", labels, std::numeric_limits<std::int32_t>::min(), logits.dim(1));
+  cpu::cross_entropy(losses, logits, labels, grad_scale);
+}
+
+void add_inplace(TensorView y, ConstTensorView x, Stream&) {
+  constexpr const char* name = "add_inplace";
+  expect_floating(name, "y", y, y.shape().rank());
+  expect_floating(name, "x", x, x.shape().rank());
+  expect(name, "x", x, y.shape(), x.dtype());
+  expect_cpu(name, {y, x});
+  cpu::add_inplace(y, x);
+}
+
+void cast(TensorView dst, ConstTensorView src, Stream&) {
+  constexpr const char* name = "cast";
+  expect_floating(name, "dst", dst, dst.shape().rank());
+  expect_floating(name, "src", src, src.shape().rank());
+  NMOE_CHECK(dst.num_elements() == src.num_elements(), internal, "{}: dst is {}, src is {}", name,
+             dst.shape().to_string(), src.shape().to_string());
+  expect_cpu(name, {dst, src});
+  cpu::cast(dst, src);
+}
+
+void fill(TensorView x, double value, Stream&) {
+  expect_floating("fill", "x", x, x.shape().rank());
+  expect_cpu("fill", {x});
+  cpu::fill(x, value);
+}
+
+}  // namespace nmoe::ops
