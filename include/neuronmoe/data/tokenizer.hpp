@@ -1,0 +1,50 @@
+#pragma once
+// Text to token ids and back. tokenize, analyze, specialize and evaluate use it through this interface.
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nmoe::data {
+
+/// Const members may be called from several threads.
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+  /// Ids of `text` alone: no BOS, no EOS.
+  virtual std::vector<std::int32_t> encode(std::string_view text) const = 0;
+  virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
+  virtual std::int64_t vocab_size() const = 0;
+  virtual std::int32_t bos_id() const = 0;  ///< −1 if there is none
+  virtual std::int32_t eos_id() const = 0;  ///< −1 if there is none
+  /// Whether "special tokens on" puts a BOS in front (analysis, METHOD 1.2).
+  virtual bool add_bos() const = 0;
+  /// Kind and file, for messages: "sentencepiece spm.model".
+  virtual std::string name() const = 0;
+
+  /// BOS (if add_bos) + encode(text): what the lineage calls special tokens on.
+  std::vector<std::int32_t> encode_with_specials(std::string_view text) const;
+  /// The file it came from and its SHA-256.
+  const std::string& path() const { return path_; }
+  const std::string& sha256() const { return sha256_; }
+
+ protected:
+  Tokenizer(std::string path, std::string sha256) : path_(std::move(path)), sha256_(std::move(sha256)) {}
+
+ private:
+  std::string path_, sha256_;
+};
+
+/// Path of the tokenizer file behind `path`: the file itself, or tokenizer.model / tokenizer.json in a
+/// directory, in that order. @throws Error(bad_data) naming what was looked for.
+std::string find_tokenizer_file(const std::string& path);
+/// Loads the tokenizer behind `path`: a sentencepiece .model, a tokenizer.json, a tiktoken rank file, or a
+/// directory. @throws Error(bad_data) for an unreadable or unsupported file, Error(config) if the build lacks
+/// the library.
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path);
+/// A sentencepiece model (the build may lack the library: Error(config)).
+std::unique_ptr<Tokenizer> load_sentencepiece(const std::string& path);
+
+}  // namespace nmoe::data

@@ -1,0 +1,31 @@
+#pragma once
+// Small files that appear whole or not at all, and the free-space question asked before large ones. Used by
+// every command that writes. Not collective: in a parallel program rank 0 calls it, inside comm::agree.
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace nmoe::io {
+
+/// Writes PATH.tmp, fsyncs, renames over PATH, fsyncs the directory. On failure PATH is as before and
+/// PATH.tmp is gone. @throws Error(no_space) on a full disk, Error(io) otherwise; both name the path.
+void write_file_atomically(const std::string& path, std::string_view bytes);
+/// The same from pieces, one after another.
+void write_file_atomically(const std::string& path, std::span<const std::string_view> parts);
+/// The whole file. @throws Error(bad_data) if it is missing, unreadable or larger than `max_bytes`.
+std::string read_file(const std::string& path, std::int64_t max_bytes = std::int64_t{1} << 30);
+std::int64_t file_size_bytes(const std::string& path);
+/// Bytes a user without privileges may still write on the file system of `path` (or of its nearest existing
+/// parent).
+std::int64_t free_space_bytes(const std::string& path);
+/// @throws Error(no_space) naming path, both numbers and the remedy if less than `num_bytes` is free.
+void require_free_space(const std::string& path, std::int64_t num_bytes);
+/// fsync of a file or directory through this process's own descriptor. @throws Error(io|no_space)
+void sync_path(const std::string& path);
+/// rename(2) followed by fsync of the directory. @throws Error(io)
+void rename_durably(const std::string& from, const std::string& to);
+/// mkdir -p. @throws Error(io)
+void make_directories(const std::string& path);
+
+}  // namespace nmoe::io

@@ -1,0 +1,188 @@
+#pragma once
+// The one door to HDF5: every file with numbers in it (tokens, statistics, checkpoints) is written and read
+// through H5File. Files are byte-identical for any number of ranks and hostile files are refused before
+// memory is allocated. Called by data, analysis, train, evaluation and app.
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "neuronmoe/comm/communicator.hpp"
+#include "neuronmoe/tensor/tensor.hpp"
+
+namespace nmoe::io {
+
+/// Element types in files; little-endian. bfloat16 is the committed type /types/bfloat16 that h5py widens.
+enum class ElementType : std::uint8_t {
+  float64,
+  float32,
+  bfloat16,
+  int32,
+  int64,
+  uint8,
+  uint16,
+  uint32,
+  uint64
+};
+std::string_view name_of(ElementType type);
+std::int64_t size_of(ElementType type);
+ElementType element_type_of(DType dtype);
+
+template <typename T>
+struct element_of {
+  static constexpr ElementType value = static_cast<ElementType>(dtype_of<T>::value);  // same order as DType
+};
+template <>
+struct element_of<std::uint16_t> {
+  static constexpr ElementType value = ElementType::uint16;
+};
+template <>
+struct element_of<std::uint32_t> {
+  static constexpr ElementType value = ElementType::uint32;
+};
+template <>
+struct element_of<std::uint64_t> {
+  static constexpr ElementType value = ElementType::uint64;
+};
+
+/// Elements [begin, begin + count) of a dataset seen as one flat row-major array.
+struct FileRange {
+  std::int64_t begin, count;
+};
+
+/// One column of a table of records (a compound dataset). `count` > 1 is a fixed array; a text column has
+/// `text_bytes` > 0 (zero-padded UTF-8) and ignores `type`.
+struct RecordColumn {
+  std::string name;
+  std::int64_t offset_bytes;  ///< in the caller's struct
+  ElementType type = ElementType::uint64;
+  std::int64_t count = 1;
+  std::int64_t text_bytes = 0;
+};
+
+struct DatasetInfo {
+  enum class Kind { numbers, text, records } kind;
+  ElementType type;  ///< of numbers
+  std::vector<std::int64_t> shape;
+  std::int64_t num_elements() const;
+};
+
+/// How datasets of a file are stored. `compressed` = gzip-4 + shuffle + fletcher32, for serial files only.
+enum class Storage { contiguous, compressed };
+
+/// An open HDF5 file, serial or collective. On a collective file every member function is a collective call:
+/// all ranks, same order, same arguments except the ranges and buffers of *_ranges; errors are agreed, so
+/// every rank throws. Names are absolute ("/flat/master"); missing groups are made. Errors are
+/// Error(bad_data) for what a file contains, Error(io) or Error(no_space) for what the system refused; each
+/// names file and dataset. The destructor closes a serial file and leaks a collective one: call finish() or
+/// close().
+class H5File {
+ public:
+  static H5File create(const std::string& path, Storage storage = Storage::contiguous);
+  static H5File create(const std::string& path, comm::Communicator& comm);
+  /// @throws Error(bad_data) unless the file is HDF5, carries complete=1 and, if `format` is given, has that
+  /// root attribute `format`.
+  static H5File open(const std::string& path, std::string_view format = {});
+  static H5File open(const std::string& path, comm::Communicator& comm, std::string_view format = {});
+  /// For files made by others (h5py...): complete=1 is not demanded, all other guards hold.
+  static H5File open_foreign(const std::string& path);
+  H5File(H5File&&) noexcept;
+  H5File& operator=(H5File&&) noexcept;
+  ~H5File();
+
+  // ---- writing -------------------------------------------------------------------------------------------
+  /// Writes a whole dataset; on a collective file every rank passes the same data and rank 0's is written.
+  void write(const std::string& name, ConstTensorView view);
+  void write(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
+             const void* data);
+  template <typename T>
+  void write(const std::string& name, const std::vector<T>& values, std::vector<std::int64_t> shape = {}) {
+    if (shape.empty()) shape.push_back(static_cast<std::int64_t>(values.size()));
+    check_count(name, shape, static_cast<std::int64_t>(values.size()));
+    write(name, element_of<T>::value, shape, values.data());
+  }
+  /// Writes this rank's part of a dataset of `shape` elements; `packed` holds the ranges one after another.
+  /// Ranges ascend and do not overlap; none at all is fine. Elements no rank writes are undefined.
+  void write_ranges(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
+                    std::span<const FileRange> ranges, const void* packed);
+  /// One-dimensional array of fixed-length UTF-8 strings.
+  void write_strings(const std::string& name, const std::vector<std::string>& values);
+  /// Table of records; `data` points at `num_records` structs of `record_bytes` bytes. Packed in the file.
+  void write_records(const std::string& name, std::span<const RecordColumn> columns,
+                     std::int64_t record_bytes, const void* data, std::int64_t num_records);
+  /// Attributes of a group or dataset; "/" is the file.
+  void write_attribute(const std::string& object, const std::string& name, std::string_view value);
+  void write_attribute(const std::string& object, const std::string& name, std::int64_t value);
+  void write_attribute(const std::string& object, const std::string& name, double value);
+  template <typename T>
+  requires std::is_integral_v<T>
+  void write_attribute(const std::string& object, const std::string& name, T value) {
+    write_attribute(object, name, static_cast<std::int64_t>(value));
+  }
+  void make_group(const std::string& name);
+  /// Marks the file complete, closes it, fsyncs on every rank, then reads everything back that this object
+  /// wrote and compares checksums. @throws Error(io) naming the dataset that did not arrive.
+  void finish();
+  /// Closes without marking the file complete; also the way to close a file opened for reading. Collective
+  /// files must be closed by finish() or close().
+  void close();
+
+  // ---- reading -------------------------------------------------------------------------------------------
+  bool exists(const std::string& name);
+  /// Names inside a group, ascending.
+  std::vector<std::string> list(const std::string& group);
+  /// Type and shape, after the guards against external, virtual and oversized storage.
+  DatasetInfo info(const std::string& name);
+  /// Fills `out`; dtype and shape must be those of the file.
+  void read(const std::string& name, TensorView out);
+  /// Whole dataset; `shape` (if not empty) must match, −1 accepts any extent.
+  template <typename T>
+  std::vector<T> read(const std::string& name, std::span<const std::int64_t> shape = {}) {
+    std::vector<T> values(static_cast<std::size_t>(expect(name, element_of<T>::value, shape)));
+    read_all(name, element_of<T>::value, values.data());
+    return values;
+  }
+  /// This rank's ranges (ascending, may be none, may overlap those of other ranks) into `packed`.
+  void read_ranges(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
+                   std::span<const FileRange> ranges, void* packed);
+  std::vector<std::string> read_strings(const std::string& name);
+  /// Number of records after checking that the columns are exactly those expected.
+  std::int64_t count_records(const std::string& name, std::span<const RecordColumn> columns);
+  void read_records(const std::string& name, std::span<const RecordColumn> columns, std::int64_t record_bytes,
+                    void* data, std::int64_t num_records);
+  bool has_attribute(const std::string& object, const std::string& name);
+  /// Names of an object's attributes, ascending.
+  std::vector<std::string> list_attributes(const std::string& object);
+  std::string read_string_attribute(const std::string& object, const std::string& name);
+  std::int64_t read_int_attribute(const std::string& object, const std::string& name);
+  double read_double_attribute(const std::string& object, const std::string& name);
+  const std::string& path() const;
+
+ private:
+  struct Impl;
+  explicit H5File(std::unique_ptr<Impl> impl);
+  void check_count(const std::string& name, std::span<const std::int64_t> shape, std::int64_t count) const;
+  std::int64_t expect(const std::string& name, ElementType type, std::span<const std::int64_t> shape);
+  void read_all(const std::string& name, ElementType type, void* data);
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Writes PATH.tmp through `fill`, finishes it and renames it over PATH: readers see the old file or the new
+/// one, never a half. On failure PATH.tmp is removed. The second form is collective.
+void write_h5_atomically(const std::string& path, Storage storage, const std::function<void(H5File&)>& fill);
+void write_h5_atomically(const std::string& path, comm::Communicator& comm,
+                         const std::function<void(H5File&)>& fill);
+
+/// Where the bytes of one dataset lie in the file; contiguous datasets only.
+struct DatasetExtent {
+  std::string name;
+  std::int64_t offset_bytes, num_bytes;
+};
+/// Extents of all contiguous datasets, ascending by offset. Does not demand complete=1. Not collective.
+std::vector<DatasetExtent> dataset_extents(const std::string& path);
+
+}  // namespace nmoe::io

@@ -1,0 +1,145 @@
+#include "neuronmoe/data/jsonl.hpp"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/io/json_file.hpp"
+#include "neuronmoe/io/mapped_file.hpp"
+
+namespace nmoe::data {
+namespace {
+
+constexpr std::size_t max_line_bytes = std::size_t{64} << 20;
+constexpr std::size_t max_reported = 10;
+constexpr std::size_t max_reason_bytes = 160;
+constexpr std::string_view byte_order_mark = "\xEF\xBB\xBF";
+
+bool is_jsonl(const std::string& path) {
+  if (path.ends_with(".txt")) return false;
+  NMOE_CHECK(path.ends_with(".jsonl") || path.ends_with(".json"), bad_data,
+             "{}: the name must end in .jsonl (JSON lines with \"text\") or .txt (one document per line)",
+             path);
+  return true;
+}
+
+/// The document in a line. @throws Error(bad_data) with the bare reason
+std::string document_of(std::string_view line, bool jsonl) {
+  NMOE_CHECK(line.size() <= max_line_bytes, bad_data, "line of {} bytes; at most {} are read", line.size(),
+             max_line_bytes);
+  NMOE_CHECK(is_valid_utf8(line), bad_data, "invalid UTF-8");
+  std::string text(line);
+  if (jsonl) {
+    const nlohmann::json row = io::parse_json(line, "line");  // refuses lone surrogates
+    NMOE_CHECK(row.is_object() && row.contains("text") && row["text"].is_string(), bad_data,
+               "no \"text\" field that is a string");
+    text = row["text"].get<std::string>();
+  }
+  NMOE_CHECK(text.find('\0') == std::string::npos, bad_data, "NUL character in the text");
+  return text;
+}
+
+bool is_blank(std::string_view line) {
+  return line.find_first_not_of(" \t\r") == std::string_view::npos;
+}
+
+std::string shortened(std::string reason) {
+  if (reason.size() <= max_reason_bytes) return reason;
+  std::size_t end = max_reason_bytes;
+  while (end > 0 && (static_cast<unsigned char>(reason[end]) & 0xC0U) == 0x80U)
+    --end;  // not inside a character
+  return reason.substr(0, end) + "...";
+}
+
+}  // namespace
+
+bool is_valid_utf8(std::string_view text) {
+  const auto* p = reinterpret_cast<const unsigned char*>(text.data());
+  const auto* const end = p + text.size();
+  while (p < end) {
+    const unsigned first = *p++;
+    if (first < 0x80U) continue;
+    const int more = first >= 0xF0U ? 3 : first >= 0xE0U ? 2 : 1;
+    if (first < 0xC2U || first > 0xF4U || end - p < more) return false;
+    // The second byte is where overlong forms, surrogates and values above U+10FFFF show.
+    const unsigned low = first == 0xE0U ? 0xA0U : first == 0xF0U ? 0x90U : 0x80U;
+    const unsigned high = first == 0xEDU ? 0x9FU : first == 0xF4U ? 0x8FU : 0xBFU;
+    if (*p < low || *p > high) return false;
+    for (int i = 1; i < more; ++i)
+      if ((p[i] & 0xC0U) != 0x80U) return false;
+    p += more;
+  }
+  return true;
+}
+
+BadLinePolicy parse_bad_line_policy(const std::string& text) {
+  NMOE_CHECK(text == "error" || text == "skip", config, "bad_line is \"{}\"; it may be error or skip", text);
+  return text == "error" ? BadLinePolicy::error : BadLinePolicy::skip;
+}
+
+PieceReport read_piece(const std::string& path, std::int64_t begin, std::int64_t end,
+                       const OnDocument& on_document) {
+  const bool jsonl = is_jsonl(path);
+  const io::MappedFile file(path);
+  const std::string_view bytes = file.bytes();
+  const auto next_line = [&](std::size_t from) {
+    const std::size_t newline = bytes.find('\n', from);
+    return newline == std::string_view::npos ? bytes.size() : newline + 1;
+  };
+  const std::size_t stop = std::min(bytes.size(), static_cast<std::size_t>(std::max<std::int64_t>(0, end)));
+  auto at = static_cast<std::size_t>(begin);
+  if (at > 0 && at < stop && bytes[at - 1] != '\n') at = next_line(at);  // that line began before this piece
+  PieceReport report;
+  while (at < stop) {
+    const std::size_t next = next_line(at);
+    std::string_view line = bytes.substr(at, next - at);
+    if (line.ends_with('\n')) line.remove_suffix(1);
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (at == 0 && line.starts_with(byte_order_mark)) line.remove_prefix(byte_order_mark.size());
+    at = next;
+    ++report.num_lines;
+    if (is_blank(line)) continue;
+    std::string text;
+    try {
+      text = document_of(line, jsonl);
+    } catch (const Error& e) {
+      ++report.num_bad;
+      if (report.first_bad.size() < max_reported)
+        report.first_bad.push_back({report.num_lines, shortened(e.what())});
+      continue;
+    }
+    ++report.num_docs;
+    on_document(text, static_cast<std::int64_t>(next));
+  }
+  return report;
+}
+
+std::vector<InputPiece> pieces_of(std::span<const std::int64_t> input_bytes, int rank, int world_size) {
+  std::int64_t total = 0;
+  for (const std::int64_t n : input_bytes) total += n;
+  const std::int64_t begin = total / world_size * rank + total % world_size * rank / world_size;
+  const std::int64_t end = total / world_size * (rank + 1) + total % world_size * (rank + 1) / world_size;
+  std::vector<InputPiece> pieces;
+  std::int64_t start = 0;
+  for (std::size_t i = 0; i < input_bytes.size(); ++i) {
+    const std::int64_t from = std::max(begin, start), to = std::min(end, start + input_bytes[i]);
+    if (from < to) pieces.push_back({static_cast<int>(i), from - start, to - start});
+    start += input_bytes[i];
+  }
+  return pieces;
+}
+
+std::vector<std::string> read_documents(const std::string& path, BadLinePolicy policy, PieceReport* report) {
+  std::vector<std::string> documents;
+  const auto collect = [&](std::string_view text, std::int64_t) { documents.emplace_back(text); };
+  const PieceReport found = read_piece(path, 0, std::int64_t{1} << 62, collect);
+  NMOE_CHECK(policy == BadLinePolicy::skip || found.num_bad == 0, bad_data,
+             "{}:{}: {} ({} bad lines in all); mend them or set bad_line=skip", path, found.first_bad[0].line,
+             found.first_bad[0].reason, found.num_bad);
+  if (report != nullptr) *report = found;
+  return documents;
+}
+
+}  // namespace nmoe::data

@@ -1,0 +1,61 @@
+#include "neuronmoe/data/packed_dataset.hpp"
+
+#include <algorithm>
+
+#include "neuronmoe/base/error.hpp"
+
+namespace nmoe::data {
+
+PackedDataset::PackedDataset(const DataSetConfig& config, std::shared_ptr<const TokenFile> file,
+                             std::int64_t seq_length, bool eos_label)
+    : name_(config.name), file_(std::move(file)), seq_length_(seq_length), eos_label_(eos_label), start_{0} {
+  NMOE_CHECK(seq_length >= 2, config, "seq_length is {}; a sequence needs at least 2 tokens", seq_length);
+  NMOE_CHECK(config.mark.empty() || config.mark == "old" || config.mark == "new", config,
+             "data.{}.mark is \"{}\"; it may be old, new or empty", name_, config.mark);
+  if (!config.mark.empty())
+    mark_override_ = static_cast<int>(config.mark == "old" ? Mark::old_language : Mark::new_language);
+  int lang = -1;
+  if (!config.lang.empty()) {
+    lang = file_->language_index(config.lang);
+    NMOE_CHECK(lang >= 0, bad_data, "data.{}: {} holds no language \"{}\"", name_, file_->path(),
+               config.lang);
+  }
+  for (std::int64_t doc = 0; doc < file_->num_docs(); ++doc) {
+    if (config.max_docs > 0 && num_docs() >= config.max_docs) break;
+    if (config.max_tokens > 0 && num_tokens() >= config.max_tokens) break;
+    if (lang >= 0 && file_->lang(doc) != lang) continue;
+    docs_.push_back(doc);
+    start_.push_back(start_.back() + file_->document(doc).size());
+  }
+  num_blocks_ = num_tokens() / seq_length_;
+  NMOE_CHECK(num_blocks_ >= 1, bad_data,
+             "data.{}: {} gives {} documents with {} tokens, less than one sequence of {}", name_,
+             file_->path(), num_docs(), num_tokens(), seq_length_);
+}
+
+Sample PackedDataset::block(std::int64_t index) const {
+  NMOE_CHECK(index >= 0 && index < num_blocks_, internal, "data.{}: block {} of {}", name_, index,
+             num_blocks_);
+  constexpr std::int32_t ignored = -100;
+  const auto length = static_cast<std::size_t>(seq_length_);
+  Sample sample;
+  sample.ids.reserve(length);
+  sample.old_mask.reserve(length);
+  std::uint64_t position = static_cast<std::uint64_t>(index) * length;
+  auto doc =
+      static_cast<std::size_t>(std::upper_bound(start_.begin(), start_.end(), position) - start_.begin()) - 1;
+  for (; sample.ids.size() < length; ++doc) {
+    const auto ids = file_->document(docs_[doc]).subspan(position - start_[doc]);
+    const std::size_t count = std::min(ids.size(), length - sample.ids.size());
+    const Mark mark = mark_override_ < 0 ? file_->mark(docs_[doc]) : static_cast<Mark>(mark_override_);
+    for (std::size_t i = 0; i < count; ++i) sample.ids.push_back(static_cast<std::int32_t>(ids[i]));
+    sample.old_mask.insert(sample.old_mask.end(), count, mark == Mark::old_language ? 1 : 0);
+    position += count;
+  }
+  sample.labels.assign(sample.ids.begin() + 1, sample.ids.end());
+  sample.labels.push_back(ignored);
+  if (!eos_label_) std::replace(sample.labels.begin(), sample.labels.end(), file_->info().eos_id, ignored);
+  return sample;
+}
+
+}  // namespace nmoe::data

@@ -1,0 +1,54 @@
+// Tokenizer over a sentencepiece model.
+#include <sentencepiece_processor.h>
+
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/base/sha256.hpp"
+#include "neuronmoe/data/tokenizer.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+
+namespace nmoe::data {
+namespace {
+
+constexpr std::int64_t max_model_bytes = std::int64_t{256} << 20;
+
+class SentencepieceTokenizer final : public Tokenizer {
+ public:
+  SentencepieceTokenizer(const std::string& path, const std::string& model)
+      : Tokenizer(path, sha256_text(model)) {
+    const auto status = processor_.LoadFromSerializedProto(model);
+    NMOE_CHECK(status.ok() && processor_.GetPieceSize() > 0, bad_data, "{} is not a sentencepiece model: {}",
+               path, status.ToString());
+  }
+  std::vector<std::int32_t> encode(std::string_view text) const override {
+    std::vector<int> ids;
+    const auto status = processor_.Encode({text.data(), text.size()}, &ids);
+    NMOE_CHECK(status.ok(), bad_data, "{} cannot encode a text of {} bytes: {}", path(), text.size(),
+               status.ToString());
+    return {ids.begin(), ids.end()};
+  }
+  std::string decode(std::span<const std::int32_t> ids) const override {
+    for (const std::int32_t id : ids)
+      NMOE_CHECK(id >= 0 && id < vocab_size(), bad_data, "{}: id {} is not in a vocabulary of {}", path(), id,
+                 vocab_size());
+    std::string text;
+    const auto status = processor_.Decode(std::vector<int>(ids.begin(), ids.end()), &text);
+    NMOE_CHECK(status.ok(), bad_data, "{} cannot decode {} ids: {}", path(), ids.size(), status.ToString());
+    return text;
+  }
+  std::int64_t vocab_size() const override { return processor_.GetPieceSize(); }
+  std::int32_t bos_id() const override { return processor_.bos_id(); }
+  std::int32_t eos_id() const override { return processor_.eos_id(); }
+  bool add_bos() const override { return bos_id() >= 0; }
+  std::string name() const override { return "sentencepiece " + path(); }
+
+ private:
+  sentencepiece::SentencePieceProcessor processor_;
+};
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> load_sentencepiece(const std::string& path) {
+  return std::make_unique<SentencepieceTokenizer>(path, io::read_file(path, max_model_bytes));
+}
+
+}  // namespace nmoe::data

@@ -1,0 +1,148 @@
+#include "neuronmoe/data/tokenize.hpp"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/base/sha256.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+
+namespace nmoe::data {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t max_reported = 10;
+
+/// Index of each input's language in `languages`, which lists them in order of appearance.
+std::vector<std::uint16_t> index_languages(const std::vector<TokenizeInput>& inputs,
+                                           std::vector<std::string>& languages) {
+  std::vector<std::uint16_t> index;
+  for (const TokenizeInput& input : inputs) {
+    auto found = std::find(languages.begin(), languages.end(), input.language);
+    if (found == languages.end()) found = languages.insert(found, input.language);
+    index.push_back(static_cast<std::uint16_t>(found - languages.begin()));
+  }
+  return index;
+}
+
+/// One hash for all inputs; files are dealt over the ranks. Collective.
+std::string hash_inputs(comm::Communicator& comm, const std::vector<TokenizeInput>& inputs) {
+  std::string mine;
+  comm::agree(comm, [&] {
+    for (std::size_t i = 0; i < inputs.size(); ++i)
+      if (static_cast<int>(i % static_cast<std::size_t>(comm.size())) == comm.rank())
+        mine += sha256_file(inputs[i].path);
+  });
+  const std::vector<std::string> all = comm::all_gather_strings(comm, mine);
+  constexpr std::size_t digest_chars = 64;
+  std::string list;
+  for (std::size_t i = 0; i < inputs.size(); ++i)
+    list +=
+        fmt::format("{} {} {}\n", inputs[i].language, inputs[i].mark == Mark::old_language ? "old" : "new",
+                    all[i % all.size()].substr(i / all.size() * digest_chars, digest_chars));
+  return sha256_text(list);
+}
+
+/// Tokenizes this rank's pieces into `documents`; returns one report per piece.
+std::vector<PieceReport> tokenize_pieces(comm::ExecutionContext& context,
+                                         const std::vector<TokenizeInput>& inputs,
+                                         const std::vector<InputPiece>& pieces, const Tokenizer& tokenizer,
+                                         const std::vector<std::uint16_t>& languages,
+                                         TokenDocuments& documents) {
+  std::int64_t total_bytes = 0, done_bytes = 0;
+  for (const InputPiece& piece : pieces) total_bytes += piece.end - piece.begin;
+  Progress progress(context.log, "tokenize (bytes of rank 0)", static_cast<std::uint64_t>(total_bytes),
+                    "tokens");
+  std::vector<PieceReport> reports;
+  for (const InputPiece& piece : pieces) {
+    const auto input = static_cast<std::size_t>(piece.input);
+    const auto on_document = [&](std::string_view text, std::int64_t line_end) {
+      const std::vector<std::int32_t> ids = tokenizer.encode(text);
+      documents.ids.insert(documents.ids.end(), ids.begin(), ids.end());
+      documents.ids.push_back(static_cast<std::uint32_t>(tokenizer.eos_id()));
+      documents.lengths.push_back(ids.size() + 1);
+      documents.lang.push_back(languages[input]);
+      documents.mark.push_back(static_cast<std::uint8_t>(inputs[input].mark));
+      context.heartbeat.beat();
+      const std::int64_t done = done_bytes + std::min(line_end, piece.end) - piece.begin;
+      progress.update(static_cast<std::uint64_t>(done), static_cast<double>(documents.ids.size()));
+    };
+    reports.push_back(read_piece(inputs[input].path, piece.begin, piece.end, on_document));
+    done_bytes += piece.end - piece.begin;
+  }
+  return reports;
+}
+
+/// Puts the reports of all ranks together: counts, and bad lines with their line numbers in the file.
+TokenizeResult merge_reports(comm::Communicator& comm, const std::vector<TokenizeInput>& inputs,
+                             const std::vector<InputPiece>& pieces, const std::vector<PieceReport>& reports) {
+  json mine = json::array();
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    json bad = json::array();
+    for (const BadLine& b : reports[i].first_bad) bad.push_back({b.line, b.reason});
+    mine.push_back({pieces[i].input, reports[i].num_lines, reports[i].num_docs, reports[i].num_bad, bad});
+  }
+  const auto replace = json::error_handler_t::replace;
+  TokenizeResult result;
+  std::vector<std::int64_t> lines_before(inputs.size(), 0);  // ranks come in file order
+  for (const std::string& text : comm::all_gather_strings(comm, mine.dump(-1, ' ', false, replace)))
+    for (const json& piece : json::parse(text)) {
+      const auto input = piece[0].get<std::size_t>();
+      for (const json& bad : piece[4])
+        if (result.bad_lines.size() < max_reported)
+          result.bad_lines.push_back(fmt::format("{}:{}: {}", inputs[input].path,
+                                                 lines_before[input] + bad[0].get<std::int64_t>(),
+                                                 bad[1].get<std::string>()));
+      lines_before[input] += piece[1].get<std::int64_t>();
+      result.num_docs += piece[2].get<std::int64_t>();
+      result.num_bad_lines += piece[3].get<std::int64_t>();
+    }
+  return result;
+}
+
+}  // namespace
+
+TokenizeInput parse_tokenize_input(const std::string& text) {
+  const std::size_t first = text.find(':'),
+                    second = first == std::string::npos ? first : text.find(':', first + 1);
+  NMOE_CHECK(second != std::string::npos && first > 0 && second + 1 < text.size(), config,
+             "tokenize.input is \"{}\"; it must be LANG:MARK:PATH, e.g. el:new:corpus/el.jsonl", text);
+  const std::string mark = text.substr(first + 1, second - first - 1);
+  NMOE_CHECK(mark == "old" || mark == "new", config,
+             "tokenize.input \"{}\": MARK is \"{}\"; it may be old or new", text, mark);
+  return {text.substr(0, first), mark == "old" ? Mark::old_language : Mark::new_language,
+          text.substr(second + 1)};
+}
+
+TokenizeResult tokenize_corpus(comm::ExecutionContext& context, const std::vector<TokenizeInput>& inputs,
+                               const Tokenizer& tokenizer, const std::string& output, BadLinePolicy policy) {
+  comm::Communicator& comm = context.world;
+  NMOE_CHECK(!inputs.empty(), config, "there is nothing to tokenize: give tokenize.input=LANG:MARK:PATH");
+  NMOE_CHECK(tokenizer.eos_id() >= 0, bad_data, "{} has no EOS token", tokenizer.name());
+  TokenFileInfo info{tokenizer.vocab_size(), tokenizer.eos_id(), tokenizer.sha256(), "", {}};
+  const std::vector<std::uint16_t> languages = index_languages(inputs, info.languages);
+  info.inputs_sha256 = hash_inputs(comm, inputs);
+  std::vector<InputPiece> pieces;
+  std::vector<PieceReport> reports;
+  TokenDocuments documents;
+  comm::agree(comm, [&] {
+    std::vector<std::int64_t> input_bytes;
+    for (const TokenizeInput& input : inputs) input_bytes.push_back(io::file_size_bytes(input.path));
+    pieces = pieces_of(input_bytes, comm.rank(), comm.size());
+    reports = tokenize_pieces(context, inputs, pieces, tokenizer, languages, documents);
+  });
+  TokenizeResult result = merge_reports(comm, inputs, pieces, reports);
+  result.num_tokens = comm::all_reduce_sum(comm, static_cast<std::int64_t>(documents.ids.size()));
+  NMOE_CHECK(policy == BadLinePolicy::skip || result.num_bad_lines == 0, bad_data,
+             "{} ({} bad lines in all); mend them or set tokenize.bad_line=skip", result.bad_lines.front(),
+             result.num_bad_lines);
+  NMOE_CHECK(result.num_docs > 0, bad_data, "{} holds no document", inputs.front().path);
+  write_token_file(comm, output, documents, info);
+  return result;
+}
+
+}  // namespace nmoe::data

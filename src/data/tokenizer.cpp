@@ -1,0 +1,55 @@
+#include "neuronmoe/data/tokenizer.hpp"
+
+#include <array>
+#include <filesystem>
+#include <fstream>
+
+#include "neuronmoe/base/error.hpp"
+
+namespace nmoe::data {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A tiktoken rank file begins with a line "base64 rank"; a sentencepiece model is binary.
+bool is_tiktoken(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string line;
+  std::getline(file, line);
+  if (line.ends_with('\r')) line.pop_back();
+  const std::size_t space = line.find(' ');
+  constexpr std::string_view base64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=";
+  return space != std::string::npos && space > 0 && line.find_first_not_of(base64) == space &&
+         line.size() > space + 1 && line.find_first_not_of("0123456789", space + 1) == std::string::npos;
+}
+
+}  // namespace
+
+std::vector<std::int32_t> Tokenizer::encode_with_specials(std::string_view text) const {
+  std::vector<std::int32_t> ids = encode(text);
+  if (add_bos()) ids.insert(ids.begin(), bos_id());
+  return ids;
+}
+
+std::string find_tokenizer_file(const std::string& path) {
+  constexpr std::array<const char*, 2> names = {"tokenizer.model", "tokenizer.json"};
+  if (fs::is_directory(path)) {
+    for (const char* name : names)
+      if (const fs::path file = fs::path(path) / name; fs::is_regular_file(file)) return file.string();
+    NMOE_CHECK(false, bad_data, "{} holds neither tokenizer.model nor tokenizer.json", path);
+  }
+  NMOE_CHECK(fs::is_regular_file(path), bad_data, "there is no tokenizer at {}", path);
+  return path;
+}
+
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
+  const std::string file = find_tokenizer_file(path);
+  NMOE_CHECK(!file.ends_with(".json"), bad_data,
+             "{}: tokenizer.json is not supported yet; give a sentencepiece .model file", file);
+  NMOE_CHECK(!is_tiktoken(file), bad_data,
+             "{} is a tiktoken rank file, which is not supported yet; give a sentencepiece .model file",
+             file);
+  return load_sentencepiece(file);
+}
+
+}  // namespace nmoe::data

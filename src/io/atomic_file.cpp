@@ -1,0 +1,127 @@
+#include "neuronmoe/io/atomic_file.hpp"
+
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/base/handle.hpp"
+
+namespace nmoe::io {
+namespace {
+
+using Descriptor = Handle<int, ::close, -1>;
+
+[[noreturn]] void fail_system(const char* what, const std::string& path, int error) {
+  const bool full = error == ENOSPC || error == EDQUOT;
+  throw Error(full ? ErrorCode::no_space : ErrorCode::io,
+              fmt::format("cannot {} {}: {}{}", what, path, std::strerror(error),
+                          full ? "; free space or choose another --output" : ""));
+}
+
+std::string parent_of(const std::string& path) {
+  const auto parent = std::filesystem::path(path).parent_path();
+  return parent.empty() ? "." : parent.string();
+}
+
+void write_all(const std::string& path, std::span<const std::string_view> parts) {
+  Descriptor fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  if (!fd) fail_system("create", path, errno);
+  for (std::string_view bytes : parts)
+    while (!bytes.empty()) {
+      const ssize_t n = ::write(fd.get(), bytes.data(), bytes.size());
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) fail_system("write", path, errno);
+      bytes.remove_prefix(static_cast<std::size_t>(n));
+    }
+  if (::fsync(fd.get()) != 0) fail_system("fsync", path, errno);
+  if (::close(fd.release()) != 0) fail_system("close", path, errno);
+}
+
+}  // namespace
+
+void write_file_atomically(const std::string& path, std::string_view bytes) {
+  const std::array<std::string_view, 1> parts = {bytes};
+  write_file_atomically(path, parts);
+}
+
+void write_file_atomically(const std::string& path, std::span<const std::string_view> parts) {
+  const std::string tmp = path + ".tmp";
+  try {
+    write_all(tmp, parts);
+    rename_durably(tmp, path);
+  } catch (...) {
+    ::unlink(tmp.c_str());
+    throw;
+  }
+}
+
+std::string read_file(const std::string& path, std::int64_t max_bytes) {
+  Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  NMOE_CHECK(fd, bad_data, "cannot read {}: {}", path, std::strerror(errno));
+  struct stat info {};
+  NMOE_CHECK(::fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode), bad_data, "{} is not a regular file",
+             path);
+  NMOE_CHECK(info.st_size <= max_bytes, bad_data, "{} has {} bytes; at most {} are read", path, info.st_size,
+             max_bytes);
+  std::string bytes(static_cast<std::size_t>(info.st_size), '\0');
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t n = ::read(fd.get(), bytes.data() + done, bytes.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    NMOE_CHECK(n > 0, bad_data, "{} ends after {} of {} bytes: {}", path, done, bytes.size(),
+               n < 0 ? std::strerror(errno) : "it was truncated while being read");
+    done += static_cast<std::size_t>(n);
+  }
+  return bytes;
+}
+
+std::int64_t file_size_bytes(const std::string& path) {
+  struct stat info {};
+  NMOE_CHECK(::stat(path.c_str(), &info) == 0, bad_data, "cannot read {}: {}", path, std::strerror(errno));
+  NMOE_CHECK(S_ISREG(info.st_mode), bad_data, "{} is not a regular file", path);
+  return info.st_size;
+}
+
+std::int64_t free_space_bytes(const std::string& path) {
+  std::filesystem::path place = std::filesystem::absolute(path);
+  struct statvfs info {};
+  while (::statvfs(place.c_str(), &info) != 0) {
+    if (!place.has_relative_path()) fail_system("ask for free space on", path, errno);
+    place = place.parent_path();
+  }
+  return static_cast<std::int64_t>(info.f_bavail) * static_cast<std::int64_t>(info.f_frsize);
+}
+
+void require_free_space(const std::string& path, std::int64_t num_bytes) {
+  const std::int64_t free = free_space_bytes(path);
+  NMOE_CHECK(free >= num_bytes, no_space,
+             "{}: {} bytes are to be written but {} are free; free space or choose another --output", path,
+             num_bytes, free);
+}
+
+void sync_path(const std::string& path) {
+  Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) fail_system("open", path, errno);
+  if (::fsync(fd.get()) != 0) fail_system("fsync", path, errno);
+}
+
+void rename_durably(const std::string& from, const std::string& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) fail_system("rename to", to, errno);
+  sync_path(parent_of(to));
+}
+
+void make_directories(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) fail_system("make directory", path, error.value());
+}
+
+}  // namespace nmoe::io

@@ -1,0 +1,315 @@
+#include "neuronmoe/io/manifest.hpp"
+
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/base/handle.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/crc32c.hpp"
+#include "neuronmoe/io/hdf5_file.hpp"
+#include "neuronmoe/io/json_file.hpp"
+
+namespace nmoe::io {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr std::int64_t block_bytes = std::int64_t{64} << 20;
+constexpr const char* manifest_name = "manifest.json";
+/// Between the datasets of an HDF5 file, or all of any other file.
+constexpr const char* rest_name = "(structure)";
+
+struct Block {
+  std::string file, region;
+  std::int64_t begin, end;
+  std::uint32_t crc = 0;
+};
+
+/// CRC-32C of bytes [begin, end) as the disk has them.
+std::uint32_t crc_of(const std::string& path, std::int64_t begin, std::int64_t end) {
+  const Handle<int, ::close, -1> fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  NMOE_CHECK(fd, bad_data, "cannot read {}: {}", path, std::strerror(errno));
+  ::posix_fadvise(fd.get(), begin, end - begin, POSIX_FADV_DONTNEED);  // ask the disk, not the page cache
+  std::vector<char> buffer(static_cast<std::size_t>(std::min<std::int64_t>(end - begin, 4 << 20)));
+  std::uint32_t crc = 0;
+  while (begin < end) {
+    const auto want = std::min<std::int64_t>(end - begin, static_cast<std::int64_t>(buffer.size()));
+    const ssize_t n = ::pread(fd.get(), buffer.data(), static_cast<std::size_t>(want), begin);
+    if (n < 0 && errno == EINTR) continue;
+    NMOE_CHECK(n > 0, bad_data, "{} cannot be read at byte {}: {}", path, begin,
+               n < 0 ? std::strerror(errno) : "it is shorter than expected");
+    crc = crc32c(buffer.data(), static_cast<std::size_t>(n), crc);
+    begin += n;
+  }
+  return crc;
+}
+
+std::vector<std::string> files_in(const std::string& directory) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    NMOE_CHECK(entry.is_regular_file() && !entry.is_symlink(), bad_data, "{} is not a plain file",
+               entry.path().string());
+    if (entry.path().filename() != manifest_name) names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+void cut(std::vector<Block>& blocks, const std::string& file, const std::string& region, std::int64_t begin,
+         std::int64_t end) {
+  for (; begin < end; begin += block_bytes)
+    blocks.push_back({file, region, begin, std::min(end, begin + block_bytes)});
+}
+
+/// Every byte of every file exactly once: datasets under their names, the rest as structure.
+std::vector<Block> list_blocks(const std::string& directory) {
+  std::vector<Block> blocks;
+  for (const std::string& name : files_in(directory)) {
+    const std::string path = (fs::path(directory) / name).string();
+    const std::int64_t size = file_size_bytes(path);
+    std::int64_t position = 0;
+    if (name.ends_with(".h5"))
+      for (const DatasetExtent& extent : dataset_extents(path)) {
+        NMOE_CHECK(extent.offset_bytes >= position && extent.num_bytes <= size - extent.offset_bytes,
+                   bad_data, "{}:{} lies outside the file or over another dataset", path, extent.name);
+        cut(blocks, name, rest_name, position, extent.offset_bytes);
+        position = extent.offset_bytes + extent.num_bytes;
+        cut(blocks, name, extent.name, extent.offset_bytes, position);
+      }
+    cut(blocks, name, rest_name, position, size);
+  }
+  return blocks;
+}
+
+/// Rank r computes blocks r, r + R, ...; every rank ends up with all checksums. Collective.
+void checksum(comm::Communicator& comm, const std::string& directory, std::vector<Block>& blocks) {
+  const auto stride = static_cast<std::size_t>(comm.size());
+  std::string mine;
+  comm::agree(comm, [&] {
+    for (auto i = static_cast<std::size_t>(comm.rank()); i < blocks.size(); i += stride) {
+      const std::uint32_t crc =
+          crc_of((fs::path(directory) / blocks[i].file).string(), blocks[i].begin, blocks[i].end);
+      mine += fmt::format("{:08x}", crc);
+    }
+  });
+  const std::vector<std::string> all = comm::all_gather_strings(comm, mine);
+  for (std::size_t i = 0; i < blocks.size(); ++i)
+    blocks[i].crc =
+        static_cast<std::uint32_t>(std::stoul(all[i % stride].substr(i / stride * 8, 8), nullptr, 16));
+}
+
+json to_json(const std::string& directory, const std::vector<Block>& blocks, const ManifestFacts& facts) {
+  json files = json::object();
+  for (const std::string& name : files_in(directory))
+    files[name] = {{"bytes", file_size_bytes((fs::path(directory) / name).string())},
+                   {"blocks", json::array()}};
+  for (const Block& b : blocks)
+    files[b.file]["blocks"].push_back(
+        {{"region", b.region}, {"begin", b.begin}, {"end", b.end}, {"crc32c", fmt::format("{:08x}", b.crc)}});
+  return {{"format", "neuronmoe-manifest"}, {"format_version", 1}, {"facts", facts}, {"files", files}};
+}
+
+/// The manifest with its own checksum in the last line, so that a flipped bit in it is seen too.
+std::string sealed(const json& manifest) {
+  std::string text = manifest.dump(1);
+  return text + fmt::format("\n{:08x}\n", crc32c(text.data(), text.size()));
+}
+
+json unsealed(const std::string& path) {
+  const std::string text = read_file(path, std::int64_t{256} << 20);
+  constexpr std::size_t seal_bytes = 10;
+  NMOE_CHECK(text.size() > seal_bytes, bad_data, "{} is too short", path);
+  const std::string_view body(text.data(), text.size() - seal_bytes);
+  NMOE_CHECK(text.substr(body.size()) == fmt::format("\n{:08x}\n", crc32c(body.data(), body.size())),
+             bad_data, "{} does not match its own checksum", path);
+  return parse_json(body, path);
+}
+
+/// Blocks of a manifest after checking that the directory holds exactly its files at their sizes.
+std::vector<Block> expected_blocks(const std::string& directory) {
+  const std::string path = (fs::path(directory) / manifest_name).string();
+  const json manifest = unsealed(path);
+  std::vector<Block> blocks;
+  try {
+    const std::vector<std::string> present = files_in(directory);
+    for (const std::string& name : present)
+      NMOE_CHECK(manifest.at("files").contains(name), bad_data, "{} is not in the manifest", name);
+    for (const auto& [name, file] : manifest.at("files").items()) {
+      NMOE_CHECK(std::binary_search(present.begin(), present.end(), name), bad_data, "{} is missing", name);
+      const std::int64_t size = file_size_bytes((fs::path(directory) / name).string());
+      NMOE_CHECK(size == file.at("bytes").get<std::int64_t>(), bad_data, "{} has {} bytes instead of {}",
+                 name, size, file.at("bytes").get<std::int64_t>());
+      for (const json& b : file.at("blocks"))
+        blocks.push_back(
+            {name, b.at("region").get<std::string>(), b.at("begin").get<std::int64_t>(),
+             b.at("end").get<std::int64_t>(),
+             static_cast<std::uint32_t>(std::stoul(b.at("crc32c").get<std::string>(), nullptr, 16))});
+    }
+  } catch (const json::exception& e) {
+    throw Error(ErrorCode::bad_data, fmt::format("{}: {}", path, e.what()));
+  }
+  return blocks;
+}
+
+/// Rank 0's answer to a question about files, on every rank: they must not see different directories.
+std::string ask_rank_zero(comm::Communicator& comm, const std::function<std::string()>& question) {
+  std::string answer;
+  comm::agree(comm, [&] {
+    if (comm.rank() == 0) answer = question();
+  });
+  return comm::broadcast_string(comm, answer, 0);
+}
+
+/// Names of step directories in `run_dir`, newest first.
+std::vector<std::string> list_steps(comm::Communicator& comm, const std::string& run_dir) {
+  const std::string joined = ask_rank_zero(comm, [&] {
+    std::vector<std::string> names;
+    if (fs::is_directory(run_dir))
+      for (const auto& entry : fs::directory_iterator(run_dir))
+        if (entry.is_directory() && step_of_directory_name(entry.path().filename().string()))
+          names.push_back(entry.path().filename().string());
+    std::sort(names.rbegin(), names.rend());
+    return json(names).dump();
+  });
+  return json::parse(joined).get<std::vector<std::string>>();
+}
+
+}  // namespace
+
+std::string step_directory_name(std::int64_t step) {
+  return fmt::format("step_{:010d}", step);
+}
+
+std::optional<std::int64_t> step_of_directory_name(const std::string& name) {
+  constexpr std::size_t digits = 10;
+  if (name.size() != 5 + digits || !name.starts_with("step_")) return std::nullopt;
+  if (name.find_first_not_of("0123456789", 5) != std::string::npos) return std::nullopt;
+  return std::stoll(name.substr(5));
+}
+
+void write_manifest(comm::Communicator& comm, const std::string& directory, const ManifestFacts& facts) {
+  std::vector<Block> blocks;
+  comm::agree(comm, [&] {
+    blocks = list_blocks(directory);
+    for (const std::string& name : files_in(directory)) sync_path((fs::path(directory) / name).string());
+  });
+  checksum(comm, directory, blocks);
+  comm::agree(comm, [&] {
+    if (comm.rank() == 0)
+      write_file_atomically((fs::path(directory) / manifest_name).string(),
+                            sealed(to_json(directory, blocks, facts)));
+  });
+}
+
+std::string verify_manifest(comm::Communicator& comm, const std::string& directory) {
+  std::vector<Block> blocks;
+  try {
+    comm::agree(comm, [&] { blocks = expected_blocks(directory); });
+    std::vector<Block> found = blocks;
+    checksum(comm, directory, found);
+    for (std::size_t i = 0; i < blocks.size(); ++i)
+      if (found[i].crc != blocks[i].crc)
+        return fmt::format("{}: {} is damaged in bytes [{}, {}): CRC-32C {:08x} instead of {:08x}",
+                           blocks[i].file, blocks[i].region, blocks[i].begin, blocks[i].end, found[i].crc,
+                           blocks[i].crc);
+  } catch (const Error& e) {  // agreed, so every rank is here
+    return e.what();
+  }
+  return "";
+}
+
+ManifestFacts read_manifest_facts(const std::string& directory) {
+  const std::string path = (fs::path(directory) / manifest_name).string();
+  const json manifest = unsealed(path);
+  try {
+    return manifest.at("facts").get<ManifestFacts>();
+  } catch (const json::exception& e) {
+    throw Error(ErrorCode::bad_data, fmt::format("{}: {}", path, e.what()));
+  }
+}
+
+std::string begin_step(comm::Communicator& comm, const std::string& run_dir, std::int64_t step) {
+  const std::string tmp = (fs::path(run_dir) / (step_directory_name(step) + ".tmp")).string();
+  comm::agree(comm, [&] {
+    if (comm.rank() != 0) return;
+    make_directories(run_dir);
+    for (const auto& entry : fs::directory_iterator(run_dir)) {  // what a killed save or prune left behind
+      const fs::path& path = entry.path();
+      const bool leftover = path.extension() == ".tmp" || path.extension() == ".old";
+      if (leftover && step_of_directory_name(path.stem().string())) fs::remove_all(path);
+    }
+    make_directories(tmp);
+  });
+  return tmp;
+}
+
+void commit_directory(comm::Communicator& comm, const std::string& tmp_dir, const std::string& final_dir) {
+  comm::agree(comm, [&] {
+    if (comm.rank() != 0) return;
+    sync_path(tmp_dir);
+    const std::string old = final_dir + ".old";  // rename(2) does not replace a directory that has files
+    fs::remove_all(old);
+    if (fs::exists(final_dir)) fs::rename(final_dir, old);
+    rename_durably(tmp_dir, final_dir);
+    fs::remove_all(old);
+  });
+}
+
+std::string commit_step(comm::Communicator& comm, const std::string& run_dir, std::int64_t step,
+                        const ManifestFacts& facts) {
+  const std::string final_dir = (fs::path(run_dir) / step_directory_name(step)).string();
+  const std::string tmp = final_dir + ".tmp";
+  write_manifest(comm, tmp, facts);
+  commit_directory(comm, tmp, final_dir);
+  return final_dir;
+}
+
+ValidStep newest_valid_step(comm::Communicator& comm, const std::string& run_dir) {
+  ValidStep result;
+  for (const std::string& name : list_steps(comm, run_dir)) {
+    const std::string directory = (fs::path(run_dir) / name).string();
+    const std::string fault = verify_manifest(comm, directory);
+    if (fault.empty()) {
+      result.step = *step_of_directory_name(name);
+      result.directory = directory;
+      return result;
+    }
+    result.skipped.push_back(directory + ": " + fault);
+  }
+  return result;
+}
+
+std::vector<std::string> prune_steps(comm::Communicator& comm, const std::string& run_dir, int keep_last) {
+  std::vector<std::string> removed;
+  const std::vector<std::string> names = list_steps(comm, run_dir);
+  if (keep_last <= 0 || names.size() <= static_cast<std::size_t>(keep_last)) return removed;
+  const ValidStep valid = newest_valid_step(comm, run_dir);
+  for (std::size_t i = static_cast<std::size_t>(keep_last); i < names.size(); ++i) {
+    const std::string directory = (fs::path(run_dir) / names[i]).string();
+    if (directory != valid.directory) removed.push_back(directory);
+  }
+  comm::agree(comm, [&] {
+    if (comm.rank() != 0) return;
+    for (const std::string& directory : removed) {
+      // Out of sight first: a kill in the middle must not leave a step that looks whole but is not.
+      const std::string tmp = directory + ".old";
+      fs::remove_all(tmp);
+      fs::rename(directory, tmp);
+      fs::remove_all(tmp);
+    }
+  });
+  return removed;
+}
+
+}  // namespace nmoe::io

@@ -1,0 +1,33 @@
+#include "neuronmoe/io/mapped_file.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/base/handle.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+
+namespace nmoe::io {
+
+MappedFile::MappedFile(const std::string& path) {
+  const Handle<int, ::close, -1> fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  NMOE_CHECK(fd, bad_data, "cannot read {}: {}", path, std::strerror(errno));
+  num_bytes_ = static_cast<std::size_t>(file_size_bytes(path));
+  if (num_bytes_ == 0) return;
+  void* const p = ::mmap(nullptr, num_bytes_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+  NMOE_CHECK(p != MAP_FAILED, io, "cannot map {}: {}", path, std::strerror(errno));
+  data_ = static_cast<const char*>(p);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), num_bytes_(std::exchange(other.num_bytes_, 0)) {}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<char*>(data_), num_bytes_);
+}
+
+}  // namespace nmoe::io

@@ -1,0 +1,115 @@
+// tokenize over ranks: the same bytes, counts and messages for any world size.
+#include <boost/test/unit_test.hpp>
+
+#include "neuronmoe/base/sha256.hpp"
+#include "neuronmoe/data/tokenize.hpp"
+#include "support/mpi_fixture.hpp"
+#include "support/temp_dir.hpp"
+
+using namespace nmoe;
+using namespace nmoe::data;
+
+namespace {
+
+/// Bytes as ids, 256 = EOS: enough of a tokenizer to see where every id came from.
+class ByteTokenizer final : public Tokenizer {
+ public:
+  ByteTokenizer() : Tokenizer("bytes", "sha-of-bytes") {}
+  std::vector<std::int32_t> encode(std::string_view text) const override {
+    std::vector<std::int32_t> ids;
+    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+    return ids;
+  }
+  std::string decode(std::span<const std::int32_t> ids) const override {
+    std::string text;
+    for (const std::int32_t id : ids) text += static_cast<char>(id);
+    return text;
+  }
+  std::int64_t vocab_size() const override { return 257; }
+  std::int32_t bos_id() const override { return -1; }
+  std::int32_t eos_id() const override { return 256; }
+  bool add_bos() const override { return false; }
+  std::string name() const override { return "bytes"; }
+};
+
+/// Two languages in three files, one of them empty; documents of very different lengths.
+std::vector<TokenizeInput> write_corpus(comm::Communicator& comm, const std::string& dir,
+                                        bool with_bad_lines) {
+  if (comm.rank() == 0) {
+    std::string english, greek;
+    for (int i = 0; i < 50; ++i) {
+      english += "{\"text\": \"document " + std::to_string(i) +
+                 std::string(static_cast<std::size_t>(i * i), '.') + "\"}\n";
+      if (with_bad_lines && i % 10 == 4) english += "not a document\n";
+      greek += "έγγραφο " + std::to_string(i) + "\n";
+    }
+    test::write_bytes(dir + "/en.jsonl", english);
+    test::write_bytes(dir + "/none.jsonl", "");
+    test::write_bytes(dir + "/el.txt", greek);
+  }
+  comm.barrier();
+  return {{"en", Mark::old_language, dir + "/en.jsonl"},
+          {"zh", Mark::new_language, dir + "/none.jsonl"},
+          {"el", Mark::new_language, dir + "/el.txt"}};
+}
+
+TokenizeResult run(comm::Communicator& comm, const std::vector<TokenizeInput>& inputs,
+                   const std::string& output, BadLinePolicy policy) {
+  Stream stream;
+  const Logger log(1);
+  comm::Heartbeat heartbeat;
+  comm::ExecutionContext context{comm, Device::cpu, stream, log, heartbeat};
+  return tokenize_corpus(context, inputs, ByteTokenizer(), output, policy);
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(same_file_for_any_number_of_ranks) {
+  comm::Communicator& comm = test::world();
+  const test::SharedDirectory dir("tokenize");
+  const auto inputs = write_corpus(comm, dir.path(), true);
+  const std::string path = dir.path() + "/parallel.h5",
+                    mine = dir.path() + "/" + std::to_string(comm.rank()) + ".h5";
+  const TokenizeResult result = run(comm, inputs, path, BadLinePolicy::skip);
+  const auto local = comm::make_local_communicator();
+  const TokenizeResult alone = run(*local, inputs, mine, BadLinePolicy::skip);
+  BOOST_TEST(sha256_file(path) == sha256_file(mine));
+  BOOST_TEST(result.num_docs == 100);
+  BOOST_TEST(result.num_tokens == alone.num_tokens);
+  BOOST_TEST(result.num_bad_lines == 5);
+  BOOST_TEST(result.bad_lines == alone.bad_lines, boost::test_tools::per_element());
+  BOOST_TEST(result.bad_lines[1].find("en.jsonl:17: ") != std::string::npos);
+  const TokenFile file(path);
+  BOOST_TEST(file.num_docs() == 100);
+  BOOST_TEST(file.info().languages == (std::vector<std::string>{"en", "zh", "el"}),
+             boost::test_tools::per_element());
+  for (std::int64_t doc : {0, 3, 49, 50, 99}) {
+    const auto ids = file.document(doc);
+    const std::vector<std::int32_t> text(ids.begin(), ids.end() - 1);
+    const std::string number = std::to_string(doc % 50);
+    const std::string expected =
+        doc < 50 ? "document " + number + std::string(static_cast<std::size_t>(doc * doc), '.')
+                 : "έγγραφο " + number;
+    BOOST_TEST(ByteTokenizer().decode(text) == expected);
+    BOOST_TEST(ids.back() == 256U);
+    BOOST_TEST(file.lang(doc) == (doc < 50 ? 0 : 2));
+    BOOST_TEST((file.mark(doc) == (doc < 50 ? Mark::old_language : Mark::new_language)));
+  }
+  comm.barrier();
+}
+
+BOOST_AUTO_TEST_CASE(bad_lines_stop_every_rank_and_nothing_is_written) {
+  comm::Communicator& comm = test::world();
+  const test::SharedDirectory dir("bad");
+  const auto inputs = write_corpus(comm, dir.path(), true);
+  const std::string path = dir.path() + "/out.h5";
+  BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"en.jsonl:6: ", "5 bad lines"},
+                                [&] { run(comm, inputs, path, BadLinePolicy::error); }) == "");
+  BOOST_TEST(!std::filesystem::exists(path));
+  BOOST_TEST(!std::filesystem::exists(path + ".tmp"));
+  auto missing = inputs;
+  missing[1].path = dir.path() + "/missing.jsonl";
+  BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"missing.jsonl"},
+                                [&] { run(comm, missing, path, BadLinePolicy::skip); }) == "");
+  comm.barrier();
+}

@@ -1,0 +1,148 @@
+// Checkpoint directories on one process: what is damaged is seen, what is unfinished is invisible.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <boost/test/unit_test.hpp>
+#include <csignal>
+
+#include "neuronmoe/base/philox.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/hdf5_file.hpp"
+#include "neuronmoe/io/manifest.hpp"
+#include "support/temp_dir.hpp"
+
+using namespace nmoe;
+using test::expect_error;
+
+namespace {
+
+/// Writes the files of a small step into its .tmp directory, without committing it.
+void fill_step(comm::Communicator& comm, const std::string& run, std::int64_t step) {
+  const std::string tmp = io::begin_step(comm, run, step);
+  io::H5File file = io::H5File::create(tmp + "/optim.h5", comm);
+  file.write("/flat/master", std::vector<float>(5000, static_cast<float>(step)));
+  file.write("/flat/exp_avg", std::vector<bfloat16>(300, bfloat16(0.5F)));
+  file.finish();
+  io::write_file_atomically(tmp + "/provenance.json", "{}\n");
+}
+
+std::string save_step(comm::Communicator& comm, const std::string& run, std::int64_t step) {
+  fill_step(comm, run, step);
+  return io::commit_step(comm, run, step, {{"step", std::to_string(step)}});
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(names) {
+  BOOST_TEST(io::step_directory_name(1200) == "step_0000001200");
+  BOOST_TEST(*io::step_of_directory_name("step_0000001200") == 1200);
+  for (const char* name : {"step_0000001200.tmp", "step_1200", "step_00000012x0", "stop_0000001200", ""})
+    BOOST_TEST(!io::step_of_directory_name(name).has_value());
+}
+
+BOOST_AUTO_TEST_CASE(every_flipped_bit_is_detected) {
+  const test::TempDir run;
+  const auto comm = comm::make_local_communicator();
+  const std::string step = save_step(*comm, run.path(), 7);
+  BOOST_TEST(io::verify_manifest(*comm, step) == "");
+  BOOST_TEST(io::read_manifest_facts(step).at("step") == "7");
+  const Philox random(4, RandomPurpose::test);
+  int unseen = 0;
+  for (std::uint64_t i = 0; i < 200; ++i) {
+    const std::string path = step + (i % 4 == 0   ? "/manifest.json"
+                                     : i % 4 == 1 ? "/provenance.json"
+                                                  : "/optim.h5");
+    const std::string whole = test::read_bytes(path);
+    std::string damaged = whole;
+    damaged[random.below(i, whole.size())] ^= static_cast<char>(1U << (i % 8));
+    test::write_bytes(path, damaged);
+    unseen += io::verify_manifest(*comm, step).empty();
+    test::write_bytes(path, whole);
+  }
+  BOOST_TEST(unseen == 0);
+  BOOST_TEST(io::verify_manifest(*comm, step) == "");
+}
+
+BOOST_AUTO_TEST_CASE(damage_is_named) {
+  const test::TempDir run;
+  const auto comm = comm::make_local_communicator();
+  const std::string step = save_step(*comm, run.path(), 7), optim = step + "/optim.h5";
+  const std::string whole = test::read_bytes(optim);
+  for (const io::DatasetExtent& extent : io::dataset_extents(optim)) {
+    std::string damaged = whole;
+    damaged[static_cast<std::size_t>(extent.offset_bytes + extent.num_bytes / 2)] ^= 1;
+    test::write_bytes(optim, damaged);
+    BOOST_TEST(io::verify_manifest(*comm, step).find("optim.h5: " + extent.name) == 0U);
+  }
+  const Philox random(5, RandomPurpose::test);
+  int unseen = 0;
+  for (std::uint64_t i = 0; i < 50; ++i) {
+    test::write_bytes(optim, std::string_view(whole).substr(0, random.below(i, whole.size())));
+    unseen += io::verify_manifest(*comm, step).find("optim.h5") == std::string::npos;
+  }
+  BOOST_TEST(unseen == 0);
+  test::write_bytes(optim, whole);
+  test::write_bytes(step + "/alien", "x");
+  BOOST_TEST(io::verify_manifest(*comm, step).find("alien") != std::string::npos);
+  std::filesystem::remove(step + "/alien");
+  std::filesystem::remove(step + "/provenance.json");
+  BOOST_TEST(io::verify_manifest(*comm, step).find("provenance.json is missing") != std::string::npos);
+  std::filesystem::remove(step + "/manifest.json");
+  BOOST_TEST(io::verify_manifest(*comm, step).find("manifest.json") != std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(fallback_and_pruning) {
+  const test::TempDir run;
+  const auto comm = comm::make_local_communicator();
+  BOOST_TEST(!io::newest_valid_step(*comm, run / "not/there"));
+  BOOST_TEST(!io::newest_valid_step(*comm, run.path()));
+  for (const std::int64_t step : {1, 2, 3, 4}) save_step(*comm, run.path(), step);
+  fill_step(*comm, run.path(), 5);  // killed before the commit
+  BOOST_TEST(io::newest_valid_step(*comm, run.path()).step == 4);
+  for (const char* step : {"3", "4"})
+    test::write_bytes(run / ("step_000000000" + std::string(step)) + "/optim.h5", "rubbish");
+  const io::ValidStep valid = io::newest_valid_step(*comm, run.path());
+  BOOST_TEST(valid.step == 2);
+  BOOST_TEST(valid.directory == run / "step_0000000002");
+  BOOST_REQUIRE(valid.skipped.size() == 2U);
+  BOOST_TEST(valid.skipped[0].find("step_0000000004: optim.h5") != std::string::npos);
+  BOOST_TEST(valid.skipped[1].find("step_0000000003: optim.h5") != std::string::npos);
+  BOOST_TEST(io::prune_steps(*comm, run.path(), 0).empty());
+  const auto removed = io::prune_steps(*comm, run.path(), 1);  // 2 is the last valid one and stays
+  BOOST_TEST(removed == (std::vector<std::string>{run / "step_0000000003", run / "step_0000000001"}),
+             boost::test_tools::per_element());
+  BOOST_TEST(io::newest_valid_step(*comm, run.path()).step == 2);
+  save_step(*comm, run.path(), 4);  // replaces the damaged one, and clears what step 5 left
+  BOOST_TEST(!std::filesystem::exists(run / "step_0000000005.tmp"));
+  BOOST_TEST(io::newest_valid_step(*comm, run.path()).step == 4);
+  io::prune_steps(*comm, run.path(), 1);
+  BOOST_TEST(!std::filesystem::exists(run / "step_0000000002"));
+}
+
+BOOST_AUTO_TEST_CASE(kills_at_random_times_lose_nothing) {
+  const test::TempDir run;
+  const auto comm = comm::make_local_communicator();
+  save_step(*comm, run.path(), 1);
+  const Philox random(6, RandomPurpose::test);
+  std::int64_t newest = 1;
+  int went_back = 0;
+  for (std::uint64_t i = 0; i < 30; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      const auto mine = comm::make_local_communicator();
+      for (std::int64_t step = newest + 1;; ++step) {
+        save_step(*mine, run.path(), step);
+        io::prune_steps(*mine, run.path(), 2);
+      }
+    }
+    ::usleep(static_cast<useconds_t>(1000 + random.below(i, 40000)));
+    ::kill(child, SIGKILL);
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    const io::ValidStep valid = io::newest_valid_step(*comm, run.path());
+    went_back += valid.step < newest || !valid.skipped.empty();
+    newest = valid.step;
+  }
+  BOOST_TEST(went_back == 0);
+  BOOST_TEST(newest > 1);
+}
