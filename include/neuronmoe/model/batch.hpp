@@ -1,0 +1,42 @@
+#pragma once
+// A micro-batch as the decoder takes it: packed sequences, no padding. Built by train, analysis and
+// evaluation.
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "neuronmoe/tensor/tensor.hpp"
+
+namespace nmoe::model {
+
+/// Views stay owned by the caller during the call. T = offsets.back() tokens in B = offsets.size() − 1
+/// sequences; T = 0 (offsets = {0}) is a rank without work, which still joins every collective of an
+/// expert-parallel forward.
+struct Batch {
+  ConstTensorView ids;         ///< [T] int32
+  ConstTensorView labels;      ///< [T] int32, < 0 = ignored; or {}
+  ConstTensorView old_mask;    ///< [T] uint8, 1 = token of an old language; or {}
+  ConstTensorView row_sample;  ///< [T] int32, for observers; or {}
+  std::vector<std::int64_t> offsets{0};
+
+  std::int64_t num_tokens() const { return offsets.back(); }
+};
+
+/// Owns the memory of a Batch that is put together sequence by sequence.
+class BatchBuilder {
+ public:
+  void clear();
+  /// Appends one sequence. `labels` and `old_mask` may be empty; `sample` is its row_sample.
+  void add(std::span<const std::int32_t> ids, std::span<const std::int32_t> labels,
+           std::span<const std::uint8_t> old_mask, std::int32_t sample = 0);
+  /// Views into this builder; valid until the next add or clear.
+  Batch batch() const;
+  std::int64_t num_tokens() const { return static_cast<std::int64_t>(ids_.size()); }
+
+ private:
+  std::vector<std::int32_t> ids_, labels_, row_sample_;
+  std::vector<std::uint8_t> old_mask_;
+  std::vector<std::int64_t> offsets_{0};
+};
+
+}  // namespace nmoe::model

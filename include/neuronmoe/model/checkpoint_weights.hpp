@@ -1,0 +1,52 @@
+#pragma once
+// model.h5 of a checkpoint: everything the dense base does not have (routers and new experts, frozen or not),
+// anything else that trains, and the expert list. Written by train; read by train, analysis and evaluation,
+// on any number of ranks.
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "neuronmoe/comm/communicator.hpp"
+#include "neuronmoe/io/hdf5_file.hpp"
+#include "neuronmoe/model/decoder.hpp"
+
+namespace nmoe::model {
+
+inline constexpr std::string_view model_file_format = "neuronmoe-model";
+
+/// Whether a checkpoint holds the parameter: all but the frozen base.
+inline bool is_stored(const Parameter& p) {
+  return p.trainable || p.is_router || p.is_new_expert();
+}
+
+/// Where a parameter lives in model.h5: dataset name, its full shape, and the parameter's first element in
+/// it.
+struct FileLocation {
+  std::string dataset;
+  std::vector<std::int64_t> shape;
+  std::int64_t first_element;
+};
+/// Router: /model/layers/NN/router [E, D]; expert e: row e − 1 of /model/layers/NN/experts/{gate,up,down} [E
+/// − 1, out, in]; anything else: /model/<Hugging Face name>.
+FileLocation file_location(const ModelConfig& config, const Parameter& parameter);
+
+/// A piece of a parameter this rank writes: elements [begin, end) of its flat value.
+struct ParameterPiece {
+  const Parameter* parameter;
+  std::int64_t begin, end;
+};
+/// Writes the stored parameters; `pieces` of all ranks cover each of them exactly once. Collective over
+/// `comm`.
+void write_model_file(comm::Communicator& comm, const std::string& path, const Decoder& decoder,
+                      std::span<const ParameterPiece> pieces);
+
+/// Expert counts and top_k from a checkpoint directory's model.h5 put into a dense config. Not collective.
+/// @throws Error(bad_data) if the checkpoint does not belong to this architecture; names both values.
+ModelConfig apply_checkpoint_config(ModelConfig dense, const std::string& checkpoint_dir);
+/// Fills every parameter that is held here and stored in the checkpoint. Not collective: each rank reads for
+/// itself.
+/// @throws Error(bad_data) if an MoE parameter is missing or of another shape.
+void load_checkpoint_weights(Decoder& decoder, const std::string& checkpoint_dir);
+
+}  // namespace nmoe::model

@@ -1,0 +1,114 @@
+#pragma once
+// The decoder: a dense Llama/Qwen or its upcycled mixture of experts, forward and backward (METHOD 5-6,
+// DESIGN 4). train, analysis and evaluation drive it. Shape letters: ops/linear.hpp.
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "neuronmoe/model/attention_layer.hpp"
+#include "neuronmoe/model/batch.hpp"
+#include "neuronmoe/model/config.hpp"
+#include "neuronmoe/model/moe_layer.hpp"
+
+namespace nmoe::model {
+
+/// Scales of the losses of one micro-batch; they already hold the division by tokens and micro-batches of the
+/// step.
+struct LossScales {
+  double lm = 0.0;         ///< on every token's cross-entropy, e.g. 1 / valid labels of the global batch
+  double balancing = 0.0;  ///< on the mean over MoE layers, e.g. 0.01 / M
+  double lpr = 0.0;        ///< on the language-prior loss as averaged by lpr_by_expert_count, e.g. 0.1 / M
+  ops::LprForm lpr_form = ops::LprForm::double_softmax;
+  bool lpr_by_expert_count =
+      true;  ///< mean within groups of layers with equal E, then over groups; false = flat
+};
+
+/// Losses of one micro-batch, unscaled.
+struct Losses {
+  double lm_sum = 0.0;          ///< Σ cross-entropy over valid labels, nats
+  std::int64_t num_labels = 0;  ///< valid labels
+  double balancing = 0.0;       ///< mean over MoE layers
+  double lpr = 0.0;             ///< 0 when no token is masked
+};
+
+class Decoder {
+ public:
+  /// Allocates the parameters this rank holds (zeros). `group` is the expert-parallel group of this rank; its
+  /// communicator and `stream` outlive the decoder.
+  Decoder(ModelConfig config, DType dtype, TrainableSet trainable, ExpertParallelGroup group, Stream& stream);
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
+
+  const ModelConfig& config() const { return config_; }
+  DType dtype() const { return dtype_; }
+  const FreezePlan& freeze_plan() const { return plan_; }
+  const ExpertParallelGroup& expert_parallel_group() const { return group_; }
+  /// Sorted by name: the canonical order of files, norms and shards.
+  std::vector<Parameter>& parameters() { return parameters_; }
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  /// @throws Error(internal) if there is none of that name.
+  Parameter& parameter(std::string_view name);
+
+  /// Random dense weights, a pure function of (seed, name, element): N(0, 1/sqrt(fan_in)); o and down further
+  /// divided by sqrt(2 L); embeddings N(0, 0.02); norms 1; biases 0.
+  void initialise_dense(std::uint64_t seed);
+  /// New experts = exact copies of the base MLP; routers Xavier normal, std sqrt(2 / (D + E)) (METHOD 5).
+  void upcycle(std::uint64_t seed);
+
+  /// Sets every gradient leaf to zero. Before the backward of each micro-batch.
+  void zero_gradients();
+  /// Forward and backward of one micro-batch; gradients are added into `Parameter::grad`. T = 0 is allowed.
+  /// Collective over the expert-parallel group (same number of calls on every rank).
+  Losses forward_backward(const Batch& batch, const LossScales& scales);
+  /// Forward without lm-head for observers. Collective over the expert-parallel group.
+  void observe(const Batch& batch, ActivationObserver& observer);
+  /// log p(labels[t]) per token, 0 where ignored; an observer may watch. Collective over the expert-parallel
+  /// group.
+  std::vector<double> token_log_probs(const Batch& batch, ActivationObserver* observer = nullptr);
+  /// Largest activation memory of a step so far, bytes.
+  std::int64_t peak_activation_bytes() const { return arena_.peak_bytes(); }
+
+ private:
+  struct LayerWeights {
+    AttentionWeights attention;
+    Weight mlp_norm;
+    FeedForwardWeights mlp;  // dense MLP or base expert
+    MoeWeights moe;          // only for MoE layers
+  };
+  struct LayerSaved {
+    AttentionSaved attention;
+    TensorView x_mid, inv_rms, hn;  // residual after attention, its norm's scale, normed MLP input
+    FeedForwardSaved mlp;
+    MoeSaved moe;
+  };
+
+  void declare_parameters();
+  void bind_weights();
+  Weight weight_of(std::string_view name, int leaf = 0);
+  FeedForwardWeights expert_weights(const std::string& prefix, int leaf);
+  SequenceInfo prepare(const Batch& batch);
+  /// Residual stream after all layers. Layers the freeze plan needs keep what backward reads when `training`.
+  ConstTensorView run_layers(const Batch& batch, const SequenceInfo& sequence, ActivationObserver* observer,
+                             bool training);
+  void layer_forward(int l, TensorView y, ConstTensorView x, const SequenceInfo& sequence,
+                     ActivationObserver* observer);
+  void layer_backward(int l, TensorView dx, const SequenceInfo& sequence, const Batch& batch,
+                      const AuxLossScales& scales, AuxLosses& losses);
+  AuxLossScales layer_scales(int l, const LossScales& scales, std::int64_t num_old) const;
+  double lpr_mean_denominator(int l, bool by_expert_count, std::int64_t num_old) const;
+
+  ModelConfig config_;
+  DType dtype_;
+  TrainableSet trainable_;
+  FreezePlan plan_;
+  ExpertParallelGroup group_;
+  Stream& stream_;
+  std::vector<Parameter> parameters_;
+  std::vector<LayerWeights> layers_;
+  Weight embedding_, final_norm_, head_;
+  RopeTable rope_;
+  Arena arena_;
+  std::vector<LayerSaved> saved_;
+};
+
+}  // namespace nmoe::model

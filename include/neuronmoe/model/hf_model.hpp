@@ -1,0 +1,20 @@
+#pragma once
+// Hugging Face model directories in and out: config.json and safetensors. Used by pretrain (out) and by every command
+// that starts from a dense model (in).
+#include <string>
+
+#include "neuronmoe/model/decoder.hpp"
+
+namespace nmoe::model {
+
+/// Reads the dense weights this decoder holds from `directory` (new experts and routers are left alone). Each rank reads
+/// for itself. @throws Error(bad_data) naming the tensor for anything missing or of another shape.
+void load_dense_weights(Decoder& decoder, const std::string& directory);
+
+/// Writes config.json and model.safetensors, atomically and without new experts or routers. Rank 0 only; not collective.
+void save_dense_model(const Decoder& decoder, const std::string& directory);
+
+/// Identity of a model directory for checkpoints: SHA-256 over config.json and the weight files, in name order.
+std::string model_directory_hash(const std::string& directory);
+
+}  // namespace nmoe::model

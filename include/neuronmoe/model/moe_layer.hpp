@@ -1,0 +1,72 @@
+#pragma once
+// The mixture-of-experts layer (METHOD 5): router, dispatch, experts, combine; forward and backward. Used by
+// Decoder.
+#include <memory>
+#include <vector>
+
+#include "neuronmoe/model/feed_forward.hpp"
+#include "neuronmoe/model/freeze_plan.hpp"
+#include "neuronmoe/model/observer.hpp"
+#include "neuronmoe/model/token_dispatcher.hpp"
+#include "neuronmoe/ops/moe.hpp"
+
+namespace nmoe::model {
+
+struct MoeWeights {
+  Weight router;  // [E, D]
+  FeedForwardWeights base;
+  /// [expert id][source rank of the expert-parallel group]: same value, one gradient leaf per source; empty
+  /// when the expert is not held by this rank.
+  std::vector<std::vector<FeedForwardWeights>> experts;
+};
+
+/// Auxiliary-loss settings of one layer in one micro-batch; scales already hold coefficient and every mean.
+struct AuxLossScales {
+  double balancing = 0.0;  ///< 0: the balancing loss is neither computed nor differentiated
+  double lpr = 0.0;        ///< 0: neither is the language-prior loss
+  ops::LprForm lpr_form = ops::LprForm::double_softmax;
+};
+struct AuxLosses {
+  double balancing = 0.0;  ///< loss of this layer (METHOD 6.2)
+  double lpr_sum = 0.0;    ///< sum over masked tokens (METHOD 6.3)
+};
+
+/// What one layer keeps between forward and backward. Views belong to the step's arena.
+struct MoeSaved {
+  std::unique_ptr<TokenDispatcher> dispatcher;
+  ConstTensorView x;                   // [T, D]
+  TensorView probs, weights, indices;  // [T, E] acc, [T, K] acc, [T, K] int32
+  TensorView rows, out_rows;           // [N, D] gathered inputs and expert outputs in permuted order
+  TensorView received;                 // [R, D] inputs of the experts held here
+  FeedForwardSaved base, experts;      // gate and up of base rows [N0, F] and received rows [R, F]
+};
+
+class MoeLayer {
+ public:
+  MoeLayer(int layer, int num_experts, int top_k, const ExpertParallelGroup& group)
+      : layer_(layer), num_experts_(num_experts), top_k_(top_k), group_(group) {}
+
+  /// y = MoE(x), both [T, D].   Collective over the expert-parallel group, also for T = 0.
+  void forward(TensorView y, ConstTensorView x, ConstTensorView row_sample, const MoeWeights& weights,
+               MoeSaved& saved, Arena& arena, ActivationObserver* observer, Stream& stream) const;
+  /// Gradients of what `plan` names; dx [T, D] (=) only if plan.mlp_input, else {}.   Collective likewise.
+  AuxLosses backward(TensorView dx, ConstTensorView dy, ConstTensorView old_mask, const MoeWeights& weights,
+                     MoeSaved& saved, const AuxLossScales& scales, const LayerPlan& plan, Arena& arena,
+                     Stream& stream) const;
+
+ private:
+  void run_experts(const MoeWeights& weights, MoeSaved& saved, TensorView expert_out, Arena& arena,
+                   Stream& stream) const;
+  void observe(ActivationObserver& observer, const MoeSaved& saved, ConstTensorView expert_out,
+               ConstTensorView row_sample, Arena& arena, Stream& stream) const;
+  void backward_experts(TensorView dx_rows, ConstTensorView d_rows, const MoeWeights& weights,
+                        MoeSaved& saved, Arena& arena, Stream& stream) const;
+  AuxLosses backward_router(TensorView dx, TensorView dweights, ConstTensorView old_mask,
+                            const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
+                            Arena& arena, Stream& stream) const;
+
+  int layer_, num_experts_, top_k_;
+  const ExpertParallelGroup& group_;
+};
+
+}  // namespace nmoe::model

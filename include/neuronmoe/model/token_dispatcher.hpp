@@ -1,0 +1,64 @@
+#pragma once
+// Brings routed tokens to the ranks that own their experts and back (DESIGN 5). Used by MoeLayer.
+//
+// Rows of the permuted buffer, N = routed slots of this rank: first the rows of the base expert (never
+// travel), then the others by (owner, expert id, token). A receiving rank sees its rows by (source rank,
+// expert id, token), so the rows of one expert from one source micro-batch are contiguous: a `Segment`.
+// Experts run once per segment, which makes results independent of where experts live (DESIGN 6).
+#include <cstdint>
+#include <vector>
+
+#include "neuronmoe/comm/communicator.hpp"
+#include "neuronmoe/comm/layout.hpp"
+#include "neuronmoe/tensor/stream.hpp"
+#include "neuronmoe/tensor/tensor.hpp"
+
+namespace nmoe::model {
+
+/// The expert-parallel group of this rank. `comm` outlives every user.
+struct ExpertParallelGroup {
+  comm::Communicator& comm;
+  comm::ExpertPlacement placement;
+};
+
+/// Rows [begin, end) of the received buffer: tokens of source rank `source` for `expert`.
+struct Segment {
+  int expert;
+  int source;
+  std::int64_t begin, end;
+};
+
+/// One layer's dispatch of one forward; reused by combine and both backward directions, so counts travel
+/// once.
+class TokenDispatcher {
+ public:
+  /// @param indices [T, K] int32 chosen experts.   Collective over the expert-parallel group.
+  TokenDispatcher(const ExpertParallelGroup& group, int layer, int num_experts, ConstTensorView indices,
+                  Stream& stream);
+
+  /// True when every expert lives on this rank: nothing travels, rows past the base rows already are the
+  /// received rows.
+  bool is_local() const { return group_.comm.size() == 1; }
+  std::int64_t num_rows() const { return static_cast<std::int64_t>(token_of_row_.size()); }
+  std::int64_t num_base_rows() const { return num_base_rows_; }
+  std::int64_t num_received() const { return num_received_; }
+  const std::vector<Segment>& segments() const { return segments_; }
+  ConstTensorView token_of_row() const;  // [N] int32
+  ConstTensorView row_of_slot() const;   // [T, K] int32
+
+  /// received [R, D] = rows of all sources for my experts; `rows` [N, D] in permuted order (or [N] int32:
+  /// row_sample of observers).   Collective.
+  void dispatch(TensorView received, ConstTensorView rows, Stream& stream) const;
+  /// The way back: rows [N, D] past the base rows = what owners computed for them.   Collective.
+  void combine(TensorView rows, ConstTensorView received, Stream& stream) const;
+
+ private:
+  const ExpertParallelGroup& group_;
+  std::int64_t num_tokens_, top_k_;
+  std::int64_t num_base_rows_ = 0, num_received_ = 0;
+  std::vector<std::int32_t> token_of_row_, row_of_slot_;
+  std::vector<std::int64_t> send_counts_, recv_counts_;  // rows per peer
+  std::vector<Segment> segments_;
+};
+
+}  // namespace nmoe::model

@@ -1,0 +1,47 @@
+#pragma once
+// Checkpoints of a training run (PLATFORM 4a): model.h5, optim.h5, state.h5 under step_NNNNNNNNNN/, committed
+// whole, the same bytes for any layout, readable by any layout. Used by Trainer.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "neuronmoe/comm/execution_context.hpp"
+#include "neuronmoe/train/sharded_optimizer.hpp"
+
+namespace nmoe::train {
+
+/// Where a run stands; everything a resume needs besides weights and optimizer state.
+struct TrainProgress {
+  std::int64_t step = 0;  ///< completed optimizer steps
+  std::int64_t tokens_seen = 0, samples_seen = 0, skipped_steps = 0;
+  std::int64_t optimizer_steps = 0;  ///< updates made: the count of the bias corrections
+  double learning_rate = 0.0;
+  std::uint64_t seed = 0;
+  std::vector<std::uint64_t> cursors;  ///< samples each data set has given
+};
+
+/// What a checkpoint says about the run it belongs to.
+struct RunIdentity {
+  std::string resolved_config;  ///< INI without layout keys
+  std::string base_model;       ///< directory of the frozen base, or "" in pretrain
+  std::string base_model_hash;  ///< model::model_directory_hash of it
+  std::string version;
+  std::string provenance_json;  ///< whatever may differ between layouts; written beside, not inside
+};
+
+/// Writes and commits RUN/step_NNNNNNNNNN. Checks free space first. Collective over the world.
+/// @throws Error(no_space|io), the same on every rank; older checkpoints stay as they are.
+std::string save_checkpoint(const comm::ExecutionContext& context, const std::string& run_dir,
+                            ShardedOptimizer& optimizer, const TrainProgress& progress,
+                            const RunIdentity& identity);
+
+/// Weights, optimizer state and progress from a committed step directory, whatever layout wrote it.
+/// Collective.
+/// @throws Error(bad_data) if it belongs to another model or set of trainables.
+TrainProgress load_checkpoint(const comm::ExecutionContext& context, const std::string& step_dir,
+                              model::Decoder& decoder, ShardedOptimizer& optimizer);
+
+/// The configuration stored in a checkpoint, for comparison with the one a resume is given.
+std::string stored_config(const std::string& step_dir);
+
+}  // namespace nmoe::train

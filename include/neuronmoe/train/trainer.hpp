@@ -1,0 +1,74 @@
+#pragma once
+// The training loop of pretrain, stage 1 and stage 2 (DESIGN 4): one engine, three sets of trainables and
+// losses. Called by app's commands.
+#include <map>
+#include <string>
+
+#include "neuronmoe/comm/execution_context.hpp"
+#include "neuronmoe/data/mixture.hpp"
+#include "neuronmoe/model/decoder.hpp"
+#include "neuronmoe/train/checkpoint.hpp"
+#include "neuronmoe/train/config.hpp"
+#include "neuronmoe/train/metrics.hpp"
+#include "neuronmoe/train/parallel_groups.hpp"
+
+namespace nmoe::train {
+
+/// What is trained, and with which auxiliary loss (METHOD 6.6).
+enum class RunKind { pretrain, stage1, stage2 };
+model::TrainableSet trainables_of(RunKind kind);
+
+struct TrainRun {
+  RunKind kind;
+  TrainConfig config;
+  std::string output_dir;
+  std::string resume =
+      "auto";  ///< auto: newest valid checkpoint of output_dir, if any | none | a step directory
+  RunIdentity identity;
+};
+
+struct TrainResult {
+  std::int64_t completed_steps = 0;
+  bool saved_on_signal = false;
+  std::string checkpoint;   ///< the last one written or found complete
+  double tokens_per_s = 0;  ///< mean over this call's steps
+};
+
+class Trainer {
+ public:
+  /// Everything referenced outlives the trainer. `decoder` holds the weights to start from; a resume replaces
+  /// them.
+  Trainer(const comm::ExecutionContext& context, const TrainRun& run, const ParallelGroups& groups,
+          model::Decoder& decoder, const data::Mixture& mixture);
+  /// Runs to the last step, or to the step in which a stop was requested. Collective over the world.
+  /// @throws Error(config) for batch sizes that do not divide, Error(nan_limit), and whatever saving or
+  /// reading throws.
+  TrainResult run();
+
+ private:
+  struct StepBatch;  // the micro-batches this rank runs in one step
+  struct StepPlan {
+    std::int64_t num_labels;  // of the whole global batch
+    bool stop_requested;
+  };
+  void resume();
+  StepPlan agree_on_step(const StepBatch& batch);
+  model::LossScales loss_scales(std::int64_t global_labels, std::int64_t micro_batch_labels) const;
+  StepMetrics train_step(const StepBatch& batch, const StepPlan& plan);
+  void reduce_losses(std::vector<double>& per_micro_batch, const StepPlan& plan, StepMetrics& metrics);
+  /// Bytes this rank has sent so far per collective, over the world and both groups.
+  std::map<std::string, std::int64_t> bytes_sent() const;
+  std::string save();
+
+  const comm::ExecutionContext& context_;
+  const TrainRun& run_;
+  const ParallelGroups& groups_;
+  model::Decoder& decoder_;
+  const data::Mixture& mixture_;
+  ShardedOptimizer optimizer_;
+  TrainProgress progress_;
+  std::int64_t num_micro_batches_ = 0;
+  int nan_steps_in_a_row_ = 0;
+};
+
+}  // namespace nmoe::train

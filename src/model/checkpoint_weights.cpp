@@ -1,0 +1,115 @@
+#include "neuronmoe/model/checkpoint_weights.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+namespace nmoe::model {
+
+namespace {
+
+std::string layer_group(int layer) {
+  return fmt::format("/model/layers/{:02d}", layer);
+}
+
+std::int64_t product(const std::vector<std::int64_t>& shape) {
+  std::int64_t n = 1;
+  for (const std::int64_t extent : shape) n *= extent;
+  return n;
+}
+
+}  // namespace
+
+FileLocation file_location(const ModelConfig& config, const Parameter& p) {
+  if (p.is_router) return {layer_group(p.layer) + "/router", {p.shape[0], p.shape[1]}, 0};
+  if (p.is_new_expert()) {
+    const std::string which = p.name.ends_with("gate_proj.weight") ? "gate"
+                              : p.name.ends_with("up_proj.weight") ? "up"
+                                                                   : "down";
+    const std::int64_t rows = config.num_experts[static_cast<std::size_t>(p.layer)] - 1;
+    return {layer_group(p.layer) + "/experts/" + which,
+            {rows, p.shape[0], p.shape[1]},
+            (p.expert - 1) * p.shape.num_elements()};
+  }
+  std::vector<std::int64_t> shape;
+  for (int axis = 0; axis < p.shape.rank(); ++axis) shape.push_back(p.shape[axis]);
+  return {"/model/" + p.name, shape, 0};
+}
+
+void write_model_file(comm::Communicator& comm, const std::string& path, const Decoder& decoder,
+                      std::span<const ParameterPiece> pieces) {
+  // Every rank knows every dataset; its own pieces are ranges of them, in ascending order.
+  struct Dataset {
+    std::vector<std::int64_t> shape;
+    std::map<std::int64_t, ParameterPiece> pieces;  // by first element in the dataset
+  };
+  std::map<std::string, Dataset> datasets;
+  for_each_parameter(decoder, [&](const Parameter& p) {
+    if (!is_stored(p)) return;
+    const FileLocation location = file_location(decoder.config(), p);
+    datasets[location.dataset].shape = location.shape;
+  });
+  for (const ParameterPiece& piece : pieces) {
+    const FileLocation location = file_location(decoder.config(), *piece.parameter);
+    datasets.at(location.dataset).pieces.emplace(location.first_element + piece.begin, piece);
+  }
+  io::H5File file = io::H5File::create(path, comm);
+  file.write_attribute("/", "format", model_file_format);
+  file.write_attribute("/", "format_version", 1);
+  file.write_attribute("/", "top_k", decoder.config().top_k);
+  file.write_attribute("/", "dtype", name_of(decoder.dtype()));
+  const std::vector<int>& counts = decoder.config().num_experts;
+  file.write("/num_experts", std::vector<std::int32_t>(counts.begin(), counts.end()));
+  const std::int64_t element = size_of(decoder.dtype());
+  for (const auto& [name, dataset] : datasets) {
+    std::vector<io::FileRange> ranges;
+    std::vector<char> packed;
+    for (const auto& [first, piece] : dataset.pieces) {
+      ranges.push_back({first, piece.end - piece.begin});
+      const char* data = static_cast<const char*>(piece.parameter->value.view().raw());
+      packed.insert(packed.end(), data + piece.begin * element, data + piece.end * element);
+    }
+    file.write_ranges(name, io::element_type_of(decoder.dtype()), dataset.shape, ranges, packed.data());
+  }
+  file.finish();
+}
+
+ModelConfig apply_checkpoint_config(ModelConfig dense, const std::string& checkpoint_dir) {
+  io::H5File file = io::H5File::open(checkpoint_dir + "/model.h5", model_file_format);
+  const std::vector<std::int32_t> counts = file.read<std::int32_t>("/num_experts");
+  NMOE_CHECK(static_cast<int>(counts.size()) == dense.num_layers, bad_data,
+             "{}/model.h5: made for {} layers, the model has {}; pass the --model it was trained from",
+             checkpoint_dir, counts.size(), dense.num_layers);
+  NMOE_CHECK(std::all_of(counts.begin(), counts.end(), [](std::int32_t c) { return c >= 1 && c <= 4096; }),
+             bad_data, "{}/model.h5: /num_experts has an entry outside 1..4096", checkpoint_dir);
+  dense.num_experts.assign(counts.begin(), counts.end());
+  dense.top_k = static_cast<int>(file.read_int_attribute("/", "top_k"));
+  NMOE_CHECK(dense.top_k >= 1, bad_data, "{}/model.h5: top_k is {}", checkpoint_dir, dense.top_k);
+  file.close();
+  return dense;
+}
+
+void load_checkpoint_weights(Decoder& decoder, const std::string& checkpoint_dir) {
+  const std::string path = checkpoint_dir + "/model.h5";
+  io::H5File file = io::H5File::open(path, model_file_format);
+  const std::string stored = file.read_string_attribute("/", "dtype");
+  NMOE_CHECK(stored == name_of(decoder.dtype()), bad_data,
+             "{}: weights are {}, the run asks for {}; set train.dtype = {}", path, stored,
+             name_of(decoder.dtype()), stored);
+  for_each_parameter(decoder, [&](Parameter& p) {
+    if (!p.held()) return;
+    const FileLocation location = file_location(decoder.config(), p);
+    if (!file.exists(location.dataset)) {
+      NMOE_CHECK(!is_stored(p), bad_data, "{}: dataset {} is missing", path, location.dataset);
+      return;
+    }
+    const io::FileRange range{location.first_element, p.shape.num_elements()};
+    NMOE_CHECK(product(file.info(location.dataset).shape) == product(location.shape), bad_data,
+               "{}: {} has another shape than the model needs", path, location.dataset);
+    file.read_ranges(location.dataset, io::element_type_of(decoder.dtype()), location.shape, {&range, 1},
+                     p.value.view().raw());
+  });
+  file.close();
+}
+
+}  // namespace nmoe::model

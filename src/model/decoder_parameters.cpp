@@ -1,0 +1,205 @@
+// Parameters of the decoder: the list, its binding to layers, initialisation and upcycling.
+#include <algorithm>
+#include <cmath>
+
+#include "neuronmoe/base/philox.hpp"
+#include "neuronmoe/model/decoder.hpp"
+#include "neuronmoe/ops/transformer.hpp"
+
+namespace nmoe::model {
+
+namespace {
+
+/// FNV-1a of the name: the random stream of a parameter, so that values do not depend on the order of the
+/// list.
+std::uint32_t stream_of(std::string_view name) {
+  std::uint32_t hash = 2166136261U;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
+  return hash;
+}
+
+bool ends_with_any(std::string_view name, std::initializer_list<std::string_view> suffixes) {
+  return std::any_of(suffixes.begin(), suffixes.end(), [&](std::string_view s) { return name.ends_with(s); });
+}
+
+void fill_normal(TensorView values, std::string_view name, std::uint64_t seed, double stddev) {
+  const Philox random(seed, RandomPurpose::parameter_init, stream_of(name));
+  const std::int64_t n = values.num_elements();
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double value = stddev * random.normal(static_cast<std::uint64_t>(i));
+    switch (values.dtype()) {
+      case DType::float64:
+        values.data<double>()[i] = value;
+        break;
+      case DType::bfloat16:
+        values.data<bfloat16>()[i] = bfloat16(static_cast<float>(value));
+        break;
+      default:
+        values.data<float>()[i] = static_cast<float>(value);
+        break;
+    }
+  }
+}
+
+bool is_trainable(const Parameter& p, TrainableSet set) {
+  switch (set) {
+    case TrainableSet::none:
+      return false;
+    case TrainableSet::all:
+      return true;
+    case TrainableSet::experts_and_routers:
+      return p.is_router || p.is_new_expert();
+    case TrainableSet::routers:
+      return p.is_router;
+  }
+  return false;
+}
+
+}  // namespace
+
+void Decoder::declare_parameters() {
+  const std::int64_t d = config_.hidden_size, f = config_.intermediate_size, v = config_.vocab_size;
+  const std::int64_t q = static_cast<std::int64_t>(config_.num_attention_heads) * config_.head_dim;
+  const std::int64_t kv = static_cast<std::int64_t>(config_.num_key_value_heads) * config_.head_dim;
+  const auto declare = [&](std::string name, Shape shape, int layer = -1, int expert = -1,
+                           bool router = false) {
+    Parameter p;
+    p.name = std::move(name);
+    p.shape = shape;
+    p.layer = layer;
+    p.expert = expert;
+    p.is_router = router;
+    parameters_.push_back(std::move(p));
+  };
+  declare("model.embed_tokens.weight", {v, d});
+  declare("model.norm.weight", {d});
+  if (!config_.tie_word_embeddings) declare("lm_head.weight", {v, d});
+  for (int l = 0; l < config_.num_layers; ++l) {
+    const std::string layer = fmt::format("model.layers.{}.", l);
+    declare(layer + "input_layernorm.weight", {d}, l);
+    declare(layer + "post_attention_layernorm.weight", {d}, l);
+    declare(layer + "self_attn.q_proj.weight", {q, d}, l);
+    declare(layer + "self_attn.k_proj.weight", {kv, d}, l);
+    declare(layer + "self_attn.v_proj.weight", {kv, d}, l);
+    declare(layer + "self_attn.o_proj.weight", {d, q}, l);
+    if (config_.attention_bias) {
+      declare(layer + "self_attn.q_proj.bias", {q}, l);
+      declare(layer + "self_attn.k_proj.bias", {kv}, l);
+      declare(layer + "self_attn.v_proj.bias", {kv}, l);
+    }
+    const int num_experts = config_.num_experts[static_cast<std::size_t>(l)];
+    for (int e = 0; e < num_experts; ++e) {
+      const std::string mlp = e == 0 ? layer + "mlp." : fmt::format("{}mlp.experts.{}.", layer, e);
+      const int expert = e == 0 ? -1 : e;
+      declare(mlp + "gate_proj.weight", {f, d}, l, expert);
+      declare(mlp + "up_proj.weight", {f, d}, l, expert);
+      declare(mlp + "down_proj.weight", {d, f}, l, expert);
+    }
+    if (num_experts > 1) declare(layer + "mlp.router.weight", {num_experts, d}, l, -1, true);
+  }
+  std::sort(parameters_.begin(), parameters_.end(),
+            [](const Parameter& a, const Parameter& b) { return a.name < b.name; });
+
+  const DType acc = accumulator_of(dtype_);
+  for (Parameter& p : parameters_) {
+    p.trainable = is_trainable(p, trainable_);
+    if (p.is_new_expert() && group_.placement.owner(p.layer, p.expert) != group_.comm.rank()) continue;
+    p.value = Tensor(p.shape, dtype_);
+    const std::int64_t leaves = p.is_new_expert() ? group_.comm.size() : 1;
+    if (p.trainable) p.grad = Tensor({leaves, p.shape.num_elements()}, acc);
+  }
+}
+
+Parameter& Decoder::parameter(std::string_view name) {
+  const auto it = std::lower_bound(parameters_.begin(), parameters_.end(), name,
+                                   [](const Parameter& p, std::string_view n) { return p.name < n; });
+  NMOE_CHECK(it != parameters_.end() && it->name == name, internal, "the model has no parameter {}", name);
+  return *it;
+}
+
+Weight Decoder::weight_of(std::string_view name, int leaf) {
+  Parameter& p = parameter(name);
+  Weight weight;
+  weight.value = ConstTensorView(p.value.view());
+  if (p.grad.valid()) weight.grad = p.grad.view().rows(leaf, 1).reshape(p.shape);
+  return weight;
+}
+
+FeedForwardWeights Decoder::expert_weights(const std::string& prefix, int leaf) {
+  return {weight_of(prefix + "gate_proj.weight", leaf), weight_of(prefix + "up_proj.weight", leaf),
+          weight_of(prefix + "down_proj.weight", leaf)};
+}
+
+void Decoder::bind_weights() {
+  embedding_ = weight_of("model.embed_tokens.weight");
+  final_norm_ = weight_of("model.norm.weight");
+  head_ = config_.tie_word_embeddings ? embedding_ : weight_of("lm_head.weight");
+  layers_.resize(static_cast<std::size_t>(config_.num_layers));
+  for (int l = 0; l < config_.num_layers; ++l) {
+    const std::string layer = fmt::format("model.layers.{}.", l);
+    LayerWeights& w = layers_[static_cast<std::size_t>(l)];
+    w.attention.norm = weight_of(layer + "input_layernorm.weight");
+    w.attention.q = weight_of(layer + "self_attn.q_proj.weight");
+    w.attention.k = weight_of(layer + "self_attn.k_proj.weight");
+    w.attention.v = weight_of(layer + "self_attn.v_proj.weight");
+    w.attention.o = weight_of(layer + "self_attn.o_proj.weight");
+    if (config_.attention_bias) {
+      w.attention.q_bias = weight_of(layer + "self_attn.q_proj.bias");
+      w.attention.k_bias = weight_of(layer + "self_attn.k_proj.bias");
+      w.attention.v_bias = weight_of(layer + "self_attn.v_proj.bias");
+    }
+    w.mlp_norm = weight_of(layer + "post_attention_layernorm.weight");
+    w.mlp = expert_weights(layer + "mlp.", 0);
+    if (!config_.is_moe(l)) continue;
+    w.moe.router = weight_of(layer + "mlp.router.weight");
+    w.moe.base = w.mlp;
+    w.moe.experts.resize(static_cast<std::size_t>(config_.num_experts[static_cast<std::size_t>(l)]));
+    for (const int e : group_.placement.experts_on(l, group_.comm.rank())) {
+      for (int source = 0; source < group_.comm.size(); ++source) {
+        w.moe.experts[static_cast<std::size_t>(e)].push_back(
+            expert_weights(fmt::format("{}mlp.experts.{}.", layer, e), source));
+      }
+    }
+  }
+}
+
+void Decoder::initialise_dense(std::uint64_t seed) {
+  const double depth = std::sqrt(2.0 * config_.num_layers);
+  for (Parameter& p : parameters_) {
+    if (!p.held() || p.is_new_expert() || p.is_router) continue;
+    if (p.name.ends_with("norm.weight")) {
+      ops::fill(p.value.view(), 1.0, stream_);
+    } else if (p.name.ends_with(".bias")) {
+      ops::fill(p.value.view(), 0.0, stream_);
+    } else if (ends_with_any(p.name, {"embed_tokens.weight", "lm_head.weight"})) {
+      fill_normal(p.value.view(), p.name, seed, 0.02);
+    } else {
+      const double fan_in = std::sqrt(static_cast<double>(p.shape[1]));
+      const bool residual = ends_with_any(p.name, {"o_proj.weight", "down_proj.weight"});
+      fill_normal(p.value.view(), p.name, seed, residual ? 1.0 / (fan_in * depth) : 1.0 / fan_in);
+    }
+  }
+}
+
+void Decoder::upcycle(std::uint64_t seed) {
+  for (Parameter& p : parameters_) {
+    if (!p.held()) continue;
+    if (p.is_new_expert()) {
+      std::string base = p.name;
+      const auto at = base.find("experts.");
+      base.erase(at, base.find('.', at + 8) + 1 - at);
+      ops::cast(p.value.view(), parameter(base).value.view(), stream_);
+    } else if (p.is_router) {
+      const double fans = static_cast<double>(p.shape[0] + p.shape[1]);
+      fill_normal(p.value.view(), p.name, seed, std::sqrt(2.0 / fans));
+    }
+  }
+}
+
+void Decoder::zero_gradients() {
+  for (Parameter& p : parameters_) {
+    if (p.grad.valid()) ops::fill(p.grad.view(), 0.0, stream_);
+  }
+}
+
+}  // namespace nmoe::model

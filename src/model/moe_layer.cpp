@@ -1,0 +1,211 @@
+#include "neuronmoe/model/moe_layer.hpp"
+
+#include <algorithm>
+
+#include "neuronmoe/ops/linear.hpp"
+#include "neuronmoe/ops/transformer.hpp"
+
+namespace nmoe::model {
+
+namespace {
+
+/// The router works in acc (fp32 for bf16 models): values widened once per use, or passed through.
+ConstTensorView widened(ConstTensorView x, Arena& arena, Stream& stream) {
+  const DType acc = accumulator_of(x.dtype());
+  if (x.dtype() == acc) return x;
+  TensorView wide = arena.take(x.shape(), acc);
+  ops::cast(wide, x, stream);
+  return wide;
+}
+
+FeedForwardSaved rows_of(const FeedForwardSaved& saved, std::int64_t begin, std::int64_t count) {
+  return {saved.x.rows(begin, count), saved.gate.rows(begin, count), saved.up.rows(begin, count)};
+}
+
+}  // namespace
+
+void MoeLayer::forward(TensorView y, ConstTensorView x, ConstTensorView row_sample, const MoeWeights& weights,
+                       MoeSaved& saved, Arena& arena, ActivationObserver* observer, Stream& stream) const {
+  const std::int64_t num_tokens = x.dim(0), hidden = x.dim(1);
+  const std::int64_t k = std::min(top_k_, num_experts_);  // adaptive k, METHOD 5 step 3
+  const DType acc = accumulator_of(x.dtype());
+  const bool normalise = top_k_ != 1;
+
+  saved.x = x;
+  saved.probs = arena.take({num_tokens, num_experts_}, acc);
+  saved.weights = arena.take({num_tokens, k}, acc);
+  saved.indices = arena.take({num_tokens, k}, DType::int32);
+  const Arena::Mark before_logits = arena.mark();
+  TensorView logits = arena.take({num_tokens, num_experts_}, acc);
+  ops::linear_forward(logits, widened(x, arena, stream), widened(weights.router.value, arena, stream), {},
+                      stream);
+  ops::route_forward(saved.probs, saved.weights, saved.indices, logits, normalise, stream);
+  arena.rewind(before_logits);
+
+  saved.dispatcher = std::make_unique<TokenDispatcher>(group_, layer_, num_experts_, saved.indices, stream);
+  const TokenDispatcher& dispatcher = *saved.dispatcher;
+  const std::int64_t num_rows = dispatcher.num_rows(), num_base = dispatcher.num_base_rows();
+  saved.rows = arena.take({num_rows, hidden}, x.dtype());
+  saved.out_rows = arena.take({num_rows, hidden}, x.dtype());
+  ops::gather_rows(saved.rows, x, dispatcher.token_of_row(), stream);
+  TensorView expert_out;
+  if (dispatcher.is_local()) {
+    saved.received = saved.rows.rows(num_base, num_rows - num_base);
+    expert_out = saved.out_rows.rows(num_base, num_rows - num_base);
+  } else {
+    saved.received = arena.take({dispatcher.num_received(), hidden}, x.dtype());
+    dispatcher.dispatch(saved.received, saved.rows, stream);
+    expert_out = arena.take({dispatcher.num_received(), hidden}, x.dtype());
+  }
+  run_experts(weights, saved, expert_out, arena, stream);
+  if (!dispatcher.is_local()) dispatcher.combine(saved.out_rows, expert_out, stream);
+  if (observer != nullptr) observe(*observer, saved, expert_out, row_sample, arena, stream);
+  ops::combine_forward(y, saved.out_rows, dispatcher.row_of_slot(), saved.indices, saved.weights, false,
+                       stream);
+}
+
+void MoeLayer::run_experts(const MoeWeights& weights, MoeSaved& saved, TensorView expert_out, Arena& arena,
+                           Stream& stream) const {
+  const std::int64_t num_base = saved.dispatcher->num_base_rows(),
+                     num_received = saved.dispatcher->num_received();
+  const std::int64_t width = weights.base.gate.value.dim(0);
+  const DType dtype = saved.rows.dtype();
+  saved.base = {saved.rows.rows(0, num_base), arena.take({num_base, width}, dtype),
+                arena.take({num_base, width}, dtype)};
+  saved.experts = {saved.received, arena.take({num_received, width}, dtype),
+                   arena.take({num_received, width}, dtype)};
+  const Arena::Mark before_scratch = arena.mark();
+  TensorView h = arena.take({std::max(num_base, num_received), width}, dtype);
+  feed_forward_forward(saved.out_rows.rows(0, num_base), saved.base, h.rows(0, num_base), weights.base,
+                       stream);
+  for (const Segment& segment : saved.dispatcher->segments()) {
+    const std::int64_t count = segment.end - segment.begin;
+    FeedForwardSaved part = rows_of(saved.experts, segment.begin, count);
+    feed_forward_forward(
+        expert_out.rows(segment.begin, count), part, h.rows(0, count),
+        weights.experts[static_cast<std::size_t>(segment.expert)][static_cast<std::size_t>(segment.source)],
+        stream);
+  }
+  arena.rewind(before_scratch);
+}
+
+void MoeLayer::observe(ActivationObserver& observer, const MoeSaved& saved, ConstTensorView expert_out,
+                       ConstTensorView row_sample, Arena& arena, Stream& stream) const {
+  const TokenDispatcher& dispatcher = *saved.dispatcher;
+  observer.observe_router(layer_, saved.probs, saved.weights, saved.indices, row_sample);
+  const std::int64_t num_rows = dispatcher.num_rows(), num_base = dispatcher.num_base_rows();
+  TensorView sample_rows = arena.take({num_rows}, DType::int32);
+  const auto* sample = row_sample.data<std::int32_t>();
+  const auto* token = dispatcher.token_of_row().data<std::int32_t>();
+  for (std::int64_t n = 0; n < num_rows; ++n) sample_rows.data<std::int32_t>()[n] = sample[token[n]];
+  TensorView received_sample = arena.take({dispatcher.num_received()}, DType::int32);
+  dispatcher.dispatch(received_sample, sample_rows, stream);
+
+  const auto report = [&](int expert, const FeedForwardSaved& part, ConstTensorView out,
+                          ConstTensorView samples) {
+    const auto offer = [&](Projection projection, ConstTensorView values) {
+      const ActivationSite site{layer_, projection, expert};
+      if (observer.wants(site)) observer.observe(site, values, samples);
+    };
+    offer(Projection::gate, part.gate);
+    offer(Projection::up, part.up);
+    offer(Projection::down, out);
+  };
+  report(0, saved.base, saved.out_rows.rows(0, num_base), sample_rows.rows(0, num_base));
+  for (const Segment& segment : dispatcher.segments()) {
+    const std::int64_t count = segment.end - segment.begin;
+    report(segment.expert, rows_of(saved.experts, segment.begin, count),
+           expert_out.rows(segment.begin, count), received_sample.rows(segment.begin, count));
+  }
+}
+
+AuxLosses MoeLayer::backward(TensorView dx, ConstTensorView dy, ConstTensorView old_mask,
+                             const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
+                             const LayerPlan& plan, Arena& arena, Stream& stream) const {
+  const TokenDispatcher& dispatcher = *saved.dispatcher;
+  const DType dtype = saved.rows.dtype();
+  TensorView d_rows = arena.take(saved.rows.shape(), dtype);
+  TensorView dweights = arena.take(saved.weights.shape(), saved.weights.dtype());
+  ops::combine_backward(d_rows, dweights, dy, saved.out_rows, dispatcher.row_of_slot(), saved.weights,
+                        stream);
+  // Whether anything flows into the experts is the same on every rank, so all of them skip or join the
+  // exchange together.
+  if (plan.experts || plan.base_mlp_weights || plan.mlp_input) {
+    TensorView dx_rows = plan.mlp_input ? arena.take(saved.rows.shape(), dtype) : TensorView();
+    backward_experts(dx_rows, d_rows, weights, saved, arena, stream);
+    if (dx) ops::combine_forward(dx, dx_rows, dispatcher.row_of_slot(), saved.indices, {}, false, stream);
+  }
+  return backward_router(dx, dweights, old_mask, weights, saved, scales, arena, stream);
+}
+
+void MoeLayer::backward_experts(TensorView dx_rows, ConstTensorView d_rows, const MoeWeights& weights,
+                                MoeSaved& saved, Arena& arena, Stream& stream) const {
+  const TokenDispatcher& dispatcher = *saved.dispatcher;
+  const std::int64_t num_rows = dispatcher.num_rows(), num_base = dispatcher.num_base_rows();
+  const std::int64_t num_received = dispatcher.num_received(), hidden = d_rows.dim(1),
+                     width = saved.base.gate.dim(1);
+  const DType dtype = saved.rows.dtype();
+  ConstTensorView d_received = d_rows.rows(num_base, num_rows - num_base);
+  TensorView dx_received = dx_rows ? dx_rows.rows(num_base, num_rows - num_base) : TensorView();
+  if (!dispatcher.is_local()) {
+    TensorView arrived = arena.take({num_received, hidden}, dtype);
+    dispatcher.dispatch(arrived, d_rows, stream);
+    d_received = arrived;
+    if (dx_rows) dx_received = arena.take({num_received, hidden}, dtype);
+  }
+  const std::int64_t most = std::max(num_base, num_received);
+  const FeedForwardScratch scratch{arena.take({most, width}, dtype), arena.take({most, width}, dtype),
+                                   arena.take({most, width}, dtype), arena.take({most, width}, dtype)};
+  const auto part_of = [&](std::int64_t count) {
+    return FeedForwardScratch{scratch.h.rows(0, count), scratch.dh.rows(0, count),
+                              scratch.dgate.rows(0, count), scratch.dup.rows(0, count)};
+  };
+  feed_forward_backward(dx_rows ? dx_rows.rows(0, num_base) : TensorView(), false, d_rows.rows(0, num_base),
+                        saved.base, part_of(num_base), weights.base, stream);
+  for (const Segment& segment : dispatcher.segments()) {
+    const std::int64_t count = segment.end - segment.begin;
+    feed_forward_backward(
+        dx_received ? dx_received.rows(segment.begin, count) : TensorView(), false,
+        d_received.rows(segment.begin, count), rows_of(saved.experts, segment.begin, count), part_of(count),
+        weights.experts[static_cast<std::size_t>(segment.expert)][static_cast<std::size_t>(segment.source)],
+        stream);
+  }
+  if (!dispatcher.is_local() && dx_rows) dispatcher.combine(dx_rows, dx_received, stream);
+}
+
+AuxLosses MoeLayer::backward_router(TensorView dx, TensorView dweights, ConstTensorView old_mask,
+                                    const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
+                                    Arena& arena, Stream& stream) const {
+  AuxLosses losses;
+  TensorView dprobs;
+  if (scales.balancing != 0.0 || scales.lpr != 0.0) {
+    dprobs = arena.take(saved.probs.shape(), saved.probs.dtype());
+    ops::fill(dprobs, 0.0, stream);
+  }
+  if (scales.balancing != 0.0) {
+    losses.balancing = ops::load_balancing_loss(dprobs, saved.probs, saved.indices, scales.balancing, stream);
+  }
+  if (scales.lpr != 0.0) {
+    losses.lpr_sum = ops::lpr_loss_sum(dprobs, saved.probs, old_mask, scales.lpr_form, scales.lpr, stream);
+  }
+  if (!weights.router.grad && !dx) return losses;
+  TensorView dlogits = arena.take(saved.probs.shape(), saved.probs.dtype());
+  ops::route_backward(dlogits, dweights, dprobs, saved.probs, saved.weights, saved.indices, top_k_ != 1,
+                      stream);
+  if (weights.router.grad) {
+    ops::linear_backward_weight(weights.router.grad, dlogits, widened(saved.x, arena, stream), stream);
+  }
+  if (dx) {
+    const ConstTensorView router = widened(weights.router.value, arena, stream);
+    if (dx.dtype() == dlogits.dtype()) {
+      ops::linear_backward_input(dx, dlogits, router, true, stream);
+    } else {
+      TensorView wide = arena.take(dx.shape(), dlogits.dtype());
+      ops::linear_backward_input(wide, dlogits, router, false, stream);
+      ops::add_inplace(dx, wide, stream);
+    }
+  }
+  return losses;
+}
+
+}  // namespace nmoe::model

@@ -1,0 +1,234 @@
+#include "neuronmoe/train/checkpoint.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <map>
+
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/hdf5_file.hpp"
+#include "neuronmoe/io/manifest.hpp"
+
+namespace nmoe::train {
+
+namespace {
+
+constexpr std::string_view optim_format = "neuronmoe-optim";
+constexpr std::string_view state_format = "neuronmoe-state";
+
+/// One record of optim.h5 /index: where a parameter's state lies in the flat arrays.
+struct IndexRecord {
+  char name[128];
+  std::uint64_t offset, size;
+  std::uint8_t ndim, group;  // group: 0 replicated, 1 expert
+  std::uint64_t shape[4];
+};
+
+std::vector<io::RecordColumn> index_columns() {
+  return {{"name", offsetof(IndexRecord, name), io::ElementType::uint8, 1, 128},
+          {"offset", offsetof(IndexRecord, offset), io::ElementType::uint64, 1, 0},
+          {"size", offsetof(IndexRecord, size), io::ElementType::uint64, 1, 0},
+          {"ndim", offsetof(IndexRecord, ndim), io::ElementType::uint8, 1, 0},
+          {"shape", offsetof(IndexRecord, shape), io::ElementType::uint64, 4, 0},
+          {"group", offsetof(IndexRecord, group), io::ElementType::uint8, 1, 0}};
+}
+
+/// Trainable parameters in name order with their place in the flat arrays; the same on every rank.
+std::vector<IndexRecord> make_index(const model::Decoder& decoder, std::int64_t& total) {
+  std::vector<IndexRecord> index;
+  total = 0;
+  model::for_each_parameter(decoder, [&](const model::Parameter& p) {
+    if (!p.trainable) return;
+    NMOE_CHECK(p.name.size() < sizeof(IndexRecord::name), internal,
+               "parameter name {} is longer than 127 bytes", p.name);
+    IndexRecord record{};
+    std::memcpy(record.name, p.name.data(), p.name.size());
+    record.offset = static_cast<std::uint64_t>(total);
+    record.size = static_cast<std::uint64_t>(p.shape.num_elements());
+    record.ndim = static_cast<std::uint8_t>(p.shape.rank());
+    record.group = p.is_new_expert() ? 1 : 0;
+    for (int axis = 0; axis < p.shape.rank(); ++axis)
+      record.shape[axis] = static_cast<std::uint64_t>(p.shape[axis]);
+    index.push_back(record);
+    total += p.shape.num_elements();
+  });
+  return index;
+}
+
+/// One owned slice: where it is in the file's flat arrays and in its group's owned arrays.
+struct OwnedSlice {
+  std::int64_t file_begin;
+  ShardGroup* group;
+  std::int64_t owned_begin, size;
+};
+
+std::vector<OwnedSlice> owned_slices(ShardedOptimizer& optimizer, const std::vector<IndexRecord>& index) {
+  std::map<std::string, std::int64_t> offset_of;
+  for (const IndexRecord& record : index) offset_of[record.name] = static_cast<std::int64_t>(record.offset);
+  std::vector<OwnedSlice> slices;
+  for (ShardGroup* group : optimizer.groups()) {
+    std::int64_t first = 0;
+    for (const comm::Slice& slice : group->slices()) {
+      const std::string& name = group->parameters()[static_cast<std::size_t>(slice.tensor)]->name;
+      slices.push_back({offset_of.at(name) + slice.begin, group, first, slice.size()});
+      first += slice.size();
+    }
+  }
+  std::sort(slices.begin(), slices.end(),
+            [](const auto& a, const auto& b) { return a.file_begin < b.file_begin; });
+  return slices;
+}
+
+using StateMember = Tensor& (ShardGroup::*)();
+struct StateArray {
+  const char* name;
+  StateMember member;
+};
+constexpr StateArray state_arrays[] = {{"/flat/master", &ShardGroup::master},
+                                       {"/flat/exp_avg", &ShardGroup::exp_avg},
+                                       {"/flat/exp_avg_sq", &ShardGroup::exp_avg_sq}};
+
+std::vector<io::FileRange> ranges_of(const std::vector<OwnedSlice>& slices) {
+  std::vector<io::FileRange> ranges;
+  for (const OwnedSlice& slice : slices) ranges.push_back({slice.file_begin, slice.size});
+  return ranges;
+}
+
+void write_optimizer(comm::Communicator& world, const std::string& path, ShardedOptimizer& optimizer) {
+  std::int64_t total = 0;
+  const std::vector<IndexRecord> index = make_index(optimizer.decoder(), total);
+  const std::vector<OwnedSlice> slices = owned_slices(optimizer, index);
+  const std::vector<io::FileRange> ranges = ranges_of(slices);
+  io::H5File file = io::H5File::create(path, world);
+  file.write_attribute("/", "format", optim_format);
+  file.write_attribute("/", "format_version", 1);
+  file.write_records("/index", index_columns(), sizeof(IndexRecord), index.data(),
+                     static_cast<std::int64_t>(index.size()));
+  std::vector<float> packed(static_cast<std::size_t>(std::max<std::int64_t>(1, optimizer.num_owned())));
+  for (const StateArray& array : state_arrays) {
+    float* out = packed.data();
+    for (const OwnedSlice& slice : slices) {
+      out = std::copy_n((slice.group->*array.member)().data<float>() + slice.owned_begin, slice.size, out);
+    }
+    const std::int64_t shape[] = {total};
+    file.write_ranges(array.name, io::ElementType::float32, shape, ranges, packed.data());
+  }
+  file.finish();
+}
+
+void read_optimizer(comm::Communicator& world, const std::string& path, ShardedOptimizer& optimizer) {
+  std::int64_t total = 0;
+  const std::vector<IndexRecord> index = make_index(optimizer.decoder(), total);
+  io::H5File file = io::H5File::open(path, world, optim_format);
+  const std::int64_t stored = file.count_records("/index", index_columns());
+  NMOE_CHECK(
+      stored == static_cast<std::int64_t>(index.size()), bad_data,
+      "{}: {} trainable tensors stored, this run trains {}; resume with the same model, experts and stage",
+      path, stored, index.size());
+  std::vector<IndexRecord> found(index.size());
+  file.read_records("/index", index_columns(), sizeof(IndexRecord), found.data(), stored);
+  for (std::size_t i = 0; i < index.size(); ++i) {
+    NMOE_CHECK(std::strncmp(found[i].name, index[i].name, sizeof(index[i].name)) == 0 &&
+                   found[i].size == index[i].size && found[i].offset == index[i].offset,
+               bad_data, "{}: entry {} is {} with {} elements, expected {} with {}", path, i,
+               std::string(found[i].name, strnlen(found[i].name, sizeof(found[i].name))), found[i].size,
+               index[i].name, index[i].size);
+  }
+  const std::vector<OwnedSlice> slices = owned_slices(optimizer, index);
+  const std::vector<io::FileRange> ranges = ranges_of(slices);
+  std::vector<float> packed(static_cast<std::size_t>(std::max<std::int64_t>(1, optimizer.num_owned())));
+  for (const StateArray& array : state_arrays) {
+    const std::int64_t shape[] = {total};
+    file.read_ranges(array.name, io::ElementType::float32, shape, ranges, packed.data());
+    const float* in = packed.data();
+    for (const OwnedSlice& slice : slices) {
+      std::copy_n(in, slice.size, (slice.group->*array.member)().data<float>() + slice.owned_begin);
+      in += slice.size;
+    }
+  }
+  file.close();
+}
+
+void write_state(comm::Communicator& world, const std::string& path, const TrainProgress& progress,
+                 const RunIdentity& identity) {
+  io::H5File file = io::H5File::create(path, world);
+  file.write_attribute("/", "format", state_format);
+  file.write_attribute("/", "format_version", 1);
+  file.make_group("/progress");
+  file.write_attribute("/progress", "step", progress.step);
+  file.write_attribute("/progress", "tokens_seen", progress.tokens_seen);
+  file.write_attribute("/progress", "samples_seen", progress.samples_seen);
+  file.write_attribute("/progress", "skipped_steps", progress.skipped_steps);
+  file.write_attribute("/progress", "optimizer_steps", progress.optimizer_steps);
+  file.write_attribute("/progress", "lr", progress.learning_rate);
+  // Random numbers are counters keyed by the seed and global positions: the seed is their whole state.
+  file.make_group("/rng");
+  file.write_attribute("/rng", "seed", static_cast<std::int64_t>(progress.seed));
+  file.write("/data/cursor", progress.cursors);
+  file.write_strings("/config", {identity.resolved_config});
+  file.finish();
+}
+
+}  // namespace
+
+std::string save_checkpoint(const comm::ExecutionContext& context, const std::string& run_dir,
+                            ShardedOptimizer& optimizer, const TrainProgress& progress,
+                            const RunIdentity& identity) {
+  comm::Communicator& world = context.world;
+  std::int64_t bytes = 1 << 20;
+  model::for_each_parameter(optimizer.decoder(), [&](const model::Parameter& p) {
+    if (model::is_stored(p)) bytes += p.shape.num_elements() * size_of(optimizer.decoder().dtype());
+    if (p.trainable) bytes += p.shape.num_elements() * 3 * static_cast<std::int64_t>(sizeof(float));
+  });
+  comm::agree(world, [&] {
+    if (world.rank() == 0) {
+      io::make_directories(run_dir);
+      io::require_free_space(run_dir, bytes);
+    }
+  });
+  const std::string directory = io::begin_step(world, run_dir, progress.step);
+  model::write_model_file(world, directory + "/model.h5", optimizer.decoder(), optimizer.owned_pieces());
+  write_optimizer(world, directory + "/optim.h5", optimizer);
+  write_state(world, directory + "/state.h5", progress, identity);
+  comm::agree(world, [&] {
+    if (world.rank() == 0)
+      io::write_file_atomically(directory + "/provenance.json", identity.provenance_json);
+  });
+  return io::commit_step(world, run_dir, progress.step,
+                         {{"step", std::to_string(progress.step)},
+                          {"version", identity.version},
+                          {"base_model", identity.base_model},
+                          {"base_model_sha256", identity.base_model_hash}});
+}
+
+TrainProgress load_checkpoint(const comm::ExecutionContext& context, const std::string& step_dir,
+                              model::Decoder& decoder, ShardedOptimizer& optimizer) {
+  TrainProgress progress;
+  comm::agree(context.world, [&] {
+    model::load_checkpoint_weights(decoder, step_dir);
+    io::H5File file = io::H5File::open(step_dir + "/state.h5", state_format);
+    progress.step = file.read_int_attribute("/progress", "step");
+    progress.tokens_seen = file.read_int_attribute("/progress", "tokens_seen");
+    progress.samples_seen = file.read_int_attribute("/progress", "samples_seen");
+    progress.skipped_steps = file.read_int_attribute("/progress", "skipped_steps");
+    progress.optimizer_steps = file.read_int_attribute("/progress", "optimizer_steps");
+    progress.learning_rate = file.read_double_attribute("/progress", "lr");
+    progress.seed = static_cast<std::uint64_t>(file.read_int_attribute("/rng", "seed"));
+    progress.cursors = file.read<std::uint64_t>("/data/cursor");
+    file.close();
+  });
+  read_optimizer(context.world, step_dir + "/optim.h5", optimizer);
+  return progress;
+}
+
+std::string stored_config(const std::string& step_dir) {
+  io::H5File file = io::H5File::open(step_dir + "/state.h5", state_format);
+  const std::vector<std::string> text = file.read_strings("/config");
+  file.close();
+  NMOE_CHECK(text.size() == 1, bad_data, "{}/state.h5: /config holds {} texts, expected 1", step_dir,
+             text.size());
+  return text.front();
+}
+
+}  // namespace nmoe::train

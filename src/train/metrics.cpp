@@ -1,0 +1,61 @@
+#include "neuronmoe/train/metrics.hpp"
+
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+
+namespace nmoe::train {
+
+namespace {
+
+/// JSON has no NaN: a non-finite number is written as null.
+nlohmann::ordered_json number(double value) {
+  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
+}
+
+}  // namespace
+
+MetricsFile::MetricsFile(const std::string& path, std::int64_t resumed_step) : path_(path) {
+  std::string kept;
+  if (resumed_step > 0 && std::filesystem::exists(path)) {
+    std::ifstream in(path);
+    for (std::string line; std::getline(in, line);) {
+      const auto object = nlohmann::json::parse(line, nullptr, false);
+      if (object.is_discarded() || !object.contains("step") ||
+          object["step"].get<std::int64_t>() > resumed_step)
+        break;
+      kept += line + "\n";
+    }
+  }
+  io::write_file_atomically(path, kept);
+  out_.open(path, std::ios::app);
+  NMOE_CHECK(out_.good(), io, "{}: cannot be opened for writing", path);
+}
+
+void MetricsFile::write(const StepMetrics& m) {
+  nlohmann::ordered_json line = {
+      {"step", m.step},
+      {"tokens", m.tokens},
+      {"loss_lm", number(m.loss_lm)},
+      {"loss_lbl", number(m.loss_lbl)},
+      {"loss_lpr", number(m.loss_lpr)},
+      {"grad_norm", number(m.grad_norm)},
+      {"lr", m.learning_rate},
+      {"step_s", m.step_s},
+      {"tokens_per_s", m.tokens_per_s},
+      {"bytes", m.bytes},
+      {"flops", m.flops},
+  };
+  if (m.skipped) line["skipped"] = true;
+  out_ << line.dump() << "\n" << std::flush;
+  NMOE_CHECK(out_.good(), io, "{}: write failed (disk full?)", path_);
+}
+
+void MetricsFile::sync() {
+  io::sync_path(path_);
+}
+
+}  // namespace nmoe::train

@@ -1,0 +1,14 @@
+#include "neuronmoe/train/parallel_groups.hpp"
+
+namespace nmoe::train {
+
+ParallelGroups::ParallelGroups(comm::Communicator& world, int expert_parallel_size)
+    : layout(world.size(), world.rank(), expert_parallel_size),
+      expert_parallel(world.split(layout.expert_parallel_group(), layout.expert_parallel_rank())),
+      expert_data_parallel(world.split(layout.expert_parallel_rank(), layout.expert_parallel_group())) {}
+
+model::ExpertParallelGroup ParallelGroups::experts(const std::vector<int>& num_experts) const {
+  return {*expert_parallel, comm::ExpertPlacement(num_experts, layout.expert_parallel_size())};
+}
+
+}  // namespace nmoe::train

@@ -1,0 +1,316 @@
+#include "neuronmoe/train/trainer.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <optional>
+#include <sstream>
+
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/manifest.hpp"
+
+namespace nmoe::train {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// The step's sum over micro-batches in the one shape of DESIGN 6.
+double tree_sum(const std::vector<double>& values) {
+  comm::BinaryCounterSum<double> sum;
+  const auto add = [](double& a, double& b) { a += b; };
+  for (const double value : values) sum.push(value, add);
+  return values.empty() ? 0.0 : sum.finish(add);
+}
+
+std::int64_t nearest_divisor(std::int64_t n, std::int64_t wanted) {
+  std::int64_t best = 1;
+  for (std::int64_t d = 1; d <= n; ++d) {
+    if (n % d == 0 && std::abs(d - wanted) < std::abs(best - wanted)) best = d;
+  }
+  return best;
+}
+
+/// First line in which two configurations differ, or "".
+std::string first_difference(const std::string& a, const std::string& b) {
+  std::istringstream left(a), right(b);
+  std::string l, r;
+  while (true) {
+    const bool more_l = static_cast<bool>(std::getline(left, l)),
+               more_r = static_cast<bool>(std::getline(right, r));
+    if (!more_l && !more_r) return "";
+    if (!more_l) l = "(nothing)";
+    if (!more_r) r = "(nothing)";
+    if (l != r) return fmt::format("stored \"{}\", now \"{}\"", l, r);
+  }
+}
+
+/// Losses every rank reports per micro-batch, in this order.
+enum LossSlot { lm_sum, num_labels, balancing, lpr, num_loss_slots };
+
+}  // namespace
+
+model::TrainableSet trainables_of(RunKind kind) {
+  switch (kind) {
+    case RunKind::pretrain:
+      return model::TrainableSet::all;
+    case RunKind::stage1:
+      return model::TrainableSet::experts_and_routers;
+    case RunKind::stage2:
+      return model::TrainableSet::routers;
+  }
+  return model::TrainableSet::none;
+}
+
+struct Trainer::StepBatch {
+  std::vector<model::BatchBuilder>
+      micro_batches;                 // one per micro-step; without tokens where this rank has none
+  std::vector<std::int64_t> labels;  // valid labels of each
+
+  void fill(const data::Mixture& mixture, std::int64_t step, const TrainConfig& config,
+            const comm::ParallelLayout& layout, std::int64_t num_micro_batches) {
+    const std::int64_t steps = comm::num_micro_steps(num_micro_batches, layout.world_size());
+    micro_batches.resize(static_cast<std::size_t>(steps));
+    labels.assign(static_cast<std::size_t>(steps), 0);
+    for (std::int64_t micro_step = 0; micro_step < steps; ++micro_step) {
+      const auto at = static_cast<std::size_t>(micro_step);
+      micro_batches[at].clear();
+      const std::int64_t m =
+          comm::micro_batch_of(micro_step, layout.rank(), layout.world_size(), num_micro_batches);
+      for (std::int64_t i = 0; m >= 0 && i < config.micro_batch_size; ++i) {
+        const std::int64_t position = step * config.global_batch_size + m * config.micro_batch_size + i;
+        const data::Sample sample = mixture.sample(static_cast<std::uint64_t>(position));
+        micro_batches[at].add(sample.ids, sample.labels, sample.old_mask);
+        labels[at] +=
+            std::count_if(sample.labels.begin(), sample.labels.end(), [](std::int32_t l) { return l >= 0; });
+      }
+    }
+  }
+};
+
+Trainer::Trainer(const comm::ExecutionContext& context, const TrainRun& run, const ParallelGroups& groups,
+                 model::Decoder& decoder, const data::Mixture& mixture)
+    : context_(context),
+      run_(run),
+      groups_(groups),
+      decoder_(decoder),
+      mixture_(mixture),
+      optimizer_(decoder, groups.layout, context.world, *groups.expert_data_parallel,
+                 run.config.bucket_bytes) {
+  const TrainConfig& c = run.config;
+  NMOE_CHECK(
+      c.global_batch_size % c.micro_batch_size == 0, config,
+      "train.micro_batch_size = {} does not divide train.global_batch_size = {}; the nearest that does is {}",
+      c.micro_batch_size, c.global_batch_size, nearest_divisor(c.global_batch_size, c.micro_batch_size));
+  num_micro_batches_ = c.global_batch_size / c.micro_batch_size;
+  progress_.seed = c.seed;
+  progress_.cursors = mixture.cursors(0);
+}
+
+void Trainer::resume() {
+  if (run_.resume == "none") return;
+  std::string directory = run_.resume;
+  if (run_.resume == "auto") {
+    const io::ValidStep newest = io::newest_valid_step(context_.world, run_.output_dir);
+    for (const std::string& skipped : newest.skipped) context_.log.info("passed over {}", skipped);
+    if (!newest) return;
+    directory = newest.directory;
+  } else {
+    const std::string fault = io::verify_manifest(context_.world, directory);
+    NMOE_CHECK(fault.empty(), bad_data, "--resume {}: {}", directory, fault);
+  }
+  comm::agree(context_.world, [&] {
+    const std::string base = io::read_manifest_facts(directory)["base_model_sha256"];
+    NMOE_CHECK(
+        base == run_.identity.base_model_hash, bad_data,
+        "{}: was trained on a base model with hash {}, --model has {}; pass the same base or --resume none",
+        directory, base, run_.identity.base_model_hash);
+  });
+  progress_ = load_checkpoint(context_, directory, decoder_, optimizer_);
+  const std::string difference = first_difference(stored_config(directory), run_.identity.resolved_config);
+  if (!difference.empty() && context_.world.rank() == 0) {
+    context_.log.warn("{}: the configuration has changed since this checkpoint: {}", directory, difference);
+  }
+  NMOE_CHECK(progress_.seed == run_.config.seed, config,
+             "{}: seed {} stored, train.seed = {}; data order would change", directory, progress_.seed,
+             run_.config.seed);
+  context_.log.info("resumed {} at step {} of {}", directory, progress_.step, run_.config.steps);
+}
+
+Trainer::StepPlan Trainer::agree_on_step(const StepBatch& batch) {
+  std::int64_t facts[2] = {0, context_.heartbeat.stop_requested.load() ? 1 : 0};
+  for (const std::int64_t n : batch.labels) facts[0] += n;
+  context_.world.all_reduce({facts, DType::int64, {2}}, comm::ReduceOp::sum, context_.stream).wait();
+  return {facts[0], facts[1] > 0};
+}
+
+model::LossScales Trainer::loss_scales(std::int64_t global_labels, std::int64_t micro_batch_labels) const {
+  const TrainConfig& c = run_.config;
+  const double per_micro_batch = 1.0 / static_cast<double>(num_micro_batches_);
+  model::LossScales scales;
+  if (c.loss_norm == "microbatch_mean") {
+    scales.lm = micro_batch_labels > 0 ? per_micro_batch / static_cast<double>(micro_batch_labels) : 0.0;
+  } else {
+    scales.lm = global_labels > 0 ? 1.0 / static_cast<double>(global_labels) : 0.0;
+  }
+  if (run_.kind == RunKind::stage1) scales.balancing = c.router_aux_loss_coef * per_micro_batch;
+  if (run_.kind == RunKind::stage2 && c.lpr_form != "off") {
+    scales.lpr = c.lpr_loss_coef * per_micro_batch;
+    scales.lpr_form = c.lpr_form == "nll" ? ops::LprForm::nll : ops::LprForm::double_softmax;
+    scales.lpr_by_expert_count = c.lpr_layer_mean == "by_expert_count";
+  }
+  return scales;
+}
+
+void Trainer::reduce_losses(std::vector<double>& values, const StepPlan& plan, StepMetrics& metrics) {
+  context_.world
+      .all_reduce({values.data(), DType::float64, {static_cast<std::int64_t>(values.size())}},
+                  comm::ReduceOp::sum, context_.stream)
+      .wait();
+  const auto column = [&](LossSlot slot) {
+    std::vector<double> of_slot;
+    for (std::size_t at = slot; at < values.size(); at += num_loss_slots) of_slot.push_back(values[at]);
+    return of_slot;
+  };
+  const double per_micro_batch = 1.0 / static_cast<double>(num_micro_batches_);
+  if (run_.config.loss_norm == "microbatch_mean") {
+    std::vector<double> means = column(lm_sum);
+    const std::vector<double> counts = column(num_labels);
+    for (std::size_t m = 0; m < means.size(); ++m) means[m] = counts[m] > 0 ? means[m] / counts[m] : 0.0;
+    metrics.loss_lm = tree_sum(means) * per_micro_batch;
+  } else {
+    metrics.loss_lm =
+        plan.num_labels > 0 ? tree_sum(column(lm_sum)) / static_cast<double>(plan.num_labels) : 0.0;
+  }
+  metrics.loss_lbl = tree_sum(column(balancing)) * per_micro_batch;
+  metrics.loss_lpr = tree_sum(column(lpr)) * per_micro_batch;
+}
+
+StepMetrics Trainer::train_step(const StepBatch& batch, const StepPlan& plan) {
+  const TrainConfig& c = run_.config;
+  StepMetrics metrics;
+  std::vector<double> losses(static_cast<std::size_t>(num_micro_batches_ * num_loss_slots), 0.0);
+  const auto num_steps = static_cast<std::int64_t>(batch.micro_batches.size());
+  for (std::int64_t micro_step = 0; micro_step < num_steps; ++micro_step) {
+    const auto at = static_cast<std::size_t>(micro_step);
+    decoder_.zero_gradients();
+    const model::Losses result = decoder_.forward_backward(batch.micro_batches[at].batch(),
+                                                           loss_scales(plan.num_labels, batch.labels[at]));
+    optimizer_.reduce(micro_step, num_micro_batches_, context_.stream);
+    const std::int64_t m = comm::micro_batch_of(micro_step, groups_.layout.rank(),
+                                                groups_.layout.world_size(), num_micro_batches_);
+    if (m < 0) continue;
+    double* slots = losses.data() + m * num_loss_slots;
+    slots[lm_sum] = result.lm_sum;
+    slots[num_labels] = static_cast<double>(result.num_labels);
+    slots[balancing] = result.balancing;
+    slots[lpr] = result.lpr;
+    context_.heartbeat.beat();
+  }
+  reduce_losses(losses, plan, metrics);
+  metrics.grad_norm = optimizer_.finish_reduction(context_.stream);
+  metrics.learning_rate =
+      cosine_learning_rate(c.learning_rate, c.min_lr_ratio, c.warmup_steps, c.steps, progress_.step);
+  metrics.skipped = !std::isfinite(metrics.grad_norm) || !std::isfinite(metrics.loss_lm);
+  if (!metrics.skipped) {  // the norm has the same bits on every rank, and so has this decision
+    const double clip =
+        c.max_grad_norm > 0 ? std::min(1.0, c.max_grad_norm / (metrics.grad_norm + 1e-6)) : 1.0;
+    ++progress_.optimizer_steps;
+    optimizer_.update(
+        {metrics.learning_rate, c.beta1, c.beta2, c.eps, c.weight_decay, progress_.optimizer_steps, clip},
+        context_.stream);
+  }
+  return metrics;
+}
+
+std::map<std::string, std::int64_t> Trainer::bytes_sent() const {
+  std::map<std::string, std::int64_t> bytes;
+  for (const comm::Communicator* group :
+       {&context_.world, groups_.expert_parallel.get(), groups_.expert_data_parallel.get()}) {
+    for (std::size_t i = 0; i < comm::num_operations; ++i) {
+      const auto operation = static_cast<comm::Operation>(i);
+      const std::int64_t sent = group->counters()[operation].bytes_sent;
+      if (sent > 0) bytes[std::string(comm::name_of(operation))] += sent;
+    }
+  }
+  return bytes;
+}
+
+std::string Trainer::save() {
+  const std::string directory =
+      save_checkpoint(context_, run_.output_dir, optimizer_, progress_, run_.identity);
+  for (const std::string& removed : io::prune_steps(context_.world, run_.output_dir, run_.config.keep_last)) {
+    context_.log.info("removed {}", removed);
+  }
+  return directory;
+}
+
+TrainResult Trainer::run() {
+  const TrainConfig& c = run_.config;
+  resume();
+  TrainResult result;
+  result.completed_steps = progress_.step;
+  std::optional<MetricsFile> metrics_file;
+  comm::agree(context_.world, [&] {
+    if (context_.world.rank() != 0) return;
+    io::make_directories(run_.output_dir);
+    metrics_file.emplace(run_.output_dir + "/metrics.jsonl", progress_.step);
+  });
+  Progress line(context_.log, "training", static_cast<std::uint64_t>(c.steps), "tokens");
+  const std::int64_t tokens_per_step = c.global_batch_size * c.seq_length;
+  const Clock::time_point start = Clock::now();
+  const std::int64_t first_step = progress_.step;
+  bool saved_last = false;
+  StepBatch batch;
+  while (progress_.step < c.steps) {
+    const Clock::time_point step_start = Clock::now();
+    const std::int64_t flops_before = context_.stream.flops();
+    const std::map<std::string, std::int64_t> bytes_before = bytes_sent();
+    batch.fill(mixture_, progress_.step, c, groups_.layout, num_micro_batches_);
+    const StepPlan plan = agree_on_step(batch);
+    if (plan.stop_requested) {
+      if (!saved_last) result.checkpoint = save();
+      result.saved_on_signal = true;
+      break;
+    }
+    StepMetrics metrics = train_step(batch, plan);
+    ++progress_.step;
+    progress_.samples_seen += c.global_batch_size;
+    progress_.tokens_seen += tokens_per_step;
+    progress_.learning_rate = metrics.learning_rate;
+    progress_.cursors = mixture_.cursors(static_cast<std::uint64_t>(progress_.samples_seen));
+    nan_steps_in_a_row_ = metrics.skipped ? nan_steps_in_a_row_ + 1 : 0;
+    if (metrics.skipped) ++progress_.skipped_steps;
+    metrics.step = progress_.step;
+    metrics.tokens = progress_.tokens_seen;
+    metrics.flops = context_.stream.flops() - flops_before;
+    metrics.bytes = bytes_sent();
+    for (const auto& [operation, before] : bytes_before) metrics.bytes[operation] -= before;
+    metrics.step_s = std::chrono::duration<double>(Clock::now() - step_start).count();
+    metrics.tokens_per_s = static_cast<double>(tokens_per_step) / metrics.step_s;
+    if (metrics_file) metrics_file->write(metrics);
+    NMOE_CHECK(
+        nan_steps_in_a_row_ < c.max_nan_steps, nan_limit,
+        "step {}: {} steps in a row with a non-finite loss or gradient (train.max_nan_steps = {}); lower "
+        "train.learning_rate or inspect the data; the last good checkpoint is in {}",
+        progress_.step, nan_steps_in_a_row_, c.max_nan_steps, run_.output_dir);
+    line.update(static_cast<std::uint64_t>(progress_.step), static_cast<double>(progress_.tokens_seen),
+                fmt::format("loss {:.4f}, norm {:.3f}, lr {:.2e}", metrics.loss_lm, metrics.grad_norm,
+                            metrics.learning_rate));
+    saved_last = progress_.step == c.steps || (c.save_every > 0 && progress_.step % c.save_every == 0);
+    if (saved_last) {
+      if (metrics_file) metrics_file->sync();
+      result.checkpoint = save();
+    }
+  }
+  const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  result.tokens_per_s =
+      static_cast<double>((progress_.step - first_step) * tokens_per_step) / std::max(seconds, 1e-9);
+  result.completed_steps = progress_.step;
+  if (result.checkpoint.empty())
+    result.checkpoint = run_.output_dir + "/" + io::step_directory_name(progress_.step);
+  return result;
+}
+
+}  // namespace nmoe::train

@@ -1,0 +1,210 @@
+// Whole training runs with files: the same checkpoint bytes on every layout, exact resume, elastic resume,
+// frozen weights.
+#include <boost/test/unit_test.hpp>
+#include <filesystem>
+
+#include "neuronmoe/base/sha256.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/data/token_file.hpp"
+#include "neuronmoe/io/manifest.hpp"
+#include "neuronmoe/train/trainer.hpp"
+#include "support/mpi_fixture.hpp"
+#include "support/tiny_model.hpp"
+
+using namespace nmoe;
+
+namespace {
+
+constexpr std::int64_t vocab = 19;
+
+void write_tokens(comm::Communicator& comm, const std::string& path) {
+  data::TokenDocuments documents;
+  if (comm.rank() == 0) {
+    const Philox random(9, RandomPurpose::test);
+    for (std::uint64_t doc = 0; doc < 60; ++doc) {
+      const std::uint64_t length = 5 + random.below(1000 + doc, 20);
+      for (std::uint64_t i = 0; i + 1 < length; ++i) {
+        documents.ids.push_back(static_cast<std::uint32_t>(3 + random.below(doc * 64 + i, vocab - 3)));
+      }
+      documents.ids.push_back(2);
+      documents.lengths.push_back(length);
+      documents.lang.push_back(static_cast<std::uint16_t>(doc % 2));
+      documents.mark.push_back(static_cast<std::uint8_t>(doc % 2));
+    }
+  }
+  data::TokenFileInfo info;
+  info.vocab_size = vocab;
+  info.eos_id = 2;
+  info.languages = {"el", "en"};
+  data::write_token_file(comm, path, documents, info);
+}
+
+struct RunOptions {
+  std::string output;
+  train::RunKind kind = train::RunKind::stage1;
+  int expert_parallel_size = 1;
+  std::int64_t steps = 6;
+  bool stop_before_first_step = false;
+  std::string resume = "auto";
+};
+
+/// Returns the SHA-256 of all frozen weights after the run.
+std::string run_training(comm::Communicator& world, const std::string& tokens, const RunOptions& options,
+                         train::TrainResult* out = nullptr) {
+  const train::ParallelGroups groups(world, options.expert_parallel_size);
+  const model::ModelConfig config = test::tiny_config({3, 1, 2});
+  Stream stream;
+  const Logger log(world.rank(), true);
+  comm::Heartbeat heartbeat;
+  heartbeat.stop_requested = options.stop_before_first_step;
+  const comm::ExecutionContext context{world, Device::cpu, stream, log, heartbeat};
+  model::Decoder decoder(config, DType::float32, train::trainables_of(options.kind),
+                         groups.experts(config.num_experts), stream);
+  decoder.initialise_dense(4);
+  decoder.upcycle(4);
+  train::TrainRun run;
+  run.kind = options.kind;
+  run.output_dir = options.output;
+  run.resume = options.resume;
+  run.config.steps = options.steps;
+  run.config.seq_length = 8;
+  run.config.micro_batch_size = 2;
+  run.config.global_batch_size = 10;
+  run.config.learning_rate = 1e-2;
+  run.config.save_every = 3;
+  run.identity.resolved_config = "[train]\nsteps = 6\n";
+  run.identity.version = "test";
+  run.identity.provenance_json = fmt::format("{{\"ranks\": {}}}\n", world.size());
+  const data::Mixture mixture =
+      data::make_mixture({{.name = "all", .tokens = tokens, .lang = "", .mark = ""}}, run.config.seq_length,
+                         false, run.config.seed);
+  train::Trainer trainer(context, run, groups, decoder, mixture);
+  const train::TrainResult result = trainer.run();
+  if (out != nullptr) *out = result;
+  Sha256 frozen;
+  for (const model::Parameter& p : decoder.parameters()) {
+    if (!p.trainable && !p.is_new_expert())
+      frozen.update(p.value.view().raw(), static_cast<std::size_t>(p.value.view().num_bytes()));
+  }
+  return frozen.hex();
+}
+
+std::string digest(const std::string& step_dir) {
+  std::string text;
+  for (const char* file : {"/model.h5", "/optim.h5", "/state.h5"}) text += sha256_file(step_dir + file) + " ";
+  return text;
+}
+
+std::string step_dir(const std::string& run, std::int64_t step) {
+  return run + "/" + io::step_directory_name(step);
+}
+
+/// The run on one rank that every layout is compared with; made by rank 0, in `directory`/alone.
+void run_alone(const std::string& directory, const std::string& tokens, train::RunKind kind) {
+  comm::Communicator& world = test::world();
+  const std::unique_ptr<comm::Communicator> alone = world.split(world.rank(), 0);
+  comm::agree(world, [&] {
+    if (world.rank() == 0) run_training(*alone, tokens, {.output = directory + "/alone", .kind = kind});
+  });
+  alone->close();
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(checkpoints_have_the_same_bytes_on_every_layout) {
+  comm::Communicator& world = test::world();
+  for (const train::RunKind kind :
+       {train::RunKind::stage1, train::RunKind::stage2, train::RunKind::pretrain}) {
+    const test::SharedDirectory shared("layouts");
+    const std::string tokens = shared.path() + "/tokens.h5";
+    write_tokens(world, tokens);
+    run_alone(shared.path(), tokens, kind);
+    for (int ep = 1; ep <= world.size(); ++ep) {
+      if (world.size() % ep != 0) continue;
+      const std::string output = fmt::format("{}/ep{}", shared.path(), ep);
+      run_training(world, tokens, {.output = output, .kind = kind, .expert_parallel_size = ep});
+      world.barrier();
+      for (const std::int64_t step : {3, 6}) {
+        BOOST_CHECK_EQUAL(digest(step_dir(output, step)), digest(step_dir(shared.path() + "/alone", step)));
+      }
+    }
+    world.barrier();
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_resumed_run_ends_with_the_same_bytes) {
+  comm::Communicator& world = test::world();
+  const test::SharedDirectory shared("resume");
+  const std::string tokens = shared.path() + "/tokens.h5";
+  write_tokens(world, tokens);
+  run_alone(shared.path(), tokens, train::RunKind::stage1);
+  const std::string output = shared.path() + "/run";
+  // The first half on the whole world, with experts spread; the second half on whatever layout is left.
+  run_training(world, tokens, {.output = output, .expert_parallel_size = world.size()});
+  world.barrier();
+  if (world.rank() == 0) std::filesystem::remove_all(step_dir(output, 6));
+  world.barrier();
+  train::TrainResult result;
+  run_training(world, tokens, {.output = output, .expert_parallel_size = 1}, &result);
+  BOOST_CHECK_EQUAL(result.completed_steps, 6);
+  world.barrier();
+  BOOST_CHECK_EQUAL(digest(step_dir(output, 6)), digest(step_dir(shared.path() + "/alone", 6)));
+  std::ifstream metrics(output + "/metrics.jsonl");
+  int lines = 0;
+  for (std::string line; std::getline(metrics, line);) ++lines;
+  BOOST_CHECK_EQUAL(lines, 6);
+  world.barrier();
+}
+
+BOOST_AUTO_TEST_CASE(a_damaged_checkpoint_is_passed_over) {
+  comm::Communicator& world = test::world();
+  const test::SharedDirectory shared("damaged");
+  const std::string tokens = shared.path() + "/tokens.h5";
+  write_tokens(world, tokens);
+  const std::string output = shared.path() + "/run";
+  run_training(world, tokens, {.output = output});
+  world.barrier();
+  const std::string expected = digest(step_dir(output, 6));
+  world.barrier();
+  if (world.rank() == 0) {
+    std::fstream file(step_dir(output, 6) + "/optim.h5", std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-100, std::ios::end);
+    file.put('\x7f');
+  }
+  world.barrier();
+  run_training(world, tokens, {.output = output});  // goes on from step 3
+  world.barrier();
+  BOOST_CHECK_EQUAL(digest(step_dir(output, 6)), expected);
+  world.barrier();
+}
+
+BOOST_AUTO_TEST_CASE(a_stop_request_saves_and_a_new_run_goes_on) {
+  comm::Communicator& world = test::world();
+  const test::SharedDirectory shared("signal");
+  const std::string tokens = shared.path() + "/tokens.h5";
+  write_tokens(world, tokens);
+  train::TrainResult result;
+  run_training(world, tokens, {.output = shared.path() + "/run", .stop_before_first_step = true}, &result);
+  BOOST_CHECK(result.saved_on_signal);
+  BOOST_CHECK_EQUAL(result.completed_steps, 0);
+  BOOST_CHECK(std::filesystem::exists(step_dir(shared.path() + "/run", 0) + "/manifest.json"));
+  world.barrier();
+}
+
+BOOST_AUTO_TEST_CASE(frozen_weights_are_frozen) {
+  comm::Communicator& world = test::world();
+  const test::SharedDirectory shared("frozen");
+  const std::string tokens = shared.path() + "/tokens.h5";
+  write_tokens(world, tokens);
+  const std::string before =
+      run_training(world, tokens, {.output = shared.path() + "/a", .stop_before_first_step = true});
+  const std::string after = run_training(world, tokens, {.output = shared.path() + "/b"});
+  BOOST_CHECK_EQUAL(before, after);
+  world.barrier();
+}
+
+BOOST_AUTO_TEST_CASE(an_expert_parallel_size_that_does_not_divide_is_refused) {
+  comm::Communicator& world = test::world();
+  BOOST_CHECK_EXCEPTION(train::ParallelGroups(world, world.size() + 1), Error,
+                        [](const Error& e) { return e.code() == ErrorCode::config; });
+}
