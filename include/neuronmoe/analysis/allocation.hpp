@@ -1,0 +1,118 @@
+#pragma once
+// From counts to experts per layer (METHOD 3 and 4.2): pure arithmetic. The files around it are in
+// allocation_file.hpp. `neuronmoe allocate` calls it on rank 0; nothing here is collective.
+#include <concepts>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "neuronmoe/analysis/selection.hpp"
+#include "neuronmoe/base/fields.hpp"
+
+namespace nmoe::analysis {
+
+/// trunc reproduces the paper's tables (METHOD 3.2); the others are what its formula could also mean.
+enum class Rounding { trunc, half_even, half_up, ceil };
+enum class MinOver { nonzero, all };
+/// `unit`: a layer's neurons are distinct unit indices, whatever the projection (METHOD 2); `module_unit`:
+/// pairs.
+enum class NeuronKey { unit, module_unit };
+
+/// Options of `allocate`.
+struct AllocationConfig {
+  std::string neurons, counts, columns;
+  std::string mode = "union", languages, old_languages;
+  std::string rounding = "trunc", min_over = "nonzero", key = "unit", list;
+  int e_min = 1, e_max = 6, experts = 3, similarity_n = 0;
+};
+template <class Config, class F>
+requires std::same_as<std::remove_const_t<Config>, AllocationConfig>
+void for_each_field(Config& c, F&& f) {
+  f("allocation.neurons", c.neurons, FieldInfo{.help = "neurons.h5 with the selected neurons"});
+  f("allocation.counts", c.counts,
+    FieldInfo{.help = "CSV with neuron counts per layer, instead of neurons.h5"});
+  f("allocation.columns", c.columns, FieldInfo{.help = "columns of the counts CSV, comma-separated"});
+  f("allocation.mode", c.mode,
+    FieldInfo{.help = "what a layer's size is computed from",
+              .choices = "union|sum_mean|similarity|uniform|list"});
+  f("allocation.languages", c.languages,
+    FieldInfo{.help = "languages, comma-separated; the first is the source"});
+  f("allocation.old_languages", c.old_languages,
+    FieldInfo{.help = "mode similarity: the old languages among them (empty: the first)"});
+  f("allocation.e_min", c.e_min,
+    FieldInfo{.help = "fewest experts of a layer, base included", .min = 1, .max = 1024});
+  f("allocation.e_max", c.e_max,
+    FieldInfo{.help = "most experts of a layer, base included", .min = 1, .max = 1024});
+  f("allocation.rounding", c.rounding,
+    FieldInfo{.help = "how a fraction becomes a count", .choices = "trunc|half_even|half_up|ceil"});
+  f("allocation.min_over", c.min_over,
+    FieldInfo{.help = "layers the minimum is taken over", .choices = "nonzero|all"});
+  f("neurons.key", c.key,
+    FieldInfo{.help = "what makes two neurons of a layer the same", .choices = "unit|module_unit"});
+  f("allocation.experts", c.experts,
+    FieldInfo{.help = "mode uniform: experts of every layer, base included", .min = 1, .max = 1024});
+  f("allocation.list", c.list, FieldInfo{.help = "mode list: experts per layer, comma-separated"});
+  f("allocation.similarity_n", c.similarity_n,
+    FieldInfo{
+        .help = "mode similarity: N of METHOD 4.2; 0 chooses the smallest that gives 3 experts per layer on "
+                "average",
+        .min = 0,
+        .max = 1000000});
+}
+
+/// @throws Error(config) naming the choices.
+Rounding parse_rounding(std::string_view text);
+MinOver parse_min_over(std::string_view text);
+NeuronKey parse_neuron_key(std::string_view text);
+
+/// Experts per layer and why.
+struct Allocation {
+  std::vector<int> num_experts;      ///< [L], base included
+  std::vector<std::string> reasons;  ///< lines for the top of experts.cfg
+  int total() const;
+};
+
+struct CountRule {
+  int e_min = 1, e_max = 6;
+  Rounding rounding = Rounding::trunc;
+  MinOver min_over = MinOver::nonzero;
+};
+
+/// METHOD 3.1 in its executed form: E_l = clamp(E_min + round(((S_l − min)/(max − min)) · (E_max − E_min))),
+/// in double, in this order; S_l = 0 gives E_min.   @param sizes [L] S_l
+/// @throws Error(bad_data) if every size is 0 or one is negative or not finite
+Allocation allocate_by_count(std::span<const double> sizes, const CountRule& rule);
+
+/// METHOD 4.2: E_l = ceil(N · (1/Sim_l) / Σ_j 1/Sim_j). N = 0 takes the smallest N with ΣE >= 3L.
+/// @throws Error(bad_data) naming the first layer whose similarity is zero, negative or not finite
+Allocation allocate_by_similarity(std::span<const double> similarity, int n);
+
+/// The same count everywhere.
+Allocation allocate_uniform(int num_layers, int experts);
+/// "6,2,1" as given. @throws Error(config) for anything but positive integers
+Allocation allocate_list(std::string_view list);
+
+/// S_l of METHOD 3.1: distinct neurons of each layer over the union of several languages' selections.
+/// @return [L]   @param selections one per language
+std::vector<double> union_sizes(std::span<const Selection* const> selections, const ModuleTable& modules,
+                                NeuronKey key);
+/// METHOD 3.3: size of the source plus the mean of the sizes of the targets, no union.
+std::vector<double> sum_mean_sizes(std::span<const std::vector<double>> sizes_source_first);
+
+/// METHOD 4.1: ½·(mean over new–new pairs + mean over new–old pairs); only the new–old mean for one new
+/// language.
+/// @param similarity [pairs, L]   @param pairs languages of each pair   @throws Error(bad_data) if a pair is
+/// missing
+std::vector<double> group_similarity(std::span<const double> similarity,
+                                     std::span<const std::pair<std::string, std::string>> pairs,
+                                     int num_layers, std::span<const std::string> old_languages,
+                                     std::span<const std::string> new_languages);
+
+/// "a,b" -> {a, b}; blanks around entries are dropped. Empty text gives no entries.
+std::vector<std::string> split_list(std::string_view text);
+
+}  // namespace nmoe::analysis

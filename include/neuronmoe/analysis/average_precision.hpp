@@ -1,0 +1,104 @@
+#pragma once
+// Average precision of neurons, tie-grouped as METHOD 1.5 defines it, and the response statistics of
+// METHOD 1.6. On the journey: analyze, specialize and score call it once per neuron. Nothing here is
+// collective.
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace nmoe::analysis {
+
+/// Plain reference: AP = Σ_i (recall_i − recall_{i−1}) · precision_i over distinct scores, descending
+/// (METHOD 1.5; equals scikit-learn's average_precision_score). −0 equals +0. 0 if there is no positive.
+/// @param labels one per score, 1 = positive   @throws Error(bad_data) for NaN, naming the sample
+double average_precision(std::span<const float> scores, std::span<const std::uint8_t> labels);
+double average_precision(std::span<const double> scores, std::span<const std::uint8_t> labels);
+
+/// What a sample is to a language: absent samples do not take part in that language's ranking.
+enum class Role : std::uint8_t { negative, positive, absent };
+
+/// Which samples count for which language. Samples fall into classes (usually: the language they were written
+/// in), and a language gives each class a role.
+struct SampleRoles {
+  int num_languages = 0, num_classes = 0;
+  std::vector<std::uint16_t> class_of_sample;  ///< [S]
+  std::vector<Role> roles;                     ///< [num_languages, num_classes]
+
+  std::int64_t num_samples() const { return static_cast<std::int64_t>(class_of_sample.size()); }
+  Role role(int language, int sample_class) const {
+    return roles[static_cast<std::size_t>(language) * static_cast<std::size_t>(num_classes) +
+                 static_cast<std::size_t>(sample_class)];
+  }
+  /// Number of samples with `role` for `language`.
+  std::int64_t count(int language, Role role) const;
+};
+
+/// The shared pool of METHOD 1.1: a sample written in language c is positive for c and negative for all
+/// others.
+/// @param language_of_sample [S] pool language   @param analysed pool languages to score, in output order
+SampleRoles shared_pool_roles(std::span<const int> language_of_sample, int num_pool_languages,
+                              std::span<const int> analysed);
+
+/// Statistics of one neuron for one language; undefined ones (no such sample) are 0. METHOD 1.6.
+struct NeuronScore {
+  double ap = 0.0;
+  float off_mean = 0.0F, off_p50 = 0.0F;  ///< over negative samples
+  float on_p50 = 0.0F, on_p90 = 0.0F;     ///< over positive samples, linear interpolation (numpy)
+};
+
+/// Fast path: one radix sort per neuron serves every language. Results differ from the reference by rounding
+/// of the final sum only (a few 1e-16). Holds scratch memory: one instance per thread.
+class NeuronScorer {
+ public:
+  /// @param roles kept by reference; must outlive the scorer
+  explicit NeuronScorer(const SampleRoles& roles);
+  /// @param responses [S]   @param[out] scores [num_languages]
+  /// @throws Error(bad_data) for NaN, naming the sample
+  void score(std::span<const float> responses, std::span<NeuronScore> scores);
+
+ private:
+  /// For each class, the languages to which it is one thing: items[start[c]] .. items[start[c + 1]).
+  struct ClassLists {
+    std::vector<int> start{0}, items;
+    std::span<const int> of(std::size_t c) const {
+      return {items.data() + start[c], static_cast<std::size_t>(start[c + 1] - start[c])};
+    }
+  };
+  /// Where the samples of one kind stand in the sorted order, per language, ascending.
+  struct Positions {
+    std::vector<std::int64_t> start{0}, end;
+    std::vector<std::int32_t> at;
+    std::span<const std::int32_t> of(std::size_t g) const {
+      return {at.data() + start[g], static_cast<std::size_t>(end[g] - start[g])};
+    }
+  };
+  void sort_descending(std::span<const float> responses);
+  void scan(std::span<NeuronScore> scores);
+  void add_group(std::size_t begin, std::size_t end, std::span<NeuronScore> scores);
+  void locate();
+  void summarise(std::span<NeuronScore> scores) const;
+  float value_at(std::int64_t position) const;
+
+  const SampleRoles& roles_;
+  ClassLists positive_, absent_, outside_;  // outside: positive or absent
+  std::vector<std::uint64_t> items_, buffer_;
+  std::vector<std::int64_t> num_positive_, num_negative_, true_positives_, absent_above_, group_;
+  std::vector<std::size_t> touched_;
+  Positions positive_at_, outside_at_;
+  std::vector<double> class_sum_;
+};
+
+/// Scores `num_neurons` rows of responses [num_neurons, S] with all threads; scores [num_neurons, languages].
+/// @throws Error(bad_data) for NaN, naming the first such row counted from `first_row`, and the sample
+void score_rows(std::span<const float> responses, const SampleRoles& roles, std::span<NeuronScore> scores,
+                std::int64_t first_row = 0);
+
+/// Percentile of ascending values with linear interpolation, as numpy.percentile; `q` in [0, 1].
+double percentile_sorted(std::span<const double> ascending, double q);
+
+inline constexpr int num_ap_thresholds = 501;
+/// neurons_at_ap of METHOD 1.6: for t_i = 0.5 + i·0.001, the number of neurons with AP strictly greater.
+std::array<std::int64_t, num_ap_thresholds> neurons_at_ap(std::span<const double> ap);
+
+}  // namespace nmoe::analysis

@@ -1,0 +1,70 @@
+#pragma once
+// The measurement behind `neuronmoe analyze`: sense sentences through the dense model, pooled responses of
+// the seven projections, average precision per neuron and language, selection, layer similarity (METHOD 1
+// and 4.1).
+#include <concepts>
+#include <cstdint>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "neuronmoe/analysis/neuron_file.hpp"
+#include "neuronmoe/analysis/sense.hpp"
+#include "neuronmoe/base/fields.hpp"
+
+namespace nmoe::analysis {
+
+/// Options of `analyze` and `specialize`.
+struct AnalysisConfig {
+  std::string tokenizer, languages, csv, empty = "zero";
+  std::vector<std::string> sense;
+  std::int64_t top_k = 0, max_tokens = 256, sentences = 500, batch_tokens = 4096, seed = 1234;
+  double ap_min = 0.5, ap_high = 0.9;
+  bool skip_bos = false;
+};
+template <class Config, class F>
+requires std::same_as<std::remove_const_t<Config>, AnalysisConfig>
+void for_each_field(Config& c, F&& f) {
+  constexpr double many = 9e15;
+  f("analysis.tokenizer", c.tokenizer,
+    FieldInfo{.help = "tokenizer file or directory (empty: the model's own)"});
+  f("analysis.sense", c.sense, FieldInfo{.help = "LANG:PATH.json, one per language; repeatable"});
+  f("analysis.languages", c.languages,
+    FieldInfo{.help =
+                  "languages to analyse, comma-separated (empty: all); the others still serve as negatives"});
+  f("analysis.top_k", c.top_k,
+    FieldInfo{
+        .help = "language-specific neurons per language; 0 scales the paper's 1000 of 774,144 to this model, "
+                "but takes at least min(100, 1 %)",
+        .min = 0,
+        .max = many});
+  f("analysis.ap_min", c.ap_min,
+    FieldInfo{.help = "only neurons with a larger AP are selected", .min = 0, .max = 1});
+  f("analysis.skip_bos", c.skip_bos, FieldInfo{.help = "leave the BOS token out of the pooled mean"});
+  f("analysis.max_tokens", c.max_tokens,
+    FieldInfo{.help = "longer sentences are dropped", .unit = "tokens, BOS included", .min = 1, .max = many});
+  f("analysis.sentences", c.sentences,
+    FieldInfo{.help = "sentences per language at most", .min = 1, .max = many});
+  f("analysis.seed", c.seed, FieldInfo{.help = "seed of the draw of sentences", .min = 0, .max = many});
+  f("analysis.batch_tokens", c.batch_tokens,
+    FieldInfo{.help = "tokens per forward pass", .unit = "tokens", .min = 1, .max = 1e9});
+  f("analysis.csv", c.csv,
+    FieldInfo{.help = "analyze: also write expertise.csv and friends into this directory"});
+  f("analysis.ap_high", c.ap_high,
+    FieldInfo{.help = "specialize: a neuron counts as specialised from this AP on", .min = 0, .max = 1});
+  f("expert_ap.empty", c.empty,
+    FieldInfo{.help = "specialize: response to a sentence of which an expert saw no token",
+              .choices = "zero|exclude|neg_inf"});
+}
+
+/// Indices into `pools` of the languages to analyse. @throws Error(config) naming the ones there are
+std::vector<int> analysed_languages(const std::string& wanted, const std::vector<std::string>& pools);
+
+/// Neuron table of a dense model. Result on rank 0, empty elsewhere; the same bits for any rank count as long
+/// as the forward of a batch is. Fills everything but `provenance`. Collective over the world.
+/// @throws Error(config) for a model with experts, Error(bad_data) for a NaN response, naming module and unit
+NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const AnalysisConfig& config,
+                                 const model::ModelConfig& model, const SampleSet& samples,
+                                 const ObserveFunction& observe);
+
+}  // namespace nmoe::analysis

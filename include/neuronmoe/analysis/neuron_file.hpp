@@ -1,0 +1,45 @@
+#pragma once
+// neurons.h5: AP and statistics per neuron and language, selections, layer similarity. Written by analyze,
+// read by allocate and tools/report.py. Rank 0 calls these, inside comm::agree; nothing here is collective.
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "neuronmoe/analysis/average_precision.hpp"
+#include "neuronmoe/analysis/selection.hpp"
+
+namespace nmoe::analysis {
+
+/// Root attributes that say what a file was made from.
+struct Provenance {
+  std::string model_sha256, tokenizer_sha256, corpus_sha256, config, version;
+  std::int64_t seed = 0;
+};
+
+/// Everything in neurons.h5; languages G are the analysed ones, N neurons in uuid order.
+struct NeuronStatistics {
+  ModuleTable modules;
+  std::vector<std::string> languages;
+  std::vector<std::vector<double>> ap;                                ///< [G][N], float64 as computed
+  std::vector<std::vector<float>> off_mean, off_p50, on_p50, on_p90;  ///< [G][N]
+  std::vector<std::uint64_t> n_pos, n_neg, n_tokens, n_dropped;       ///< [G]
+  std::vector<Selection> selected;                                    ///< [G]
+  std::vector<std::pair<std::string, std::string>> similarity_pairs;
+  std::vector<double> similarity;  ///< [pairs, L]
+  Provenance provenance;
+};
+
+/// Appends the scores of one module's units: [width, languages].
+void append_scores(NeuronStatistics& statistics, const std::vector<NeuronScore>& scores);
+
+/// PLATFORM 4(b); complete or not there at all. @throws Error(io|no_space)
+void write_neuron_file(const std::string& path, const NeuronStatistics& statistics);
+/// @throws Error(bad_data) naming file and dataset for anything inconsistent
+NeuronStatistics read_neuron_file(const std::string& path);
+
+/// The text files of METHOD 1.6 and 1.7: DIR/LANG/expertise/{expertise.csv, expertise_limited_K_top.csv,
+/// expertise_info.json} per language.
+void write_expertise_csv(const std::string& directory, const NeuronStatistics& statistics);
+
+}  // namespace nmoe::analysis

@@ -1,0 +1,49 @@
+#pragma once
+// The continuation task (QUICKSTART 4): which of several second halves belongs to a first half? `neuronmoe
+// evaluate` calls it; tools/prepare_corpus.py makes the items.
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "neuronmoe/data/tokenizer.hpp"
+#include "neuronmoe/evaluation/perplexity.hpp"
+
+namespace nmoe::evaluation {
+
+/// One line of the items file: {"context": text, "choices": [text, ...], "gold": index}.
+struct ContinuationItem {
+  std::string context;
+  std::vector<std::string> choices;
+  std::size_t gold = 0;
+};
+
+/// @param limit 0 = all; fewer than there are: a draw by `seed` without replacement, file order kept
+/// @throws Error(bad_data) "FILE:LINE: ..." for anything that is not such an item
+std::vector<ContinuationItem> load_continuation_items(const std::string& path, std::int64_t limit,
+                                                      std::uint64_t seed);
+
+/// An item as token ids without specials.
+struct TokenizedItem {
+  std::vector<std::int32_t> context;
+  std::vector<std::vector<std::int32_t>> choices;
+  std::size_t gold = 0;
+};
+/// @throws Error(bad_data) naming the item if a choice has no token
+std::vector<TokenizedItem> tokenize_items(std::span<const ContinuationItem> items,
+                                          const data::Tokenizer& tokenizer);
+
+struct ContinuationResult {
+  double acc = 0.0, stderr_ = 0.0;  ///< stderr = sqrt(acc (1 − acc) / (n − 1)); 0 for n < 2
+  std::int64_t n = 0;
+};
+
+/// Score of a choice = [log p(choice | EOS, context) − log p(choice | EOS)] / tokens of the choice; the
+/// largest wins, ties to the first. Contexts are shortened from the left to fit `max_positions`. Item i runs
+/// on rank i mod R.
+/// @throws Error(bad_data) if a choice alone does not fit.   Collective; the same result on every rank.
+ContinuationResult measure_continuation(comm::ExecutionContext& context, std::span<const TokenizedItem> items,
+                                        std::int32_t eos_id, std::int64_t max_positions,
+                                        const LogProbFunction& log_probs);
+
+}  // namespace nmoe::evaluation

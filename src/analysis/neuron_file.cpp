@@ -1,0 +1,226 @@
+#include "neuronmoe/analysis/neuron_file.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "neuron_file_parts.hpp"
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/io/hdf5_file.hpp"
+
+namespace nmoe::analysis {
+namespace {
+
+const std::vector<io::RecordColumn>& selected_columns() {
+  static const std::vector<io::RecordColumn> columns = {
+      {"uuid", offsetof(SelectedNeuron, uuid), io::ElementType::uint64},
+      {"module", offsetof(SelectedNeuron, module), io::ElementType::uint32},
+      {"unit", offsetof(SelectedNeuron, unit), io::ElementType::uint32},
+      {"ap", offsetof(SelectedNeuron, ap), io::ElementType::float64}};
+  return columns;
+}
+
+template <typename T>
+std::vector<std::vector<T>> read_table(io::H5File& file, const std::string& name, std::size_t rows,
+                                       std::int64_t columns) {
+  const std::int64_t shape[] = {static_cast<std::int64_t>(rows), columns};
+  const auto flat = file.read<T>(name, shape);
+  std::vector<std::vector<T>> table;
+  for (std::size_t r = 0; r < rows; ++r) {
+    const auto begin = flat.begin() + static_cast<std::ptrdiff_t>(r) * columns;
+    table.emplace_back(begin, begin + columns);
+  }
+  return table;
+}
+
+void write_selections(io::H5File& file, const NeuronStatistics& statistics) {
+  file.make_group("/selected");
+  for (std::size_t g = 0; g < statistics.selected.size(); ++g) {
+    const Selection& selection = statistics.selected[g];
+    const std::string name = "/selected/" + statistics.languages[g];
+    file.write_records(name, selected_columns(), sizeof(SelectedNeuron), selection.neurons.data(),
+                       static_cast<std::int64_t>(selection.neurons.size()));
+    file.write_attribute(name, "k", selection.top_k);
+    file.write_attribute(name, "ap_min", selection.ap_min);
+    file.write_attribute(name, "threshold", selection.threshold);
+    file.write_attribute(name, "rule", std::string_view(selection.rule));
+  }
+}
+
+Selection read_selection(io::H5File& file, const std::string& language, const ModuleTable& modules) {
+  const std::string name = "/selected/" + language;
+  Selection selection;
+  selection.neurons.resize(static_cast<std::size_t>(file.count_records(name, selected_columns())));
+  file.read_records(name, selected_columns(), sizeof(SelectedNeuron), selection.neurons.data(),
+                    static_cast<std::int64_t>(selection.neurons.size()));
+  for (std::size_t i = 0; i < selection.neurons.size(); ++i) {
+    const auto& neuron = selection.neurons[i];
+    const bool known = neuron.module < modules.modules().size();
+    NMOE_CHECK(
+        known && neuron.unit < modules.modules()[neuron.module].width &&
+            static_cast<std::int64_t>(neuron.uuid) == modules.modules()[neuron.module].offset + neuron.unit,
+        bad_data, "{}: {} row {}: uuid {} is not unit {} of module {}", file.path(), name, i, neuron.uuid,
+        neuron.unit, neuron.module);
+  }
+  selection.top_k = file.read_int_attribute(name, "k");
+  selection.ap_min = file.read_double_attribute(name, "ap_min");
+  selection.threshold = file.read_double_attribute(name, "threshold");
+  selection.rule = file.read_string_attribute(name, "rule");
+  return selection;
+}
+
+void write_similarity(io::H5File& file, const NeuronStatistics& statistics) {
+  if (statistics.similarity_pairs.empty()) return;
+  std::vector<std::string> names;
+  for (const auto& [a, b] : statistics.similarity_pairs) names.push_back(a + "," + b);
+  file.write_strings("/similarity_pair", names);
+  file.write("/similarity", statistics.similarity,
+             {static_cast<std::int64_t>(names.size()), statistics.modules.num_layers()});
+}
+
+void read_similarity(io::H5File& file, NeuronStatistics& statistics) {
+  if (!file.exists("/similarity")) return;
+  for (const auto& name : file.read_strings("/similarity_pair")) {
+    const std::size_t comma = name.find(',');
+    NMOE_CHECK(comma != std::string::npos, bad_data, "{}: /similarity_pair holds '{}', wanted 'a,b'",
+               file.path(), name);
+    statistics.similarity_pairs.emplace_back(name.substr(0, comma), name.substr(comma + 1));
+  }
+  const std::int64_t shape[] = {static_cast<std::int64_t>(statistics.similarity_pairs.size()),
+                                statistics.modules.num_layers()};
+  statistics.similarity = file.read<double>("/similarity", shape);
+}
+
+}  // namespace
+
+void write_modules(io::H5File& file, const ModuleTable& modules) {
+  std::vector<std::string> names;
+  std::vector<std::uint32_t> layers;
+  std::vector<std::uint64_t> widths, offsets;
+  for (const auto& module : modules.modules()) {
+    names.push_back(module.name);
+    layers.push_back(static_cast<std::uint32_t>(module.layer));
+    widths.push_back(static_cast<std::uint64_t>(module.width));
+    offsets.push_back(static_cast<std::uint64_t>(module.offset));
+  }
+  file.write_strings("/module/name", names);
+  file.write("/module/layer", layers);
+  file.write("/module/width", widths);
+  file.write("/module/offset", offsets);
+}
+
+ModuleTable read_modules(io::H5File& file) {
+  const auto names = file.read_strings("/module/name");
+  const std::int64_t shape[] = {static_cast<std::int64_t>(names.size())};
+  const auto layers = file.read<std::uint32_t>("/module/layer", shape);
+  const auto widths = file.read<std::uint64_t>("/module/width", shape);
+  const auto offsets = file.read<std::uint64_t>("/module/offset", shape);
+  std::vector<Module> modules;
+  std::uint64_t expected = 0;
+  for (std::size_t m = 0; m < names.size(); ++m) {
+    constexpr std::uint64_t most = std::uint64_t{1} << 40;
+    NMOE_CHECK(widths[m] > 0 && widths[m] < most && layers[m] < 100000 && offsets[m] == expected, bad_data,
+               "{}: /module row {} ({}): layer {}, width {}, offset {} (wanted {})", file.path(), m, names[m],
+               layers[m], widths[m], offsets[m], expected);
+    expected += widths[m];
+    modules.push_back({names[m], static_cast<int>(layers[m]), model::Projection::down, -1,
+                       static_cast<std::int64_t>(widths[m]), 0});
+  }
+  return ModuleTable(std::move(modules));
+}
+
+void write_score_tables(io::H5File& file, const NeuronStatistics& statistics) {
+  const auto write = [&](const std::string& name, const auto& rows) {
+    using Value = typename std::decay_t<decltype(rows)>::value_type::value_type;
+    std::vector<Value> flat;
+    for (const auto& row : rows) flat.insert(flat.end(), row.begin(), row.end());
+    file.write(name, flat, {static_cast<std::int64_t>(rows.size()), statistics.modules.num_neurons()});
+  };
+  file.write_strings("/language", statistics.languages);
+  write("/ap", statistics.ap);
+  write("/off_mean", statistics.off_mean);
+  write("/off_p50", statistics.off_p50);
+  write("/on_p50", statistics.on_p50);
+  write("/on_p90", statistics.on_p90);
+  file.write("/n_pos", statistics.n_pos);
+  file.write("/n_neg", statistics.n_neg);
+  file.write("/n_tokens", statistics.n_tokens);
+  file.write("/n_dropped", statistics.n_dropped);
+}
+
+void write_root_attributes(io::H5File& file, std::string_view format, const Provenance& provenance,
+                           std::string_view definition) {
+  file.write_attribute("/", "format", format);
+  file.write_attribute("/", "format_version", 1);
+  file.write_attribute("/", "model_sha256", std::string_view(provenance.model_sha256));
+  file.write_attribute("/", "tokenizer_sha256", std::string_view(provenance.tokenizer_sha256));
+  file.write_attribute("/", "corpus_sha256", std::string_view(provenance.corpus_sha256));
+  file.write_attribute("/", "config", std::string_view(provenance.config));
+  file.write_attribute("/", "version", std::string_view(provenance.version));
+  file.write_attribute("/", "seed", provenance.seed);
+  file.write_attribute("/", "definition", definition);
+  file.write_attribute("/", "tie_rule",
+                       "equal responses enter together (scikit-learn average_precision_score)");
+  file.write_attribute("/", "positive_class",
+                       "sentences of the language; negatives: sentences of all others");
+}
+
+void append_scores(NeuronStatistics& statistics, const std::vector<NeuronScore>& scores) {
+  const std::size_t languages = statistics.languages.size();
+  statistics.ap.resize(languages);
+  for (auto* table : {&statistics.off_mean, &statistics.off_p50, &statistics.on_p50, &statistics.on_p90})
+    table->resize(languages);
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    const std::size_t g = i % languages;
+    statistics.ap[g].push_back(scores[i].ap);
+    statistics.off_mean[g].push_back(scores[i].off_mean);
+    statistics.off_p50[g].push_back(scores[i].off_p50);
+    statistics.on_p50[g].push_back(scores[i].on_p50);
+    statistics.on_p90[g].push_back(scores[i].on_p90);
+  }
+}
+
+void write_neuron_file(const std::string& path, const NeuronStatistics& statistics) {
+  io::write_h5_atomically(path, io::Storage::compressed, [&](io::H5File& file) {
+    write_root_attributes(
+        file, "neuronmoe-neurons", statistics.provenance,
+        "mean over a sentence's tokens of a Linear module's output (q and k before rotary, gate "
+        "before SiLU); average precision of that mean for one language against the others");
+    write_modules(file, statistics.modules);
+    write_score_tables(file, statistics);
+    write_similarity(file, statistics);
+    write_selections(file, statistics);
+  });
+}
+
+NeuronStatistics read_neuron_file(const std::string& path) {
+  io::H5File file = io::H5File::open(path, "neuronmoe-neurons");
+  NeuronStatistics statistics;
+  statistics.modules = read_modules(file);
+  statistics.languages = file.read_strings("/language");
+  const std::size_t languages = statistics.languages.size();
+  const std::int64_t neurons = statistics.modules.num_neurons();
+  statistics.ap = read_table<double>(file, "/ap", languages, neurons);
+  statistics.off_mean = read_table<float>(file, "/off_mean", languages, neurons);
+  statistics.off_p50 = read_table<float>(file, "/off_p50", languages, neurons);
+  statistics.on_p50 = read_table<float>(file, "/on_p50", languages, neurons);
+  statistics.on_p90 = read_table<float>(file, "/on_p90", languages, neurons);
+  const std::int64_t shape[] = {static_cast<std::int64_t>(languages)};
+  statistics.n_pos = file.read<std::uint64_t>("/n_pos", shape);
+  statistics.n_neg = file.read<std::uint64_t>("/n_neg", shape);
+  statistics.n_tokens = file.read<std::uint64_t>("/n_tokens", shape);
+  statistics.n_dropped = file.read<std::uint64_t>("/n_dropped", shape);
+  read_similarity(file, statistics);
+  for (const auto& language : statistics.languages)
+    statistics.selected.push_back(read_selection(file, language, statistics.modules));
+  Provenance& from = statistics.provenance;
+  from.model_sha256 = file.read_string_attribute("/", "model_sha256");
+  from.tokenizer_sha256 = file.read_string_attribute("/", "tokenizer_sha256");
+  from.corpus_sha256 = file.read_string_attribute("/", "corpus_sha256");
+  from.config = file.read_string_attribute("/", "config");
+  from.version = file.read_string_attribute("/", "version");
+  from.seed = file.read_int_attribute("/", "seed");
+  return statistics;
+}
+
+}  // namespace nmoe::analysis

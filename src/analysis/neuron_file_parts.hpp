@@ -1,0 +1,17 @@
+#pragma once
+// Pieces that neurons.h5, expert_neurons.h5 and the output of `score` share.
+#include <string_view>
+
+#include "neuronmoe/analysis/neuron_file.hpp"
+#include "neuronmoe/io/hdf5_file.hpp"
+
+namespace nmoe::analysis {
+
+void write_modules(io::H5File& file, const ModuleTable& modules);
+ModuleTable read_modules(io::H5File& file);
+/// /language, /ap, /off_*, /on_*, /n_*.
+void write_score_tables(io::H5File& file, const NeuronStatistics& statistics);
+void write_root_attributes(io::H5File& file, std::string_view format, const Provenance& provenance,
+                           std::string_view definition);
+
+}  // namespace nmoe::analysis

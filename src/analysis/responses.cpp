@@ -1,0 +1,214 @@
+#include "neuronmoe/analysis/responses.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/ops/moe.hpp"
+
+namespace nmoe::analysis {
+namespace {
+
+std::int64_t key_of(const model::ActivationSite& site) {
+  return (std::int64_t{site.layer} * 16 + static_cast<int>(site.projection)) * 65536 + site.expert + 1;
+}
+
+std::int64_t slice_begin(std::int64_t width, int rank, int size) {
+  return width * rank / size;
+}
+
+// The lists of all ranks, one after another.
+std::vector<std::int64_t> gather_all(comm::Communicator& comm, Stream& stream,
+                                     const std::vector<std::int64_t>& mine,
+                                     const std::vector<std::int64_t>& counts) {
+  std::vector<std::int64_t> all(
+      static_cast<std::size_t>(std::accumulate(counts.begin(), counts.end(), std::int64_t{0})));
+  const TensorView recv(all.data(), DType::int64, {static_cast<std::int64_t>(all.size())});
+  const ConstTensorView send(mine.data(), DType::int64, {static_cast<std::int64_t>(mine.size())});
+  comm.all_gather_v(recv, counts, send, stream).wait();
+  return all;
+}
+
+std::vector<std::int64_t> gather_count(comm::Communicator& comm, Stream& stream, std::size_t mine) {
+  return gather_all(comm, stream, {static_cast<std::int64_t>(mine)},
+                    std::vector<std::int64_t>(static_cast<std::size_t>(comm.size()), 1));
+}
+
+}  // namespace
+
+ResponseStore::ResponseStore(std::vector<WatchedSite> sites)
+    : sites_(std::move(sites)), rows_(sites_.size()), pending_(sites_.size()) {
+  for (std::size_t i = 0; i < sites_.size(); ++i) index_[key_of(sites_[i].site)] = i;
+  NMOE_CHECK(index_.size() == sites_.size(), internal, "a site is watched twice");
+}
+
+bool ResponseStore::wants(const model::ActivationSite& site) const {
+  return index_.count(key_of(site)) != 0;
+}
+
+void ResponseStore::begin_round(std::span<const std::int64_t> samples) {
+  round_samples_.assign(samples.begin(), samples.end());
+  for (auto& pending : pending_) {
+    pending.row_of_sample.assign(samples.size(), -1);
+    pending.num_tokens.clear();
+    pending.sample_of_row.clear();
+    pending.sums.clear();
+  }
+}
+
+void ResponseStore::observe(const model::ActivationSite& site, ConstTensorView values,
+                            ConstTensorView row_sample) {
+  const auto at = index_.find(key_of(site));
+  NMOE_CHECK(at != index_.end(), internal, "layer {} projection {} expert {} is not watched", site.layer,
+             static_cast<int>(site.projection), site.expert);
+  const std::int64_t width = sites_[at->second].width, rows = row_sample.num_elements();
+  NMOE_CHECK(values.num_elements() == rows * width, internal,
+             "layer {} projection {}: {} values, wanted {} x {}", site.layer,
+             static_cast<int>(site.projection), values.num_elements(), rows, width);
+  if (rows == 0) return;
+  // Only the samples that occur get a row in the kernel's table; the last row takes what is not pooled.
+  const auto num_samples = static_cast<std::int64_t>(round_samples_.size());
+  const auto* sample = row_sample.data<std::int32_t>();
+  std::vector<std::int64_t> num_tokens(static_cast<std::size_t>(num_samples) + 1, 0);
+  for (std::int64_t t = 0; t < rows; ++t) {
+    NMOE_CHECK(sample[t] >= 0 && sample[t] <= num_samples, internal, "row {} belongs to sample {} of {}", t,
+               sample[t], num_samples);
+    ++num_tokens[static_cast<std::size_t>(sample[t])];
+  }
+  std::vector<std::int32_t> dense(num_tokens.size(), -1), compact(static_cast<std::size_t>(rows));
+  std::int32_t used = 0;
+  for (std::size_t s = 0; s < num_tokens.size(); ++s)
+    if (num_tokens[s] > 0) dense[s] = used++;
+  for (std::int64_t t = 0; t < rows; ++t)
+    compact[static_cast<std::size_t>(t)] = dense[static_cast<std::size_t>(sample[t])];
+  Tensor sums({used, width}, accumulator_of(values.dtype()));
+  Stream stream(Device::cpu);
+  ops::accumulate_by_sample(sums.view(), values.reshape({rows, width}),
+                            ConstTensorView(compact.data(), DType::int32, {rows}), stream);
+  fold(pending_[at->second], width, sums.view(), num_tokens);
+}
+
+// A sample normally arrives in one call; experts may see it in several.
+void ResponseStore::fold(Pending& pending, std::int64_t width, TensorView sums,
+                         const std::vector<std::int64_t>& num_tokens) {
+  const auto read = [&](std::int64_t i) {
+    return sums.dtype() == DType::float64 ? sums.data<double>()[i]
+                                          : static_cast<double>(sums.data<float>()[i]);
+  };
+  std::int64_t next = 0;
+  for (std::size_t s = 0; s < num_tokens.size(); ++s) {
+    if (num_tokens[s] == 0) continue;
+    const std::int64_t source = next++;
+    if (s == round_samples_.size()) continue;
+    std::int64_t& row = pending.row_of_sample[s];
+    if (row < 0) {
+      row = static_cast<std::int64_t>(pending.sample_of_row.size());
+      pending.sample_of_row.push_back(round_samples_[s]);
+      pending.num_tokens.push_back(0);
+      pending.sums.resize(pending.sums.size() + static_cast<std::size_t>(width), 0.0);
+    }
+    pending.num_tokens[static_cast<std::size_t>(row)] += num_tokens[s];
+    for (std::int64_t n = 0; n < width; ++n)
+      pending.sums[static_cast<std::size_t>(row * width + n)] += read(source * width + n);
+  }
+}
+
+void ResponseStore::end_round() {
+  for (std::size_t i = 0; i < sites_.size(); ++i) {
+    const Pending& pending = pending_[i];
+    Rows& rows = rows_[i];
+    const auto width = static_cast<std::size_t>(sites_[i].width);
+    for (std::size_t r = 0; r < pending.sample_of_row.size(); ++r) {
+      rows.samples.push_back(pending.sample_of_row[r]);
+      rows.num_tokens.push_back(pending.num_tokens[r]);
+      for (std::size_t n = 0; n < width; ++n)  // float32 sum ÷ count, as numpy's mean over float32
+        rows.values.push_back(static_cast<float>(pending.sums[r * width + n]) /
+                              static_cast<float>(pending.num_tokens[r]));
+    }
+  }
+}
+
+SiteResponses exchange_site(comm::Communicator& comm, Stream& stream, const ResponseStore::Rows& mine,
+                            std::int64_t width, std::int64_t num_samples, float fill) {
+  const int size = comm.size();
+  const auto num_rows = gather_count(comm, stream, mine.samples.size());
+  const auto samples = gather_all(comm, stream, mine.samples, num_rows);
+  const auto tokens = gather_all(comm, stream, mine.num_tokens, num_rows);
+
+  SiteResponses result;
+  result.first_unit = slice_begin(width, comm.rank(), size);
+  result.num_units = slice_begin(width, comm.rank() + 1, size) - result.first_unit;
+  result.num_tokens.assign(static_cast<std::size_t>(num_samples), 0);
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    auto& count = result.num_tokens[static_cast<std::size_t>(samples[i])];
+    NMOE_CHECK(count == 0, internal, "sample {} was pooled twice", samples[i]);
+    count = tokens[i];
+  }
+
+  // One block [my rows, units of r] per receiver.
+  std::vector<std::int64_t> send_counts, recv_counts;
+  std::vector<float> send;
+  send.reserve(mine.values.size());
+  for (int r = 0; r < size; ++r) {
+    const std::int64_t begin = slice_begin(width, r, size), end = slice_begin(width, r + 1, size);
+    for (std::size_t row = 0; row < mine.samples.size(); ++row) {
+      const auto first = mine.values.begin() + static_cast<std::ptrdiff_t>(row) * width;
+      send.insert(send.end(), first + begin, first + end);
+    }
+    send_counts.push_back(static_cast<std::int64_t>(mine.samples.size()) * (end - begin));
+    recv_counts.push_back(num_rows[static_cast<std::size_t>(r)] * result.num_units);
+  }
+  std::vector<float> recv(samples.size() * static_cast<std::size_t>(result.num_units));
+  comm.all_to_all_v(TensorView(recv.data(), DType::float32, {static_cast<std::int64_t>(recv.size())}),
+                    recv_counts,
+                    ConstTensorView(send.data(), DType::float32, {static_cast<std::int64_t>(send.size())}),
+                    send_counts, stream)
+      .wait();
+
+  result.values.assign(static_cast<std::size_t>(result.num_units * num_samples), fill);
+  for (std::size_t i = 0; i < samples.size(); ++i)  // rows of all ranks came in rank order, like `samples`
+    for (std::int64_t u = 0; u < result.num_units; ++u)
+      result.values[static_cast<std::size_t>(u * num_samples + samples[i])] =
+          recv[i * static_cast<std::size_t>(result.num_units) + static_cast<std::size_t>(u)];
+  return result;
+}
+
+std::vector<NeuronScore> gather_scores(comm::Communicator& comm, Stream& stream,
+                                       const std::vector<NeuronScore>& scores, std::int64_t width,
+                                       int languages) {
+  // Plain bytes to rank 0; the others receive nothing.
+  static_assert(std::is_trivially_copyable_v<NeuronScore>);
+  const bool root = comm.rank() == 0;
+  const auto bytes_of = [&](int r) {
+    return (slice_begin(width, r + 1, comm.size()) - slice_begin(width, r, comm.size())) * languages *
+           static_cast<std::int64_t>(sizeof(NeuronScore));
+  };
+  std::vector<std::int64_t> send_counts(static_cast<std::size_t>(comm.size()), 0), recv_counts(send_counts);
+  send_counts[0] = bytes_of(comm.rank());
+  if (root)
+    for (int r = 0; r < comm.size(); ++r) recv_counts[static_cast<std::size_t>(r)] = bytes_of(r);
+  std::vector<NeuronScore> all(root ? static_cast<std::size_t>(width * languages) : 0);
+  comm.all_to_all_v(
+          TensorView(all.data(), DType::uint8, {static_cast<std::int64_t>(all.size() * sizeof(NeuronScore))}),
+          recv_counts, ConstTensorView(scores.data(), DType::uint8, {send_counts[0]}), send_counts, stream)
+      .wait();
+  return all;
+}
+
+std::vector<NeuronScore> score_site(comm::Communicator& comm, Stream& stream, const SiteResponses& mine,
+                                    std::int64_t width, const SampleRoles& roles, const std::string& what) {
+  std::vector<NeuronScore> scores(static_cast<std::size_t>(mine.num_units * roles.num_languages));
+  comm::agree(comm, [&] {
+    try {
+      score_rows(mine.values, roles, scores, mine.first_unit);
+    } catch (const Error& error) {
+      throw Error(error.code(), fmt::format("{}: {}", what, error.what()));
+    }
+  });
+  return gather_scores(comm, stream, scores, width, roles.num_languages);
+}
+
+}  // namespace nmoe::analysis

@@ -1,0 +1,39 @@
+#include "neuronmoe/evaluation/eval_file.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "neuronmoe/io/atomic_file.hpp"
+
+namespace nmoe::evaluation {
+
+std::string eval_json(const EvalResults& results) {
+  using nlohmann::ordered_json;
+  ordered_json json;
+  json["format"] = "neuronmoe-eval";
+  json["format_version"] = 1;
+  json["version"] = results.version;
+  json["model"] = results.model;
+  json["checkpoint"] = results.checkpoint.empty() ? ordered_json() : ordered_json(results.checkpoint);
+  json["config"] = ordered_json::object();
+  for (const auto& [key, value] : results.config) json["config"][key] = value;
+  json["perplexity"] = ordered_json::object();
+  for (const auto& [language, p] : results.perplexity)
+    json["perplexity"][language] = {{"ppl", p.ppl()}, {"nll", p.nll}, {"tokens", p.tokens}};
+  json["continuation"] = ordered_json::object();
+  for (const auto& [language, c] : results.continuation)
+    json["continuation"][language] = {{"acc", c.acc}, {"stderr", c.stderr_}, {"n", c.n}};
+  json["router"] = ordered_json::object();
+  for (const auto& [language, layers] : results.router) {
+    ordered_json list = ordered_json::array();
+    for (const auto& mean : layers)
+      list.push_back({{"layer", mean.layer}, {"base_weight", mean.base_weight}});
+    json["router"][language] = std::move(list);
+  }
+  return json.dump(2) + "\n";
+}
+
+void write_eval_file(const std::string& path, const EvalResults& results) {
+  io::write_file_atomically(path, eval_json(results));
+}
+
+}  // namespace nmoe::evaluation

@@ -1,0 +1,339 @@
+// analyze, specialize and score over ranks: the same bits on 1 to 4 ranks, and equal to plain loops.
+#include <boost/test/unit_test.hpp>
+#include <cmath>
+#include <filesystem>
+
+#include "neuronmoe/analysis/layer_similarity.hpp"
+#include "neuronmoe/analysis/neuron_analysis.hpp"
+#include "neuronmoe/analysis/score.hpp"
+#include "neuronmoe/analysis/specialize.hpp"
+#include "neuronmoe/base/philox.hpp"
+#include "neuronmoe/io/hdf5_file.hpp"
+#include "support/fake_analysis.hpp"
+#include "support/mpi_fixture.hpp"
+
+using namespace nmoe;
+using namespace nmoe::analysis;
+using namespace nmoe::test;
+
+namespace {
+
+SampleSet toy_samples(int per_language = 23, bool bos = true) {
+  std::vector<SensePool> pools;
+  const char* names[] = {"en", "el", "tr"};
+  for (int g = 0; g < 3; ++g) pools.push_back({names[g], "toy", "none", toy_sentences(g, per_language + g)});
+  const ByteTokenizer tokenizer(bos);
+  return tokenize_pools(pools, tokenizer, sense_bos(tokenizer, tiny_config({1})), 29);
+}
+
+// The dense toy model: every module of the table and the MLP input.
+ObserveFunction dense_model(const model::ModelConfig& config) {
+  return [config](const model::Batch& batch, model::ActivationObserver& observer) {
+    const auto rows = rows_of(batch);
+    const ModuleTable table(config);
+    for (const auto& module : table.modules())
+      offer(observer, {module.layer, module.projection, -1}, module.width, rows);
+    for (int l = 0; l < config.num_layers; ++l)
+      offer(observer, {l, model::Projection::mlp_input, -1}, config.hidden_size, rows);
+  };
+}
+
+int chosen_expert(const FakeRow& row, int layer, int num_experts) {
+  return (row.id * 7 + layer) % num_experts;
+}
+
+// The toy mixture: experts live on rank e mod R, and rows of all ranks travel there, one call per source
+// rank, as the decoder reports segments. The base sees the tokens of its own rank.
+ObserveFunction expert_model(const model::ModelConfig& config, comm::Communicator& comm) {
+  return [&config, &comm](const model::Batch& batch, model::ActivationObserver& observer) {
+    const auto mine = rows_of(batch);
+    const auto texts = comm::all_gather_strings(
+        comm, std::string_view(reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(FakeRow)));
+    std::vector<std::vector<FakeRow>> all;
+    for (const auto& text : texts) {
+      all.emplace_back(text.size() / sizeof(FakeRow));
+      std::copy(text.begin(), text.end(), reinterpret_cast<char*>(all.back().data()));
+    }
+    for (int l = 0; l < config.num_layers; ++l) {
+      const int num_experts = config.num_experts[static_cast<std::size_t>(l)];
+      for (int e = 0; e < num_experts; ++e) {
+        for (int source = 0; source < comm.size(); ++source) {
+          const bool here = e == 0 ? source == comm.rank() : e % comm.size() == comm.rank();
+          if (!here) continue;
+          std::vector<FakeRow> rows;
+          for (const auto& row : all[static_cast<std::size_t>(source)])
+            if (num_experts == 1 || chosen_expert(row, l, num_experts) == e) rows.push_back(row);
+          const int site = num_experts == 1 ? -1 : e;
+          offer(observer, {l, model::Projection::gate, site}, config.intermediate_size, rows);
+          offer(observer, {l, model::Projection::up, site}, config.intermediate_size, rows);
+          offer(observer, {l, model::Projection::down, site}, config.hidden_size, rows);
+        }
+      }
+    }
+  };
+}
+
+// Mean response of a unit to a sample by plain loops; `expert` < 0 takes all tokens.
+float plain_response(const SampleSet& set, std::size_t s, const model::ActivationSite& site,
+                     std::int64_t unit, int num_experts, bool skip_bos, std::int64_t* tokens = nullptr) {
+  float sum = 0.0F;
+  std::int64_t count = 0;
+  const auto& ids = set.samples[s].ids;
+  for (std::size_t t = skip_bos ? 1 : 0; t < ids.size(); ++t) {
+    const FakeRow row{ids[t], static_cast<std::int32_t>(t), 0};
+    if (site.expert >= 0 && chosen_expert(row, site.layer, num_experts) != site.expert) continue;
+    sum += fake_value(site, unit, row.id, row.position);
+    ++count;
+  }
+  if (tokens != nullptr) *tokens = count;
+  return count > 0 ? sum / static_cast<float>(count) : 0.0F;
+}
+
+double plain_ap(const std::vector<float>& responses, const SampleSet& set, int language) {
+  std::vector<std::uint8_t> labels;
+  for (const auto& sample : set.samples) labels.push_back(sample.language == language ? 1 : 0);
+  return average_precision(responses, labels);
+}
+
+template <typename T>
+void check_same(const std::vector<std::vector<T>>& a, const std::vector<std::vector<T>>& b) {
+  BOOST_REQUIRE(a.size() == b.size());
+  for (std::size_t g = 0; g < a.size(); ++g) BOOST_TEST(a[g] == b[g], boost::test_tools::per_element());
+}
+
+void check_same(const NeuronStatistics& a, const NeuronStatistics& b) {
+  check_same(a.ap, b.ap);
+  check_same(a.off_mean, b.off_mean);
+  check_same(a.off_p50, b.off_p50);
+  check_same(a.on_p50, b.on_p50);
+  check_same(a.on_p90, b.on_p90);
+  BOOST_TEST(a.similarity == b.similarity, boost::test_tools::per_element());
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(neurons_have_the_same_bits_on_any_rank_count) {
+  const auto config = tiny_config({1, 1});
+  const SampleSet samples = toy_samples();
+  AnalysisConfig options;
+  options.batch_tokens = 40;  // many uneven batches; the last round leaves ranks empty
+  options.languages = "el,en";
+  options.top_k = 9;
+  options.ap_min = 0.2;
+  TestContext many(world());
+  const auto result = analyse_neurons(many.context, options, config, samples, dense_model(config));
+  const auto alone = comm::make_local_communicator();
+  TestContext one(*alone);
+  const auto expected = analyse_neurons(one.context, options, config, samples, dense_model(config));
+  if (world().rank() != 0) {
+    BOOST_TEST(result.ap.empty());
+    return;
+  }
+  check_same(result, expected);
+  BOOST_TEST(result.selected[0].neurons.size() == 9U);
+  BOOST_TEST(result.languages[0] == "el");
+  BOOST_TEST(result.n_pos[0] + result.n_neg[0] == static_cast<std::uint64_t>(samples.size()));
+  BOOST_TEST(result.n_dropped[0] > 0U);  // sentences of 30 letters and BOS exceed 29 tokens
+}
+
+BOOST_AUTO_TEST_CASE(neurons_equal_plain_loops) {
+  const auto config = tiny_config({1, 1});
+  const SampleSet samples = toy_samples();
+  TestContext many(world());
+  for (const bool skip_bos : {false, true}) {
+    AnalysisConfig options;
+    options.batch_tokens = 50;
+    options.skip_bos = skip_bos;
+    options.top_k = 5;
+    options.ap_min = 0.2;
+    const auto result = analyse_neurons(many.context, options, config, samples, dense_model(config));
+    if (world().rank() != 0) continue;
+    const ModuleTable table(config);
+    for (const auto& module : table.modules()) {
+      for (std::int64_t u = 0; u < module.width; ++u) {
+        std::vector<float> responses;
+        for (std::size_t s = 0; s < samples.samples.size(); ++s)
+          responses.push_back(
+              plain_response(samples, s, {module.layer, module.projection, -1}, u, 1, skip_bos));
+        for (int g = 0; g < 3; ++g)
+          BOOST_TEST(
+              std::abs(result.ap[static_cast<std::size_t>(g)][static_cast<std::size_t>(module.offset + u)] -
+                       plain_ap(responses, samples, g)) <= 1e-14);
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(layer_similarity_equals_all_pairs) {
+  const auto config = tiny_config({1, 1});
+  const SampleSet samples = toy_samples(5);
+  AnalysisConfig options;
+  options.batch_tokens = 40;
+  options.top_k = 5;
+  options.ap_min = 0.2;
+  TestContext many(world());
+  const auto result = analyse_neurons(many.context, options, config, samples, dense_model(config));
+  if (world().rank() != 0) return;
+  for (int l = 0; l < 2; ++l) {
+    std::vector<std::vector<std::vector<double>>> units(3);
+    for (const auto& sample : samples.samples) {
+      for (std::size_t t = 0; t < sample.ids.size(); ++t) {
+        std::vector<double> x;
+        double norm = 0.0;
+        for (std::int64_t d = 0; d < config.hidden_size; ++d) {
+          x.push_back(static_cast<double>(fake_value({l, model::Projection::mlp_input, -1}, d, sample.ids[t],
+                                                     static_cast<std::int64_t>(t))));
+          norm += x.back() * x.back();
+        }
+        for (double& v : x) v /= std::sqrt(norm);
+        units[static_cast<std::size_t>(sample.language)].push_back(x);
+      }
+    }
+    double sum = 0.0;
+    for (const auto& a : units[0])
+      for (const auto& b : units[2])
+        for (std::size_t d = 0; d < a.size(); ++d) sum += a[d] * b[d];
+    const double expected = sum / static_cast<double>(units[0].size() * units[2].size());
+    // pair 1 = (en, tr); fixed-point steps of 2^-38 per component
+    BOOST_TEST(std::abs(result.similarity[static_cast<std::size_t>(2 + l)] - expected) < 1e-10);
+  }
+  BOOST_TEST(result.similarity_pairs[1].second == "tr");
+}
+
+BOOST_AUTO_TEST_CASE(experts_have_the_same_bits_and_equal_plain_loops) {
+  const auto config = tiny_config({4, 1, 2});
+  const SampleSet samples = toy_samples();
+  const auto alone = comm::make_local_communicator();
+  TestContext many(world()), one(*alone);
+  for (const char* empty : {"zero", "exclude", "neg_inf"}) {
+    AnalysisConfig options;
+    options.batch_tokens = 40;
+    options.empty = empty;
+    options.ap_high = 0.5;
+    const auto result =
+        analyse_experts(many.context, options, config, samples, expert_model(config, world()));
+    const auto expected =
+        analyse_experts(one.context, options, config, samples, expert_model(config, *alone));
+    if (world().rank() != 0) continue;
+    check_same(result.neurons, expected.neurons);
+    BOOST_TEST(result.count_tokens == expected.count_tokens, boost::test_tools::per_element());
+    BOOST_REQUIRE(result.experts.size() == 7U);
+    std::size_t expert = 0, neuron = 0;
+    std::int64_t zero_samples = 0;
+    for (const auto& module : result.neurons.modules.modules()) {
+      const int e = config.is_moe(module.layer) ? module.expert : -1;
+      std::int64_t high = 0;
+      for (std::int64_t u = 0; u < module.width; ++u, ++neuron) {
+        std::vector<float> responses;
+        std::vector<std::uint8_t> labels;
+        for (std::size_t s = 0; s < samples.samples.size(); ++s) {
+          std::int64_t tokens = 0;
+          float response =
+              plain_response(samples, s, {module.layer, module.projection, e}, u,
+                             config.num_experts[static_cast<std::size_t>(module.layer)], false, &tokens);
+          BOOST_TEST(result.count_tokens[expert * samples.samples.size() + s] ==
+                     static_cast<std::uint64_t>(tokens));
+          if (tokens == 0 && options.empty == "exclude") continue;
+          if (tokens == 0 && options.empty == "neg_inf") response = -INFINITY;
+          responses.push_back(response);
+          labels.push_back(samples.samples[s].language == 1 ? 1 : 0);
+        }
+        BOOST_TEST(std::abs(result.neurons.ap[1][neuron] - average_precision(responses, labels)) <= 1e-14);
+        if (result.neurons.ap[1][neuron] >= 0.5) ++high;
+      }
+      BOOST_TEST(result.experts[expert].high_ap[1] >= high);
+      if (module.projection == model::Projection::up)
+        zero_samples += result.experts[expert++].zero_samples[0];
+    }
+    BOOST_TEST(zero_samples > 0);  // the toy routing leaves some experts without a token of short sentences
+    BOOST_TEST(result.experts[0].total == 26);
+    BOOST_TEST(expert_csv(result, 1).rfind("layer,expert,total,high_ap,ratio_percent\n0,base,26,", 0) == 0U);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(expert_file_can_be_read_back) {
+  const auto config = tiny_config({2, 1});
+  const SampleSet samples = toy_samples();
+  TestContext many(world());
+  const SharedDirectory directory("expert_file");
+  AnalysisConfig options;
+  const auto result = analyse_experts(many.context, options, config, samples, expert_model(config, world()));
+  if (world().rank() != 0) return;
+  const std::string path = directory.path() + "/expert_neurons.h5";
+  write_expert_file(path, result);
+  io::H5File file = io::H5File::open(path, "neuronmoe-expert-neurons");
+  BOOST_TEST(file.read<std::uint64_t>("/count_tokens") == result.count_tokens,
+             boost::test_tools::per_element());
+  BOOST_TEST(file.read<double>("/ap").size() == 3U * 78U);
+  const std::vector<std::uint32_t> ids = {0, 1, 0};
+  BOOST_TEST(file.read<std::uint32_t>("/expert/id") == ids, boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(nan_response_is_an_error_on_every_rank) {
+  const auto config = tiny_config({1, 1});
+  const SampleSet samples = toy_samples();
+  const auto poisoned = [&](const model::Batch& batch, model::ActivationObserver& observer) {
+    dense_model(config)(batch, observer);
+    const float nan = std::nanf("");
+    std::vector<float> row(3, 0.0F);
+    row[2] = nan;
+    const std::int32_t sample = 0;  // the first sample of each round is seen again, on the rank that runs it
+    if (batch.num_tokens() > 0 && batch.row_sample.data<std::int32_t>()[0] == 0)
+      observer.observe({1, model::Projection::v, -1}, ConstTensorView(row.data(), DType::float32, {1, 3}),
+                       ConstTensorView(&sample, DType::int32, {1}));
+  };
+  TestContext many(world());
+  AnalysisConfig options;
+  options.top_k = 5;
+  options.ap_min = 0.2;
+  BOOST_CHECK_EXCEPTION(
+      analyse_neurons(many.context, options, config, samples, poisoned), Error, [](const Error& e) {
+        const std::string what = e.what();
+        return e.code() == ErrorCode::bad_data &&
+               what.find("model.layers.1.self_attn.v_proj:0: neuron 2") != std::string::npos;
+      });
+}
+
+BOOST_AUTO_TEST_CASE(score_file_over_ranks) {
+  TestContext many(world());
+  const SharedDirectory directory("score");
+  const std::string input = directory.path() + "/matrix.h5", output = directory.path() + "/scores.h5";
+  const std::vector<std::int64_t> labels = {0, 1, 2, 0, 1, 2, 0};
+  for (const bool wide : {false, true}) {
+    std::vector<float> values;
+    const Philox random(5, RandomPurpose::test);
+    for (std::uint64_t i = 0; i < 5 * 7; ++i)
+      values.push_back(static_cast<float>(std::round(3.0 * random.normal(i))));
+    if (world().rank() == 0) {
+      io::write_h5_atomically(input, io::Storage::contiguous, [&](io::H5File& file) {
+        if (wide)
+          file.write("/responses", std::vector<double>(values.begin(), values.end()), {5, 7});
+        else
+          file.write("/responses", values, {5, 7});
+        file.write("/labels", labels);
+      });
+    }
+    world().barrier();
+    score_file(many.context, input, output, {});
+    if (world().rank() != 0) continue;
+    io::H5File file = io::H5File::open(output, "neuronmoe-scores");
+    const auto ap = file.read<double>("/ap");
+    const auto off_p50 = file.read<float>("/off_p50");
+    BOOST_REQUIRE(ap.size() == 15U);
+    for (std::size_t g = 0; g < 3; ++g) {
+      for (std::size_t n = 0; n < 5; ++n) {
+        std::vector<std::uint8_t> is(7);
+        std::vector<double> off;
+        for (std::size_t s = 0; s < 7; ++s) {
+          is[s] = labels[s] == static_cast<std::int64_t>(g) ? 1 : 0;
+          if (is[s] == 0) off.push_back(static_cast<double>(values[n * 7 + s]));
+        }
+        std::sort(off.begin(), off.end());
+        BOOST_TEST(std::abs(ap[g * 5 + n] - average_precision(std::span(values).subspan(n * 7, 7), is)) <=
+                   1e-15);
+        BOOST_TEST(off_p50[g * 5 + n] == static_cast<float>(percentile_sorted(off, 0.5)));
+      }
+    }
+  }
+  BOOST_CHECK_THROW(score_file(many.context, directory.path() + "/none.h5", output, {}), Error);
+}

@@ -1,0 +1,174 @@
+// allocate from files: counts CSV with hostile contents, neurons.h5, and the experts.cfg it writes.
+#include <unistd.h>
+
+#include <boost/test/unit_test.hpp>
+#include <filesystem>
+#include <fstream>
+
+#include "neuronmoe/analysis/allocate.hpp"
+#include "neuronmoe/analysis/counts_csv.hpp"
+#include "neuronmoe/analysis/neuron_file.hpp"
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/model/config.hpp"
+
+using namespace nmoe;
+using namespace nmoe::analysis;
+
+namespace {
+
+struct Folder {
+  std::string path =
+      (std::filesystem::temp_directory_path() / ("neuronmoe_alloc_" + std::to_string(::getpid()))).string();
+  Folder() { std::filesystem::create_directories(path); }
+  ~Folder() { std::filesystem::remove_all(path); }
+  std::string write(const std::string& name, const std::string& text) const {
+    std::ofstream(path + "/" + name) << text;
+    return path + "/" + name;
+  }
+};
+
+void refuses(const Folder& folder, const std::string& text, const std::vector<std::string>& columns,
+             const std::string& expected) {
+  const std::string path = folder.write("bad.csv", text);
+  BOOST_CHECK_EXCEPTION(read_counts_csv(path, columns), Error, [&](const Error& e) {
+    const std::string what = e.what();
+    BOOST_TEST_MESSAGE(what);
+    return e.code() == ErrorCode::bad_data && what.find(expected) != std::string::npos &&
+           what.find("bad.csv") != std::string::npos;
+  });
+}
+
+NeuronStatistics small_statistics() {
+  NeuronStatistics s;
+  model::ModelConfig config;
+  config.num_layers = 2;
+  config.hidden_size = 8;
+  config.intermediate_size = 20;
+  config.num_attention_heads = 4;
+  config.num_key_value_heads = 2;
+  config.head_dim = 2;
+  s.modules = ModuleTable(config);
+  s.languages = {"en", "el"};
+  std::vector<NeuronScore> scores;
+  for (std::int64_t n = 0; n < s.modules.num_neurons(); ++n) {
+    const auto x = static_cast<float>(n);
+    scores.push_back({n < 10 ? 0.9 : 0.1, x, x + 1, x + 2, x + 3});  // en: layer 0
+    scores.push_back({n >= 140 ? 0.8 : 0.2, -x, 0.0F, 1.0F, 2.0F});  // el: the last of layer 1
+  }
+  append_scores(s, scores);
+  for (const auto& ap : s.ap) s.selected.push_back(select_neurons(ap, s.modules, 10, 0.5));
+  s.n_pos = s.n_neg = {5, 5};
+  s.n_tokens = {50, 60};
+  s.n_dropped = {0, 1};
+  s.similarity_pairs = {{"en", "el"}};
+  s.similarity = {0.25, -0.5};
+  s.provenance = {"m", "t", "c", "[analysis]\n", "0.1", 7};
+  return s;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(columns_are_summed) {
+  const Folder folder;
+  // Spreadsheet manners: byte order mark, CRLF, blanks, rows out of order, blank last line.
+  const auto path =
+      folder.write("counts.csv", "\xEF\xBB\xBFlayer, en,el\r\n2,30,3\r\n0,10,1\r\n1, 20 ,2\r\n\r\n");
+  const auto counts = read_counts_csv(path, {"el", "en"});
+  const std::vector<double> el = {1, 2, 3}, en = {10, 20, 30};
+  BOOST_TEST(counts[0] == el, boost::test_tools::per_element());
+  BOOST_TEST(counts[1] == en, boost::test_tools::per_element());
+  AllocationConfig config;
+  config.counts = path;
+  config.columns = "en,el";
+  config.e_max = 3;
+  const Allocation allocation = allocate_from_files(config);  // S = 11, 22, 33
+  const std::vector<int> expected = {1, 2, 3};
+  BOOST_TEST(allocation.num_experts == expected, boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(hostile_counts) {
+  const Folder folder;
+  refuses(folder, "layer,en,el\n0,1,2\n", {"hu"}, "it has: layer, en, el");
+  refuses(folder, "en,el\n0,1\n", {"en"}, "no column 'layer'");
+  refuses(folder, "layer,en\n0,1\n2,1\n", {"en"}, "layer 1 is missing");
+  refuses(folder, "layer,en\n0,1\n0,1\n", {"en"}, ":3: layer 0 appears twice");
+  refuses(folder, "layer,en\n0,1\n1.5,1\n", {"en"}, ":3: layer 1.5");
+  refuses(folder, "layer,en\n0,-1\n", {"en"}, ":2: column en holds '-1'");
+  refuses(folder, "layer,en\n0,nan\n", {"en"}, "'nan'");
+  refuses(folder, "layer,en\n0,12x\n", {"en"}, "'12x'");
+  refuses(folder, "layer,en\n0,\n", {"en"}, "''");
+  refuses(folder, "layer,en\n0,1,2\n", {"en"}, ":2: 3 fields, the header has 2");
+  refuses(folder, "layer,en,en\n0,1,2\n", {"en"}, "appears 2 times");
+  refuses(folder, "layer,en\n", {"en"}, "no layer");
+  refuses(folder, "", {"en"}, "no layer");
+  BOOST_CHECK_THROW(read_counts_csv(folder.path + "/none.csv", {"en"}), Error);
+  BOOST_CHECK_THROW(read_counts_csv(folder.write("c.csv", "layer,en\n0,1\n"), {}), Error);
+}
+
+BOOST_AUTO_TEST_CASE(experts_cfg_round_trip) {
+  const Folder folder;
+  const std::string path = folder.path + "/experts.cfg";
+  write_experts_cfg(path, allocate_list("6,2,1"), {"version 0.1", "two\nlines"});
+  const std::string text = io::read_file(path);
+  BOOST_TEST(text.find("\nADA_MOE_NUM_EXPERTS_LIST=6,2,1\n") != std::string::npos);
+  BOOST_TEST(text.find("# two lines\n") != std::string::npos);
+  std::size_t begin = 0;
+  for (std::size_t end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1)
+    BOOST_TEST((text[begin] == '#' || text.compare(begin, 25, "ADA_MOE_NUM_EXPERTS_LIST=") == 0));
+  const std::vector<int> expected = {6, 2, 1};
+  BOOST_TEST(model::load_expert_counts(path, 3) == expected, boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(neuron_file_round_trip_and_allocation) {
+  const Folder folder;
+  const NeuronStatistics s = small_statistics();
+  const std::string path = folder.path + "/neurons.h5";
+  write_neuron_file(path, s);
+  const NeuronStatistics back = read_neuron_file(path);
+  BOOST_TEST(back.modules.modules().size() == 14U);
+  BOOST_TEST(back.languages == s.languages, boost::test_tools::per_element());
+  for (std::size_t g = 0; g < 2; ++g) {
+    BOOST_TEST(back.ap[g] == s.ap[g], boost::test_tools::per_element());
+    BOOST_TEST(back.on_p90[g] == s.on_p90[g], boost::test_tools::per_element());
+    BOOST_REQUIRE(back.selected[g].neurons.size() == s.selected[g].neurons.size());
+    BOOST_TEST(back.selected[g].neurons.back().uuid == s.selected[g].neurons.back().uuid);
+    BOOST_TEST(back.selected[g].top_k == 10);
+  }
+  BOOST_TEST(back.similarity == s.similarity, boost::test_tools::per_element());
+  BOOST_TEST(back.provenance.seed == 7);
+
+  AllocationConfig config;
+  config.neurons = path;
+  config.languages = "en,el";
+  config.e_max = 2;
+  // en: units 0..7 of down and 0, 1 of gate = 8 distinct; el: 140..143 = v_proj 0..3 = 4 distinct.
+  const std::vector<int> expected = {2, 1};
+  BOOST_TEST(allocate_from_files(config).num_experts == expected, boost::test_tools::per_element());
+  config.mode = "similarity";
+  BOOST_CHECK_EXCEPTION(allocate_from_files(config), Error, [](const Error& e) {
+    return std::string(e.what()).find("layer 1 has similarity -0.5") != std::string::npos;
+  });
+  config.mode = "uniform";
+  BOOST_TEST(allocate_from_files(config).total() == 6);
+  config.mode = "union";
+  config.languages = "en,hu";
+  BOOST_CHECK_EXCEPTION(allocate_from_files(config), Error, [](const Error& e) {
+    return std::string(e.what()).find("it has: en, el") != std::string::npos;
+  });
+  config.counts = "both.csv";
+  BOOST_CHECK_THROW(allocate_from_files(config), Error);
+}
+
+BOOST_AUTO_TEST_CASE(expertise_files) {
+  const Folder folder;
+  write_expertise_csv(folder.path, small_statistics());
+  const std::string all = io::read_file(folder.path + "/en/expertise/expertise.csv");
+  BOOST_TEST(all.rfind("ap,off_mean,off_p50,on_p50,on_p90,layer,unit,uuid,concept,group\n"
+                       "0.9,0,1,2,3,model.layers.0.mlp.down_proj:0,0,0,en,sense\n",
+                       0) == 0U);
+  const std::string top = io::read_file(folder.path + "/el/expertise/expertise_limited_10_top.csv");
+  BOOST_TEST(std::count(top.begin(), top.end(), '\n') == 5);
+  BOOST_TEST(io::read_file(folder.path + "/en/expertise/expertise_info.json").find("\"0.50000\": 10,") !=
+             std::string::npos);
+}
