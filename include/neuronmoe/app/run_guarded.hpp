@@ -1,0 +1,39 @@
+#pragma once
+// The one place that starts MPI, makes the ExecutionContext and ends the job (ENGINEERING 3). main.cpp calls
+// it with what to do; nothing below app sees MPI_COMM_WORLD, the environment or an exit code.
+#include <functional>
+#include <string>
+
+#include "neuronmoe/comm/execution_context.hpp"
+
+namespace nmoe::app {
+
+/// What the guard needs to know from the config before the work starts.
+struct GuardOptions {
+  std::string device = "auto";  ///< auto | cpu | cuda
+  int threads = 0;              ///< 0 = OMP_NUM_THREADS, or the cores of the node divided by its ranks
+  double watchdog_s = 600.0;    ///< 0 = no watchdog
+  bool check_collectives = false;
+  bool quiet = false;
+  bool saves_on_signal = false;  ///< SIGUSR1/SIGTERM ask for a checkpoint; else they end the program as usual
+};
+
+/// Runs on every rank. `configure` may use the communicator to agree on a config; what it throws is a config
+/// error like any other.
+using Configure = std::function<GuardOptions(comm::Communicator&)>;
+/// Returns the exit code of its rank; the job ends with that of the lowest rank that did not return 0.
+using Body = std::function<int(comm::ExecutionContext&)>;
+
+/// MPI_Init_thread, the singleton guard, `configure`, device and threads, the watchdog, `body`, MPI_Finalize.
+/// Catches everything. If every rank comes to an end (well or not), rank 0 prints each distinct error once
+/// and every rank returns the same code. If some rank does not come within 5 s of an error, the failing one
+/// names itself and ends the job with MPI_Abort(code).
+int run_guarded(int* argc, char*** argv, const Configure& configure, const Body& body);
+
+/// Rank that the launcher's environment gives this process, 0 if it gives none: who prints --help.
+int launcher_rank();
+
+/// "rank -> host, cores, device" for every rank. Collective.
+std::string placement_table(comm::ExecutionContext& context);
+
+}  // namespace nmoe::app

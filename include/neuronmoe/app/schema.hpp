@@ -1,0 +1,34 @@
+#pragma once
+// From text to AppConfig and back: types, ranges, choices, nearest key, --help and --print-config, all from
+// for_each_field. Called by command_line.cpp and by every command that writes its config into a file.
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "neuronmoe/app/config.hpp"
+#include "neuronmoe/app/ini.hpp"
+
+namespace nmoe::app {
+
+/// Fills a config. Earlier assignments lose to later ones; a repeatable key collects the values of its last
+/// source. @param sources one list per file in order, the command line last.
+/// @throws Error(config) "FILE:LINE: section.key = 'value': why", with the nearest key for an unknown one.
+AppConfig make_config(const std::vector<std::vector<Assignment>>& sources);
+
+/// INI text with every field; reading it gives the same config again. `with_layout` false leaves out the keys
+/// that say where a run happens, for files that must not depend on it.
+std::string config_to_ini(const AppConfig& config, bool with_layout);
+
+/// Full name of a key that may be an alias ("model" -> "run.model"); other keys come back unchanged.
+std::string expand_alias(const std::string& key);
+
+/// Every fixed key, for the command line; `[data.<name>]` keys are checked by `is_data_key`.
+std::vector<std::string> all_keys();
+bool is_data_key(std::string_view key);
+/// Known key or alias with the smallest edit distance.
+std::string nearest_key(const std::string& key);
+
+/// Table of the fields of some sections: key, default, range and unit, help.
+std::string help_for_sections(const std::vector<std::string>& sections);
+
+}  // namespace nmoe::app

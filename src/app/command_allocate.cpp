@@ -1,0 +1,53 @@
+// neuronmoe allocate: counts or similarities to experts.cfg.
+#include <fmt/core.h>
+
+#include <sstream>
+
+#include "commands.hpp"
+#include "model_setup.hpp"
+#include "neuronmoe/analysis/allocate.hpp"
+#include "neuronmoe/app/schema.hpp"
+#include "neuronmoe/app/version.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/model/config.hpp"
+
+namespace nmoe::app {
+namespace {
+
+/// Version and the options that decide the list, as comment lines.
+std::vector<std::string> provenance_lines(const AppConfig& config) {
+  std::vector<std::string> lines{"neuronmoe " + version() + " allocate"};
+  analysis::AllocationConfig options = config.allocation;
+  std::string text;
+  for_each_field(options, [&](std::string_view name, const auto& value, const FieldInfo&) {
+    if constexpr (std::is_arithmetic_v<std::remove_cvref_t<decltype(value)>>) {
+      lines.push_back(fmt::format("{} = {}", name, value));
+    } else if (!value.empty()) {
+      lines.push_back(fmt::format("{} = {}", name, value));
+    }
+  });
+  return lines;
+}
+
+}  // namespace
+
+int run_allocate(comm::ExecutionContext& context, const AppConfig& config) {
+  require_option(config.run.output, "output", "the experts.cfg to write");
+  comm::agree(context.world, [&] {
+    if (context.world.rank() != 0) return;
+    const std::string& directory = config.run.model;
+    const int num_layers =
+        directory.empty() ? 0 : model::load_model_config(directory + "/config.json").num_layers;
+    const auto allocation = analysis::allocate_from_files(config.allocation, num_layers);
+    analysis::write_experts_cfg(config.run.output, allocation, provenance_lines(config));
+    std::string list;
+    for (const int count : allocation.num_experts)
+      list += fmt::format("{}{}", list.empty() ? "" : ",", count);
+    for (const auto& reason : allocation.reasons) context.log.info("{}", reason);
+    context.log.info("{}: {} experts in {} layers: {}", config.run.output, allocation.total(),
+                     allocation.num_experts.size(), list);
+  });
+  return 0;
+}
+
+}  // namespace nmoe::app

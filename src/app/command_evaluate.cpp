@@ -1,0 +1,140 @@
+// neuronmoe evaluate: perplexity per language and the continuation task, for the dense model or a checkpoint.
+#include <fmt/core.h>
+
+#include <map>
+
+#include "commands.hpp"
+#include "model_setup.hpp"
+#include "neuronmoe/app/version.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/evaluation/continuation.hpp"
+#include "neuronmoe/evaluation/eval_file.hpp"
+#include "neuronmoe/evaluation/perplexity.hpp"
+
+namespace nmoe::app {
+namespace {
+
+struct LanguagePath {
+  std::string language, path;
+};
+
+/// "LANG:PATH"; each language once.
+std::vector<LanguagePath> split_language_paths(const std::vector<std::string>& texts, const char* key) {
+  std::vector<LanguagePath> result;
+  for (const auto& text : texts) {
+    const auto colon = text.find(':');
+    NMOE_CHECK(colon != std::string::npos && colon > 0 && colon + 1 < text.size(), config,
+               "{} = '{}' is not LANG:PATH", key, text);
+    for (const auto& earlier : result) {
+      NMOE_CHECK(earlier.language != text.substr(0, colon), config, "{}: language '{}' is given twice", key,
+                 earlier.language);
+    }
+    result.push_back({text.substr(0, colon), text.substr(colon + 1)});
+  }
+  return result;
+}
+
+class Evaluation {
+ public:
+  Evaluation(comm::ExecutionContext& context, const AppConfig& config, const LoadedModel& loaded)
+      : context_(context), config_(config), options_(config.evaluation), decoder_(*loaded.decoder) {
+    results_.model = config.run.model;
+    results_.checkpoint = loaded.checkpoint;
+    results_.version = version();
+  }
+
+  void measure_texts() {
+    for (const auto& [language, path] : split_language_paths(options_.texts, "evaluation.text")) {
+      std::vector<std::int32_t> ids;
+      std::int32_t eos_id = -1;
+      comm::agree(context_.world, [&, &language = language, &path = path] {
+        const data::TokenFile file(path);
+        NMOE_CHECK(file.info().vocab_size <= decoder_.config().vocab_size, bad_data,
+                   "{}: made with a vocabulary of {} tokens, the model has {}", path, file.info().vocab_size,
+                   decoder_.config().vocab_size);
+        ids = evaluation::language_stream(file, language, options_.max_tokens);
+        eos_id = file.info().eos_id;
+      });
+      evaluation::RouterStatistics routers(decoder_.config());
+      const bool mixture = decoder_.config().num_moe_layers() > 0;
+      const auto perplexity = evaluation::measure_perplexity(context_, ids, options_.block, eos_id,
+                                                             log_probs(), mixture ? &routers : nullptr);
+      results_.perplexity[language] = perplexity;
+      if (mixture) results_.router[language] = routers.finish(context_.world, context_.stream);
+      context_.log.info("{}: perplexity {:.2f} over {} tokens", language, perplexity.ppl(),
+                        perplexity.tokens);
+    }
+  }
+
+  void measure_continuations() {
+    const auto inputs = split_language_paths(options_.continuations, "evaluation.continuation");
+    if (inputs.empty()) return;
+    const auto tokenizer = load_tokenizer_for(context_, "", config_.run.model);
+    for (const auto& [language, path] : inputs) {
+      std::vector<evaluation::TokenizedItem> items;
+      comm::agree(context_.world, [&, &path = path] {
+        items = evaluation::tokenize_items(
+            evaluation::load_continuation_items(path, options_.limit, options_.seed), *tokenizer);
+      });
+      const auto result = evaluation::measure_continuation(
+          context_, items, tokenizer->eos_id(), decoder_.config().max_position_embeddings, log_probs());
+      results_.continuation[language] = result;
+      context_.log.info("{}: continuation {:.3f} +- {:.3f} of {} items", language, result.acc, result.stderr_,
+                        result.n);
+    }
+  }
+
+  /// Options as "section.key" and value, without those that say where the run happened.
+  void record_config() {
+    AppConfig copy = config_;
+    for_each_field(copy, [&](std::string_view name, const auto& value, const FieldInfo& info) {
+      const bool mine = name.starts_with("evaluation.") || name == "train.dtype" || name == "run.model";
+      if (info.layout || !mine) return;
+      using Value = std::remove_cvref_t<decltype(value)>;
+      if constexpr (std::is_same_v<Value, std::vector<std::string>>) {
+        for (const auto& v : value) results_.config.emplace_back(name, v);
+      } else {
+        results_.config.emplace_back(name, fmt::format("{}", value));
+      }
+    });
+  }
+
+  const evaluation::EvalResults& results() const { return results_; }
+
+ private:
+  evaluation::LogProbFunction log_probs() {
+    return [this](const model::Batch& batch, model::ActivationObserver* observer) {
+      return decoder_.token_log_probs(batch, observer);
+    };
+  }
+
+  comm::ExecutionContext& context_;
+  const AppConfig& config_;
+  const EvaluationConfig& options_;
+  model::Decoder& decoder_;
+  evaluation::EvalResults results_;
+};
+
+}  // namespace
+
+int run_evaluate(comm::ExecutionContext& context, const AppConfig& config) {
+  require_option(config.run.output, "output", "the eval.json to write");
+  NMOE_CHECK(!config.evaluation.texts.empty() || !config.evaluation.continuations.empty(), config,
+             "nothing to evaluate: give --evaluation.text LANG:tokens.h5 or --evaluation.continuation "
+             "LANG:items.jsonl");
+  const std::string& resume = config.run.resume;
+  const bool dense = resume == "auto" || resume == "none";
+  const LoadedModel loaded =
+      load_for_inference(context, config, dense ? "" : resolve_checkpoint(context, resume));
+  Evaluation evaluation(context, config, loaded);
+  evaluation.measure_texts();
+  evaluation.measure_continuations();
+  evaluation.record_config();
+  comm::agree(context.world, [&] {
+    if (context.world.rank() == 0) evaluation::write_eval_file(config.run.output, evaluation.results());
+  });
+  context.log.info("{}: written", config.run.output);
+  return 0;
+}
+
+}  // namespace nmoe::app

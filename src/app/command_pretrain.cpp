@@ -1,0 +1,64 @@
+// neuronmoe pretrain: a dense model from nothing, by the same engine as the stages, with everything
+// trainable.
+#include <filesystem>
+
+#include "commands.hpp"
+#include "model_setup.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/data/mixture.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/model/hf_model.hpp"
+#include "training_data.hpp"
+
+namespace nmoe::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The finished Hugging Face directory: weights, config.json and the tokenizer under the name other tools
+/// expect.
+void write_model(const model::Decoder& decoder, const data::Tokenizer& tokenizer, const std::string& output) {
+  model::save_dense_model(decoder, output);
+  const fs::path source = tokenizer.path();
+  const std::string name = source.extension() == ".model" ? "tokenizer.model" : source.filename().string();
+  io::write_file_atomically((fs::path(output) / name).string(), io::read_file(source.string()));
+}
+
+}  // namespace
+
+int run_pretrain(comm::ExecutionContext& context, const AppConfig& config) {
+  const auto& options = config.pretrain;
+  require_option(options.model_config, "pretrain.model_config", "the config.json of the model to make");
+  require_option(options.tokenizer, "pretrain.tokenizer", "the tokenizer that goes beside the model");
+  require_option(config.run.output, "output", "the model directory to write");
+  const auto tokenizer = load_tokenizer_for(context, options.tokenizer, "");
+  model::ModelConfig architecture;
+  comm::agree(context.world, [&] {
+    architecture = model::load_model_config(options.model_config);
+    architecture.num_experts.assign(static_cast<std::size_t>(architecture.num_layers), 1);
+  });
+  const data::Mixture mixture = load_training_data(context, config, architecture);
+
+  const train::ParallelGroups groups(context.world, 1);
+  const auto trainables = train::trainables_of(train::RunKind::pretrain);
+  std::unique_ptr<model::Decoder> decoder;
+  comm::agree(context.world, [&] {
+    decoder = std::make_unique<model::Decoder>(architecture, parse_dtype(config.train.dtype), trainables,
+                                               groups.experts(architecture.num_experts), context.stream);
+    decoder->initialise_dense(config.train.seed);
+    if (context.world.rank() == 0) io::make_directories(config.run.output + "/checkpoints");
+  });
+  train::TrainRun run{train::RunKind::pretrain, config.train, config.run.output + "/checkpoints",
+                      config.run.resume, run_identity(context, config, "")};
+  train::Trainer trainer(context, run, groups, *decoder, mixture);
+  const train::TrainResult result = trainer.run();
+  if (result.saved_on_signal) return report_saved_on_signal(context, result);
+  comm::agree(context.world, [&] {
+    if (context.world.rank() == 0) write_model(*decoder, *tokenizer, config.run.output);
+  });
+  context.log.info("{}: {} steps, {:.0f} tokens/s", config.run.output, result.completed_steps,
+                   result.tokens_per_s);
+  return 0;
+}
+
+}  // namespace nmoe::app

@@ -1,0 +1,22 @@
+// neuronmoe score: the average-precision scorer on a matrix from anywhere.
+#include "commands.hpp"
+#include "model_setup.hpp"
+#include "neuronmoe/analysis/score.hpp"
+#include "neuronmoe/app/schema.hpp"
+#include "neuronmoe/app/version.hpp"
+
+namespace nmoe::app {
+
+int run_score(comm::ExecutionContext& context, const AppConfig& config) {
+  require_option(config.score.input, "score.input",
+                 "an HDF5 file with responses[neuron, sample] and labels[sample]");
+  require_option(config.run.output, "output", "the HDF5 file to write");
+  analysis::Provenance provenance;
+  provenance.config = config_to_ini(config, false);
+  provenance.version = version();
+  analysis::score_file(context, config.score.input, config.run.output, provenance);
+  context.log.info("{}: written", config.run.output);
+  return 0;
+}
+
+}  // namespace nmoe::app

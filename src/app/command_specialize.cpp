@@ -1,0 +1,39 @@
+// neuronmoe specialize: how specialised the experts of a checkpoint became.
+#include <filesystem>
+
+#include "commands.hpp"
+#include "neuronmoe/analysis/specialize.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+#include "sense_setup.hpp"
+
+namespace nmoe::app {
+
+int run_specialize(comm::ExecutionContext& context, const AppConfig& config) {
+  require_option(config.run.output, "output", "the expert_neurons.h5 to write");
+  const std::string& resume = config.run.resume;
+  NMOE_CHECK(resume != "auto" && resume != "none", config,
+             "--resume is not set: the checkpoint (step or run directory) whose experts are measured");
+  const LoadedModel loaded = load_for_inference(context, config, resolve_checkpoint(context, resume));
+  SenseSetup setup = prepare_sense(context, config, loaded);
+  auto statistics =
+      analysis::analyse_experts(context, config.analysis, loaded.decoder->config(), setup.samples,
+                                [&](const model::Batch& batch, model::ActivationObserver& observer) {
+                                  loaded.decoder->observe(batch, observer);
+                                });
+  comm::agree(context.world, [&] {
+    if (context.world.rank() != 0) return;
+    statistics.neurons.provenance = setup.provenance;
+    analysis::write_expert_file(config.run.output, statistics);
+    const std::string stem = std::filesystem::path(config.run.output).replace_extension().string();
+    for (std::size_t g = 0; g < statistics.neurons.languages.size(); ++g) {
+      const std::string csv = stem + "_" + statistics.neurons.languages[g] + ".csv";
+      io::write_file_atomically(csv, analysis::expert_csv(statistics, g));
+      context.log.info("{}: {} experts", csv, statistics.experts.size());
+    }
+    context.log.info("{}: written", config.run.output);
+  });
+  return 0;
+}
+
+}  // namespace nmoe::app

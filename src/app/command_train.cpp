@@ -1,0 +1,85 @@
+// neuronmoe train: stage 1 (new experts and routers) and stage 2 (routers only) of a mixture of experts.
+#include <filesystem>
+
+#include "commands.hpp"
+#include "model_setup.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/data/mixture.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/model/checkpoint_weights.hpp"
+#include "neuronmoe/model/hf_model.hpp"
+#include "training_data.hpp"
+
+namespace nmoe::app {
+namespace {
+
+/// Expert counts: stage 1 takes them from --experts, stage 2 from the checkpoint it starts from.
+model::ModelConfig expanded_architecture(const AppConfig& config, const std::string& init_from) {
+  model::ModelConfig architecture = model::load_model_config(config.run.model + "/config.json");
+  architecture.num_experts.assign(static_cast<std::size_t>(architecture.num_layers), 1);
+  architecture.top_k = config.train.top_k;
+  std::vector<int> wanted;
+  if (!config.run.experts.empty())
+    wanted = model::load_expert_counts(config.run.experts, architecture.num_layers);
+  if (init_from.empty()) {
+    architecture.num_experts = wanted;
+  } else {
+    architecture = model::apply_checkpoint_config(architecture, init_from);
+    NMOE_CHECK(
+        wanted.empty() || wanted == architecture.num_experts, config,
+        "--experts {} differs from the experts of train.init_from = {}; leave --experts out in stage 2",
+        config.run.experts, init_from);
+  }
+  NMOE_CHECK(architecture.num_moe_layers() > 0, config,
+             "{} gives every layer one expert: there is nothing to train; raise allocation.e_max or use "
+             "another list",
+             init_from.empty() ? config.run.experts : init_from);
+  return architecture;
+}
+
+}  // namespace
+
+int run_train(comm::ExecutionContext& context, const AppConfig& config) {
+  const bool stage1 = config.train.stage == 1;
+  require_option(config.run.model, "model", "the Hugging Face directory of the dense base");
+  require_option(config.run.output, "output", "the run directory to write");
+  if (stage1) {
+    require_option(config.run.experts, "experts", "the experts.cfg made by `allocate`");
+    NMOE_CHECK(config.train.init_from.empty(), config,
+               "train.init_from = {} belongs to stage 2; this is stage 1", config.train.init_from);
+  } else {
+    require_option(config.train.init_from, "train.init_from", "stage 2 starts from a checkpoint of stage 1");
+  }
+  const train::ParallelGroups groups(context.world, config.train.expert_parallel_size);
+  const std::string init_from = stage1 ? "" : resolve_checkpoint(context, config.train.init_from);
+  model::ModelConfig architecture;
+  comm::agree(context.world, [&] { architecture = expanded_architecture(config, init_from); });
+  const data::Mixture mixture = load_training_data(context, config, architecture);
+
+  const auto kind = stage1 ? train::RunKind::stage1 : train::RunKind::stage2;
+  std::unique_ptr<model::Decoder> decoder;
+  comm::agree(context.world, [&] {
+    decoder = std::make_unique<model::Decoder>(architecture, parse_dtype(config.train.dtype),
+                                               train::trainables_of(kind),
+                                               groups.experts(architecture.num_experts), context.stream);
+    model::load_dense_weights(*decoder, config.run.model);
+    if (stage1) {
+      decoder->upcycle(config.train.seed);
+    } else {
+      model::load_checkpoint_weights(*decoder, init_from);
+    }
+    if (context.world.rank() == 0) io::make_directories(config.run.output);
+  });
+  context.log.info("experts:\n{}", decoder->expert_parallel_group().placement.to_string());
+  context.log.info("backward:\n{}", decoder->freeze_plan().to_string());
+  train::TrainRun run{kind, config.train, config.run.output, config.run.resume,
+                      run_identity(context, config, config.run.model)};
+  train::Trainer trainer(context, run, groups, *decoder, mixture);
+  const train::TrainResult result = trainer.run();
+  if (result.saved_on_signal) return report_saved_on_signal(context, result);
+  context.log.info("{}: {} steps, {:.0f} tokens/s", result.checkpoint, result.completed_steps,
+                   result.tokens_per_s);
+  return 0;
+}
+
+}  // namespace nmoe::app

@@ -1,0 +1,33 @@
+#include "commands.hpp"
+
+namespace nmoe::app {
+
+const std::vector<Command>& commands() {
+  static const std::vector<Command> table = {
+      {"tokenize", "text to tokens.h5", {"run", "tokenize"}, run_tokenize},
+      {"pretrain",
+       "a dense model from config.json and token files",
+       {"run", "pretrain", "train", "data"},
+       run_pretrain,
+       true},
+      {"analyze", "neurons of a dense model by language, to neurons.h5", {"run", "analysis"}, run_analyze},
+      {"score", "the same scores for a matrix from anywhere", {"run", "score"}, run_score},
+      {"allocate", "experts per layer, to experts.cfg", {"run", "allocation", "neurons"}, run_allocate},
+      {"train", "stage 1 or 2 of the mixture of experts", {"run", "train", "data"}, run_train, true},
+      {"specialize",
+       "neurons of the experts by language, to expert_neurons.h5",
+       {"run", "analysis", "expert_ap"},
+       run_specialize},
+      {"evaluate", "perplexity and continuation, to eval.json", {"run", "evaluation"}, run_evaluate},
+      {"check", "the machine it stands on; --output DIR is where it tries to write", {"run"}, run_check},
+      {"inspect",
+       "what is in a file or directory we wrote, and whether it is intact: inspect FILE",
+       {"run"},
+       run_inspect,
+       false,
+       true},
+  };
+  return table;
+}
+
+}  // namespace nmoe::app

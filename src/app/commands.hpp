@@ -1,0 +1,35 @@
+#pragma once
+// The subcommands: one function per file command_<name>.cpp, and the table that main.cpp looks them up in.
+#include <string>
+#include <vector>
+
+#include "neuronmoe/app/config.hpp"
+#include "neuronmoe/comm/execution_context.hpp"
+
+namespace nmoe::app {
+
+/// Runs a command on every rank; returns the exit code (0, or 85 after saving on a signal). Collective.
+using CommandFunction = int (*)(comm::ExecutionContext& context, const AppConfig& config);
+
+struct Command {
+  std::string name, summary;
+  std::vector<std::string> sections;  ///< of the config that it reads, for its --help
+  CommandFunction function;
+  bool saves_on_signal = false;
+  bool takes_file = false;  ///< `inspect FILE`: one word that is not an option, put into run.input
+};
+
+int run_tokenize(comm::ExecutionContext& context, const AppConfig& config);
+int run_pretrain(comm::ExecutionContext& context, const AppConfig& config);
+int run_analyze(comm::ExecutionContext& context, const AppConfig& config);
+int run_score(comm::ExecutionContext& context, const AppConfig& config);
+int run_allocate(comm::ExecutionContext& context, const AppConfig& config);
+int run_train(comm::ExecutionContext& context, const AppConfig& config);
+int run_specialize(comm::ExecutionContext& context, const AppConfig& config);
+int run_evaluate(comm::ExecutionContext& context, const AppConfig& config);
+int run_check(comm::ExecutionContext& context, const AppConfig& config);
+int run_inspect(comm::ExecutionContext& context, const AppConfig& config);
+
+const std::vector<Command>& commands();
+
+}  // namespace nmoe::app

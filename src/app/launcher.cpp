@@ -1,0 +1,114 @@
+#include "launcher.hpp"
+
+#include <fmt/core.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdlib>
+#include <string_view>
+#include <vector>
+
+#include "neuronmoe/app/run_guarded.hpp"
+
+namespace nmoe::app {
+namespace {
+
+/// Value of a variable that should hold a number; `missing` if it is not set or does not.
+int number_from(const char* variable, int missing) {
+  const char* text = std::getenv(variable);
+  if (text == nullptr) return missing;
+  int value = missing;
+  const std::string_view view(text);
+  const auto [stop, error] = std::from_chars(view.data(), view.data() + view.size(), value);
+  return error == std::errc() && stop == view.data() + view.size() ? value : missing;
+}
+
+std::vector<int> allowed_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> cores;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return cores;
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (CPU_ISSET(static_cast<unsigned>(core), &set)) cores.push_back(core);
+  }
+  return cores;
+}
+
+}  // namespace
+
+LauncherHint launcher_hint() {
+  for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
+    const int size = number_from(variable, 0);
+    if (size > 0) return {size, variable};
+  }
+  return {};
+}
+
+int launcher_rank() {
+  for (const char* variable : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+    const int rank = number_from(variable, -1);
+    if (rank >= 0) return rank;
+  }
+  return 0;
+}
+
+void set_mpi_defaults() {
+  // Open MPI's own MPI-IO (ompio) reports success on a full disk; ROMIO has another name in every version, so
+  // ompio is excluded instead of ROMIO named. Other MPIs ignore the variable.
+  setenv("OMPI_MCA_io", "^ompio", 0);
+}
+
+std::string cores_text() {
+  const auto cores = allowed_cores();
+  std::string text;
+  for (std::size_t i = 0; i < cores.size();) {
+    std::size_t last = i;
+    while (last + 1 < cores.size() && cores[last + 1] == cores[last] + 1) ++last;
+    text += fmt::format("{}{}", text.empty() ? "" : ",", cores[i]);
+    if (last > i) text += fmt::format("-{}", cores[last]);
+    i = last + 1;
+  }
+  return text;
+}
+
+int num_cores() {
+  return std::max(1, static_cast<int>(allowed_cores().size()));
+}
+int num_cores_online() {
+  return std::max(1, static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)));
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown-host";
+}
+
+int omp_num_threads() {
+  return std::max(0, number_from("OMP_NUM_THREADS", 0));
+}
+
+std::string relevant_environment() {
+  // What the user or the site set; mpirun's own bookkeeping is left out.
+  constexpr std::array wanted{"OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "OMP_",
+                              "FI_",       "UCX_",      "NCCL_",     "CUDA_VISIBLE_DEVICES"};
+  constexpr std::array internal{"OMPI_MCA_orte", "OMPI_MCA_ess",   "OMPI_MCA_initial",
+                                "OMPI_MCA_pmix", "OMPI_MCA_shmem", "PMIX_MCA_mca_base"};
+  std::vector<std::string> lines;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text(*entry);
+    const auto begins = [&](const char* prefix) { return text.starts_with(prefix); };
+    if (std::any_of(wanted.begin(), wanted.end(), begins) &&
+        std::none_of(internal.begin(), internal.end(), begins)) {
+      lines.emplace_back(text);
+    }
+  }
+  std::sort(lines.begin(), lines.end());
+  std::string all;
+  for (const auto& line : lines) all += (all.empty() ? "" : "\n") + ("  " + line);
+  return all;
+}
+
+}  // namespace nmoe::app

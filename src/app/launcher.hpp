@@ -1,0 +1,30 @@
+#pragma once
+// What the environment says about how the job was started. The only file besides run_guarded.cpp that reads
+// the environment.
+#include <string>
+
+namespace nmoe::app {
+
+/// Number of processes the launcher says it started, and which variable says so. 0 if none does.
+struct LauncherHint {
+  int num_processes = 0;
+  std::string variable;
+};
+/// Under mpirun only its own variable counts: a Slurm step around it may have another number of tasks.
+LauncherHint launcher_hint();
+
+/// Before MPI_Init: settings of Open MPI that must not be left to its defaults, unless the user set them.
+void set_mpi_defaults();
+
+/// Cores this process may run on, as "0-3,8", and their number.
+std::string cores_text();
+int num_cores();
+/// Cores of the machine that are online.
+int num_cores_online();
+std::string host_name();
+/// OMP_NUM_THREADS, 0 if it is not set.
+int omp_num_threads();
+/// "NAME=value" lines of every MPI, fabric and OpenMP variable that is set, for `check`.
+std::string relevant_environment();
+
+}  // namespace nmoe::app

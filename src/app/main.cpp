@@ -1,0 +1,119 @@
+// neuronmoe COMMAND [--config FILE ...] [--section.key VALUE ...]: finds the command and runs it under the
+// guard.
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "commands.hpp"
+#include "neuronmoe/app/command_line.hpp"
+#include "neuronmoe/app/run_guarded.hpp"
+#include "neuronmoe/app/version.hpp"
+#include "neuronmoe/base/error.hpp"
+
+namespace {
+
+using namespace nmoe;
+
+void print(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+const app::Command* find_command(const std::string& name) {
+  for (const auto& command : app::commands()) {
+    if (command.name == name) return &command;
+  }
+  return nullptr;
+}
+
+std::string overall_help() {
+  std::string text =
+      "neuronmoe: from a dense decoder to a measured multilingual mixture of experts\n\n"
+      "usage: [mpirun -n N] neuronmoe COMMAND [--config FILE.cfg ...] [--section.key VALUE ...]\n\n";
+  for (const auto& command : app::commands())
+    text += fmt::format("  {:<12} {}\n", command.name, command.summary);
+  text +=
+      "\n  COMMAND --help      the keys a command reads, with defaults, units and ranges\n"
+      "  --print-config      the whole resolved config as INI, which gives the same run again\n"
+      "  --version\n\n"
+      "A key is `key = value` under [section] in a file and --section.key VALUE on the command line; later "
+      "files win\n"
+      "over earlier ones, the command line over all. Short: --model --experts --tokens --output --resume "
+      "--device\n"
+      "--stage --counts --columns --rounding.\n"
+      "Exit codes: 0 done, 65 bad input, 70 I/O, 75 no space, 78 config or topology, 85 saved on signal (run "
+      "again to go\n"
+      "on), 86 watchdog, 87 too many non-finite steps.\n";
+  return text;
+}
+
+std::string command_help(const app::Command& command) {
+  return fmt::format("neuronmoe {}: {}\n", command.name, command.summary) +
+         app::help_for_sections(command.sections);
+}
+
+std::vector<std::string> arguments_of(int argc, char** argv) {
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  const auto* command = arguments.empty() ? nullptr : find_command(arguments.front());
+  if (command != nullptr && command->takes_file && arguments.size() > 1 && !arguments[1].starts_with("-")) {
+    arguments.insert(arguments.begin() + 1, "--run.input");
+  }
+  return arguments;
+}
+
+bool asks_for(const std::vector<std::string>& arguments, const char* word) {
+  return std::find(arguments.begin(), arguments.end(), word) != arguments.end();
+}
+
+const app::Command& require_command(const app::CommandLine& line) {
+  std::string names;
+  for (const auto& command : app::commands()) names += " " + command.name;
+  NMOE_CHECK(!line.command.empty(), config, "command line: no command given; one of:{} (or --help)", names);
+  const auto* command = find_command(line.command);
+  NMOE_CHECK(command != nullptr, config, "command line: unknown command '{}'; one of:{}", line.command,
+             names);
+  return *command;
+}
+
+app::GuardOptions guard_options(const app::RunConfig& run, bool saves_on_signal) {
+  return {run.device, run.threads, run.watchdog_s, run.check_collectives, run.quiet, saves_on_signal};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> arguments = arguments_of(argc, argv);
+  // Help needs no MPI; under a launcher only the first process speaks.
+  const bool help = asks_for(arguments, "--help") || asks_for(arguments, "-h");
+  if (help || asks_for(arguments, "--version") || arguments.empty()) {
+    const auto* command = arguments.empty() ? nullptr : find_command(arguments.front());
+    if (app::launcher_rank() == 0) {
+      if (help || arguments.empty())
+        print(command != nullptr ? command_help(*command) : overall_help());
+      else
+        print(fmt::format("neuronmoe {}\n", app::version()));
+    }
+    return arguments.empty() ? static_cast<int>(ErrorCode::config) : 0;
+  }
+
+  app::AppConfig config;
+  const app::Command* command = nullptr;
+  bool print_config = false;
+  const auto configure = [&](comm::Communicator& world) {
+    const app::CommandLine line = app::parse_command_line(arguments);
+    command = &require_command(line);
+    print_config = line.print_config;
+    config = app::load_config(world, line);
+    return guard_options(config.run, command->saves_on_signal);
+  };
+  const auto body = [&](comm::ExecutionContext& context) {
+    if (!print_config) return command->function(context, config);
+    if (context.world.rank() == 0) {
+      print(fmt::format("# neuronmoe {} {}\n", app::version(), command->name) +
+            app::config_to_ini(config, true));
+    }
+    return 0;
+  };
+  return app::run_guarded(&argc, &argv, configure, body);
+}

@@ -1,0 +1,123 @@
+#include "model_setup.hpp"
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "launcher.hpp"
+#include "mpi_facts.hpp"
+#include "neuronmoe/app/run_guarded.hpp"
+#include "neuronmoe/app/schema.hpp"
+#include "neuronmoe/app/version.hpp"
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/io/manifest.hpp"
+#include "neuronmoe/model/checkpoint_weights.hpp"
+#include "neuronmoe/model/hf_model.hpp"
+
+namespace nmoe::app {
+
+namespace fs = std::filesystem;
+
+void require_option(const std::string& value, const char* option, const char* why) {
+  NMOE_CHECK(!value.empty(), config, "--{} is not set: {}", option, why);
+}
+
+DType parse_dtype(const std::string& text) {
+  return text == "bfloat16" ? DType::bfloat16 : DType::float32;
+}
+
+std::string resolve_checkpoint(comm::ExecutionContext& context, const std::string& path) {
+  auto& world = context.world;
+  const std::string kind = on_rank_zero(context, [&]() -> std::string {
+    NMOE_CHECK(fs::is_directory(path), bad_data, "checkpoint {}: there is no such directory", path);
+    if (fs::exists(fs::path(path) / "manifest.json")) return "step";
+    return fs::is_directory(fs::path(path) / "checkpoints") ? "model" : "run";
+  });
+  if (kind == "step") {
+    const std::string fault = io::verify_manifest(world, path);
+    NMOE_CHECK(fault.empty(), bad_data, "checkpoint {} is damaged: {}", path, fault);
+    return path;
+  }
+  const std::string run_dir = kind == "model" ? path + "/checkpoints" : path;
+  const io::ValidStep newest = io::newest_valid_step(world, run_dir);
+  std::string skipped;
+  for (const auto& reason : newest.skipped) skipped += "; " + reason;
+  NMOE_CHECK(newest, bad_data, "{} holds no intact checkpoint (step_*/manifest.json){}", run_dir, skipped);
+  if (!skipped.empty()) context.log.info("using {}; passed over{}", newest.directory, skipped.substr(1));
+  return newest.directory;
+}
+
+std::string on_rank_zero(comm::ExecutionContext& context, const std::function<std::string()>& work) {
+  std::string text;
+  comm::agree(context.world, [&] {
+    if (context.world.rank() == 0) text = work();
+  });
+  return comm::broadcast_string(context.world, text);
+}
+
+LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig& config,
+                               const std::string& checkpoint) {
+  const std::string& directory = config.run.model;
+  require_option(directory, "model", "the Hugging Face directory of the dense base");
+  LoadedModel loaded;
+  loaded.checkpoint = checkpoint;
+  model::ModelConfig architecture;
+  comm::agree(context.world, [&] {
+    architecture = model::load_model_config(directory + "/config.json");
+    architecture.num_experts.assign(static_cast<std::size_t>(architecture.num_layers), 1);
+    if (!checkpoint.empty()) architecture = model::apply_checkpoint_config(architecture, checkpoint);
+  });
+  const int expert_parallel_size = checkpoint.empty() ? 1 : config.train.expert_parallel_size;
+  loaded.groups = std::make_unique<train::ParallelGroups>(context.world, expert_parallel_size);
+  comm::agree(context.world, [&] {
+    loaded.decoder = std::make_unique<model::Decoder>(
+        architecture, parse_dtype(config.train.dtype), model::TrainableSet::none,
+        loaded.groups->experts(architecture.num_experts), context.stream);
+    model::load_dense_weights(*loaded.decoder, directory);
+    if (!checkpoint.empty()) model::load_checkpoint_weights(*loaded.decoder, checkpoint);
+  });
+  context.log.info("model: {}{}{}", directory, checkpoint.empty() ? "" : " with the experts of ", checkpoint);
+  context.heartbeat.beat();
+  return loaded;
+}
+
+std::unique_ptr<data::Tokenizer> load_tokenizer_for(comm::ExecutionContext& context,
+                                                    const std::string& wanted, const std::string& model_dir) {
+  std::unique_ptr<data::Tokenizer> tokenizer;
+  comm::agree(context.world, [&] { tokenizer = data::load_tokenizer(wanted.empty() ? model_dir : wanted); });
+  return tokenizer;
+}
+
+std::vector<data::DataSetConfig> data_sets_of(const AppConfig& config) {
+  NMOE_CHECK(config.data.empty() || config.run.tokens.empty(), config,
+             "--tokens {} and [data.{}] are both given; put the file into a [data.<name>] section",
+             config.run.tokens, config.data.front().name);
+  if (!config.data.empty()) return config.data;
+  require_option(config.run.tokens, "tokens",
+                 "the token file to train on (or [data.<name>] sections in a config)");
+  data::DataSetConfig only;
+  only.name = "tokens";
+  only.tokens = config.run.tokens;
+  return {only};
+}
+
+train::RunIdentity run_identity(comm::ExecutionContext& context, const AppConfig& config,
+                                const std::string& base_model) {
+  train::RunIdentity identity;
+  identity.resolved_config = config_to_ini(config, false);
+  identity.base_model = base_model;
+  if (!base_model.empty()) {
+    identity.base_model_hash = on_rank_zero(context, [&] { return model::model_directory_hash(base_model); });
+  }
+  identity.version = version();
+  context.world.drain();  // the MPI library is asked directly
+  nlohmann::json provenance;
+  provenance["config"] = config_to_ini(config, true);
+  provenance["placement"] = placement_table(context);
+  provenance["mpi"] = mpi_version_text();
+  provenance["environment"] = relevant_environment();
+  identity.provenance_json = provenance.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return identity;
+}
+
+}  // namespace nmoe::app

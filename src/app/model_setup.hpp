@@ -1,0 +1,51 @@
+#pragma once
+// What several commands do before their own work: find checkpoints and files, make groups and decoder, load
+// weights. Everything here is collective over the world and fails on every rank alike.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "neuronmoe/app/config.hpp"
+#include "neuronmoe/comm/execution_context.hpp"
+#include "neuronmoe/data/tokenizer.hpp"
+#include "neuronmoe/model/decoder.hpp"
+#include "neuronmoe/train/trainer.hpp"
+
+namespace nmoe::app {
+
+/// @throws Error(config) "COMMAND needs --key: why" if the value is empty.
+void require_option(const std::string& value, const char* option, const char* why);
+
+/// "train.dtype" as a type.
+DType parse_dtype(const std::string& text);
+
+/// Step directory behind `path`: itself if it is one (verified), else the newest valid step in it or in its
+/// checkpoints/. @throws Error(bad_data) saying what was looked at
+std::string resolve_checkpoint(comm::ExecutionContext& context, const std::string& path);
+
+/// `value` as rank 0 computed it, on every rank; an error of rank 0 is everybody's.
+std::string on_rank_zero(comm::ExecutionContext& context, const std::function<std::string()>& work);
+
+/// A decoder with what it refers to.
+struct LoadedModel {
+  std::unique_ptr<train::ParallelGroups> groups;
+  std::unique_ptr<model::Decoder> decoder;
+  std::string checkpoint;  ///< step directory, empty for the dense model alone
+};
+
+/// Dense weights from `model_dir`; with a `checkpoint` also its experts and routers.
+LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig& config,
+                               const std::string& checkpoint);
+
+/// The tokenizer `wanted`, or the one in the model directory.
+std::unique_ptr<data::Tokenizer> load_tokenizer_for(comm::ExecutionContext& context,
+                                                    const std::string& wanted, const std::string& model_dir);
+
+/// [data.<name>] sections, or the one data set of --tokens. @throws Error(config) if there is neither or both
+std::vector<data::DataSetConfig> data_sets_of(const AppConfig& config);
+
+/// Who made an output and from what, for checkpoints.
+train::RunIdentity run_identity(comm::ExecutionContext& context, const AppConfig& config,
+                                const std::string& base_model);
+
+}  // namespace nmoe::app

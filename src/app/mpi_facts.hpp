@@ -1,0 +1,13 @@
+#pragma once
+// What the MPI library says about itself, for `check`.
+#include <string>
+
+namespace nmoe::app {
+
+/// "Open MPI v4.1.4, thread level 2"
+std::string mpi_version_text();
+/// Which MPI-IO a file made at `path` (and removed again) goes through, and a warning if it is one that
+/// reports success on a full disk. Collective over MPI_COMM_WORLD.
+std::string mpi_io_text(const std::string& path);
+
+}  // namespace nmoe::app

@@ -1,0 +1,233 @@
+#include "neuronmoe/app/run_guarded.hpp"
+
+#include <mpi.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <future>
+#include <memory>
+#include <new>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "launcher.hpp"
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/comm/mpi_communicator.hpp"
+#include "placement.hpp"
+#include "watchdog.hpp"
+
+namespace nmoe::app {
+namespace {
+
+/// How long a failing rank waits for the others to fail (or finish) too before it ends the job alone. Shorter
+/// than the watchdog, which would say less about the cause.
+double grace_s(double watchdog_s) {
+  return watchdog_s > 0 ? std::min(5.0, watchdog_s / 2) : 5.0;
+}
+
+// Signal and terminate handlers get no arguments: the only globals of the program.
+comm::Heartbeat heartbeat;
+int this_rank = 0;
+
+struct Outcome {
+  int code = 0;
+  std::string message;
+};
+
+std::string encode(const Outcome& o) {
+  return fmt::format("{}\n{}", o.code, o.message);
+}
+Outcome decode(const std::string& text) {
+  Outcome o;
+  const auto end = text.find('\n');
+  std::from_chars(text.data(), text.data() + end, o.code);
+  o.message = text.substr(end + 1);
+  return o;
+}
+
+Outcome current_exception_outcome() {
+  try {
+    throw;
+  } catch (const Error& error) {
+    return {static_cast<int>(error.code()), error.what()};
+  } catch (const std::bad_alloc&) {
+    return {static_cast<int>(ErrorCode::internal), "out of memory"};
+  } catch (const std::exception& error) {
+    return {static_cast<int>(ErrorCode::internal), fmt::format("unexpected error: {}", error.what())};
+  } catch (...) {
+    return {static_cast<int>(ErrorCode::internal), "an exception of unknown type"};
+  }
+}
+
+void print_error(const std::string& who, const std::string& message) {
+  std::fflush(stdout);
+  const std::string line = fmt::format("neuronmoe: error{}: {}\n", who, message);
+  std::fwrite(line.data(), 1, line.size(), stderr);  // one call: lines of several ranks do not mix
+  std::fflush(stderr);
+}
+
+std::string on_rank() {
+  return fmt::format(" on rank {} ({})", this_rank, host_name());
+}
+
+/// Ends the whole job at once, for errors that the other ranks do not know of.
+[[noreturn]] void abort_job(const Outcome& outcome) {
+  print_error(on_rank(), outcome.message);
+  int initialized = 0, finalized = 0;
+  MPI_Initialized(&initialized);
+  MPI_Finalized(&finalized);
+  if (initialized != 0 && finalized == 0) MPI_Abort(MPI_COMM_WORLD, outcome.code);
+  _exit(outcome.code);
+}
+
+[[noreturn]] void terminate_handler() {
+  Outcome outcome{static_cast<int>(ErrorCode::internal), "std::terminate was called"};
+  if (std::current_exception()) outcome = current_exception_outcome();
+  abort_job(outcome);
+}
+
+extern "C" void ask_to_stop(int) {
+  heartbeat.stop_requested.store(true, std::memory_order_relaxed);
+}
+
+void install_signal_handlers() {
+  struct sigaction action {};
+  action.sa_handler = ask_to_stop;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGUSR1, &action, nullptr);
+  action.sa_flags = SA_RESTART | static_cast<int>(SA_RESETHAND);  // a second SIGTERM ends the process
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+/// For commands that have nothing to save: signals end them as usual, one that already came included.
+void restore_default_signals() {
+  std::signal(SIGUSR1, SIG_DFL);
+  std::signal(SIGTERM, SIG_DFL);
+  if (heartbeat.stop_requested.load()) std::raise(SIGTERM);
+}
+
+void start_mpi(int* argc, char*** argv, const LauncherHint& hint) {
+  int provided = MPI_THREAD_SINGLE;
+  MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided);
+  int size = 1;
+  MPI_Comm_rank(MPI_COMM_WORLD, &this_rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  NMOE_CHECK(provided >= MPI_THREAD_SERIALIZED, config,
+             "this MPI gives thread level {}, at least {} (serialized) is needed", provided,
+             static_cast<int>(MPI_THREAD_SERIALIZED));
+  // Without PMIx, srun starts N jobs of one rank that would all write the same files.
+  NMOE_CHECK(hint.num_processes == 0 || hint.num_processes == size, config,
+             "the launcher started {} processes ({}) but MPI sees {}; start with srun --mpi=pmix or with "
+             "mpirun of the "
+             "MPI this program was built with",
+             hint.num_processes, hint.variable, size);
+}
+
+/// What every rank ended with, if all of them come to an end in time.
+std::optional<std::vector<Outcome>> gather_outcomes(comm::Communicator& group, const Outcome& mine,
+                                                    double patience_s) {
+  std::vector<std::string> texts;
+  if (mine.code == 0) {
+    texts = comm::all_gather_strings(group, encode(mine));  // the watchdog guards this wait
+  } else {
+    // In a thread that is left behind: if the other ranks are elsewhere, the job is ended under its feet.
+    auto promise = std::make_shared<std::promise<std::vector<std::string>>>();
+    auto result = promise->get_future();
+    std::thread([promise, &group, text = encode(mine)] {
+      try {
+        promise->set_value(comm::all_gather_strings(group, text));
+      } catch (...) {
+        promise->set_exception(std::current_exception());
+      }
+    }).detach();
+    if (result.wait_for(std::chrono::duration<double>(patience_s)) != std::future_status::ready)
+      return std::nullopt;
+    texts = result.get();
+  }
+  std::vector<Outcome> outcomes;
+  for (const auto& text : texts) outcomes.push_back(decode(text));
+  return outcomes;
+}
+
+/// Rank 0 prints every distinct message once. The code of the lowest rank that failed.
+int report(const std::vector<Outcome>& outcomes) {
+  int code = 0;
+  for (std::size_t r = 0; r < outcomes.size(); ++r) {
+    if (code == 0) code = outcomes[r].code;
+    if (this_rank != 0 || outcomes[r].message.empty()) continue;
+    const auto same = [&](const Outcome& o) { return o.message == outcomes[r].message; };
+    if (std::any_of(outcomes.begin(), outcomes.begin() + static_cast<std::ptrdiff_t>(r), same)) continue;
+    const bool all = std::all_of(outcomes.begin(), outcomes.end(), same);
+    print_error(all ? "" : fmt::format(" on rank {}", r), outcomes[r].message);
+  }
+  return code;
+}
+
+int run_body(comm::Communicator& world, Watchdog& watchdog, GuardOptions& options, const Configure& configure,
+             const Body& body) {
+  options = configure(world);
+  watchdog.set_timeout(options.watchdog_s);
+  if (!options.saves_on_signal) restore_default_signals();
+  const Logger log(this_rank, options.quiet);
+  const Device device = choose_device(options.device, log);
+  choose_threads(world, options.threads, log);
+  Stream stream(device);
+  comm::ExecutionContext context{world, device, stream, log, heartbeat};
+  return body(context);
+}
+
+}  // namespace
+
+int run_guarded(int* argc, char*** argv, const Configure& configure, const Body& body) {
+  std::set_terminate(terminate_handler);
+  std::unique_ptr<comm::Communicator> world, errors;
+  try {
+    set_mpi_defaults();
+    const LauncherHint hint = launcher_hint();
+    start_mpi(argc, argv, hint);
+    install_signal_handlers();
+    MPI_Comm everybody = MPI_COMM_WORLD;
+    world = comm::make_mpi_communicator(&everybody);
+    errors = world->split(0, this_rank);  // a group of its own: never meets a collective of the work
+  } catch (...) {
+    abort_job(current_exception_outcome());
+  }
+
+  Outcome mine;
+  std::optional<std::vector<Outcome>> all;
+  {
+    Watchdog watchdog(heartbeat, [&](double seconds) {
+      print_error(on_rank(), fmt::format("no progress for {:.0f} s (run.watchdog_s); last collective: {}",
+                                         seconds, world->last_operation()));
+      _exit(static_cast<int>(ErrorCode::watchdog));
+    });
+    GuardOptions options;
+    watchdog.set_timeout(options.watchdog_s);
+    try {
+      mine.code = run_body(*world, watchdog, options, configure, body);
+    } catch (...) {
+      mine = current_exception_outcome();
+    }
+    if (mine.code != 0) watchdog.set_timeout(0);  // the grace period is shorter and says more
+    try {
+      all = gather_outcomes(*errors, mine, grace_s(options.watchdog_s));
+      if (!all) abort_job(mine);
+      errors->close();
+      world->close();
+    } catch (...) {
+      abort_job(mine.code != 0 ? mine : current_exception_outcome());
+    }
+  }
+  const int code = report(*all);
+  MPI_Finalize();
+  return code;
+}
+
+}  // namespace nmoe::app

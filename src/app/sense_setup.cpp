@@ -1,0 +1,45 @@
+#include "sense_setup.hpp"
+
+#include "neuronmoe/app/schema.hpp"
+#include "neuronmoe/app/version.hpp"
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/base/sha256.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/model/hf_model.hpp"
+
+namespace nmoe::app {
+
+SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& config,
+                         const LoadedModel& loaded) {
+  const auto& options = config.analysis;
+  NMOE_CHECK(!options.sense.empty(), config,
+             "--analysis.sense is not set: LANG:PATH.json, once per language");
+  const auto tokenizer = load_tokenizer_for(context, options.tokenizer, config.run.model);
+  SenseSetup setup;
+  std::string corpus;
+  comm::agree(context.world, [&] {
+    const auto pools = analysis::load_sense_pools(options.sense, options.sentences,
+                                                  static_cast<std::uint64_t>(options.seed));
+    for (const auto& pool : pools) corpus += pool.language + " " + pool.sha256 + "\n";
+    const auto& architecture = loaded.decoder->config();
+    NMOE_CHECK(tokenizer->vocab_size() <= architecture.vocab_size, bad_data,
+               "{}: vocabulary of {} tokens, the model has {}; use the tokenizer the model was made with",
+               tokenizer->name(), tokenizer->vocab_size(), architecture.vocab_size);
+    setup.samples = analysis::tokenize_pools(pools, *tokenizer, analysis::sense_bos(*tokenizer, architecture),
+                                             options.max_tokens);
+  });
+  for (std::size_t i = 0; i < setup.samples.languages.size(); ++i) {
+    context.log.info("{}: {} sentences, {} tokens; {} dropped", setup.samples.languages[i],
+                     setup.samples.num_kept[i], setup.samples.num_tokens[i], setup.samples.num_dropped[i]);
+  }
+  setup.provenance.model_sha256 =
+      on_rank_zero(context, [&] { return model::model_directory_hash(config.run.model); });
+  setup.provenance.tokenizer_sha256 = tokenizer->sha256();
+  setup.provenance.corpus_sha256 = sha256_text(corpus);
+  setup.provenance.config = config_to_ini(config, false);
+  setup.provenance.version = version();
+  setup.provenance.seed = options.seed;
+  return setup;
+}
+
+}  // namespace nmoe::app

@@ -1,0 +1,18 @@
+#pragma once
+// The sense sentences of `analyze` and `specialize`, tokenised for a model, and the provenance of what comes
+// out.
+#include "model_setup.hpp"
+#include "neuronmoe/analysis/neuron_file.hpp"
+#include "neuronmoe/analysis/sense.hpp"
+
+namespace nmoe::app {
+
+struct SenseSetup {
+  analysis::SampleSet samples;
+  analysis::Provenance provenance;
+};
+
+/// Reads analysis.sense, tokenises, and says how many sentences each language keeps. Collective.
+SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& config, const LoadedModel& loaded);
+
+}  // namespace nmoe::app

@@ -1,0 +1,37 @@
+#include "training_data.hpp"
+
+#include <optional>
+
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/io/hdf5_file.hpp"
+
+namespace nmoe::app {
+
+data::Mixture load_training_data(comm::ExecutionContext& context, const AppConfig& config,
+                                 const model::ModelConfig& architecture) {
+  const auto data_sets = data_sets_of(config);
+  std::optional<data::Mixture> mixture;
+  comm::agree(context.world, [&] {
+    for (const auto& d : data_sets) {
+      auto file = io::H5File::open(d.tokens);
+      const std::int64_t vocab_size = file.read_int_attribute("/", "vocab_size");
+      NMOE_CHECK(
+          vocab_size <= architecture.vocab_size, bad_data,
+          "{}: made with a vocabulary of {} tokens, the model has {}; tokenize with the model's tokenizer",
+          d.tokens, vocab_size, architecture.vocab_size);
+    }
+    mixture.emplace(
+        data::make_mixture(data_sets, config.train.seq_length, config.train.eos_label, config.train.seed));
+  });
+  context.log.info("data:\n{}", mixture->to_string());
+  context.heartbeat.beat();
+  return std::move(*mixture);
+}
+
+int report_saved_on_signal(comm::ExecutionContext& context, const train::TrainResult& result) {
+  context.log.info("stopped on a signal; saved {}; run the same command again to go on", result.checkpoint);
+  return static_cast<int>(ErrorCode::saved_on_signal);
+}
+
+}  // namespace nmoe::app

@@ -1,0 +1,15 @@
+#pragma once
+// What `pretrain` and `train` share: their data and how they end.
+#include "model_setup.hpp"
+#include "neuronmoe/data/mixture.hpp"
+
+namespace nmoe::app {
+
+/// The mixture of the config's data sets, checked against the model's vocabulary. Collective.
+data::Mixture load_training_data(comm::ExecutionContext& context, const AppConfig& config,
+                                 const model::ModelConfig& architecture);
+
+/// Says how to go on; returns 85.
+int report_saved_on_signal(comm::ExecutionContext& context, const train::TrainResult& result);
+
+}  // namespace nmoe::app

@@ -1,0 +1,36 @@
+#pragma once
+// Ends a process that makes no progress: a rank that waits for a dead, stopped or looping one would wait
+// until the job's time limit (PLATFORM 0.2). Started by run_guarded, fed by Heartbeat::beat of long work.
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "neuronmoe/comm/execution_context.hpp"
+
+namespace nmoe::app {
+
+class Watchdog {
+ public:
+  /// Calls `on_hang(seconds)` from its own thread once `heartbeat` has not changed for `timeout_s`; that call
+  /// is expected to end the process.
+  Watchdog(const comm::Heartbeat& heartbeat, std::function<void(double)> on_hang);
+  ~Watchdog();
+  Watchdog(const Watchdog&) = delete;
+  Watchdog& operator=(const Watchdog&) = delete;
+  /// 0 switches it off. The clock starts anew.
+  void set_timeout(double timeout_s);
+
+ private:
+  void watch();
+  const comm::Heartbeat& heartbeat_;
+  std::function<void(double)> on_hang_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  double timeout_s_ = 0.0;
+  bool reset_ = true, stop_ = false;
+  std::thread thread_;
+};
+
+}  // namespace nmoe::app
