@@ -49,7 +49,8 @@ void write_sample(comm::Communicator& comm, const std::string& path) {
     f.write_attribute("/", "format", "sample");
     f.write_ranges("/a/x", ElementType::float32, shape, ranges, floats.data());
     f.write_ranges("/a/h", ElementType::bfloat16, shape, ranges, halves.data());
-    f.write("/whole", std::vector<std::uint64_t>{1, 2, 3});
+    f.write("/whole", std::vector<std::uint64_t>(3, comm.rank() == 0 ? 3U : 9U));  // rank 0's counts
+    f.write("/none", std::vector<std::uint64_t>{});
     f.write_strings("/names", {"en", "el"});
   });
 }

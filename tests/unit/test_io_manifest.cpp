@@ -91,6 +91,20 @@ BOOST_AUTO_TEST_CASE(damage_is_named) {
   BOOST_TEST(io::verify_manifest(*comm, step).find("manifest.json") != std::string::npos);
 }
 
+BOOST_AUTO_TEST_CASE(bytes_behind_the_last_dataset_count_too) {
+  const test::TempDir run;
+  const auto comm = comm::make_local_communicator();
+  fill_step(*comm, run.path(), 1);
+  const std::string tail = "bytes that HDF5 does not know of";
+  std::ofstream(run / "step_0000000001.tmp/optim.h5", std::ios::app | std::ios::binary) << tail;
+  const std::string optim = io::commit_step(*comm, run.path(), 1, {}) + "/optim.h5";
+  BOOST_TEST(io::newest_valid_step(*comm, run.path()).step == 1);
+  std::string damaged = test::read_bytes(optim);
+  damaged.back() ^= 1;
+  test::write_bytes(optim, damaged);
+  BOOST_TEST(!io::newest_valid_step(*comm, run.path()));
+}
+
 BOOST_AUTO_TEST_CASE(fallback_and_pruning) {
   const test::TempDir run;
   const auto comm = comm::make_local_communicator();
