@@ -61,7 +61,9 @@ BOOST_AUTO_TEST_CASE(bytes_do_not_depend_on_ranks) {
   comm::Communicator& comm = test::world();
   const test::SharedDirectory dir("bytes");
   write_sample(comm, dir.path() + "/parallel.h5");
-  const auto local = comm::make_local_communicator();
+  // A group of one rank: files are the same for any number of MPI ranks (HDF5's serial driver lays them out
+  // differently).
+  const auto local = comm.split(comm.rank(), 0);
   const std::string mine = dir.path() + "/serial" + std::to_string(comm.rank()) + ".h5";
   write_sample(*local, mine);
   BOOST_TEST(sha256_file(dir.path() + "/parallel.h5") == sha256_file(mine));
