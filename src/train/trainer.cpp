@@ -198,6 +198,7 @@ StepMetrics Trainer::train_step(const StepBatch& batch, const StepPlan& plan) {
     const model::Losses result = decoder_.forward_backward(batch.micro_batches[at].batch(),
                                                            loss_scales(plan.num_labels, batch.labels[at]));
     optimizer_.reduce(micro_step, num_micro_batches_, context_.stream);
+    context_.heartbeat.beat();
     const std::int64_t m = comm::micro_batch_of(micro_step, groups_.layout.rank(),
                                                 groups_.layout.world_size(), num_micro_batches_);
     if (m < 0) continue;
@@ -206,7 +207,6 @@ StepMetrics Trainer::train_step(const StepBatch& batch, const StepPlan& plan) {
     slots[num_labels] = static_cast<double>(result.num_labels);
     slots[balancing] = result.balancing;
     slots[lpr] = result.lpr;
-    context_.heartbeat.beat();
   }
   reduce_losses(losses, plan, metrics);
   metrics.grad_norm = optimizer_.finish_reduction(context_.stream);
