@@ -1,5 +1,6 @@
 // neuronmoe evaluate: perplexity per language and the continuation task, for the dense model or a checkpoint.
 #include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <map>
 
@@ -92,7 +93,7 @@ class Evaluation {
       if (info.layout || !mine) return;
       using Value = std::remove_cvref_t<decltype(value)>;
       if constexpr (std::is_same_v<Value, std::vector<std::string>>) {
-        for (const auto& v : value) results_.config.emplace_back(name, v);
+        results_.config.emplace_back(name, fmt::format("{}", fmt::join(value, " ")));
       } else {
         results_.config.emplace_back(name, fmt::format("{}", value));
       }

@@ -170,9 +170,33 @@ int report(const std::vector<Outcome>& outcomes) {
   return code;
 }
 
-int run_body(comm::Communicator& world, Watchdog& watchdog, GuardOptions& options, const Configure& configure,
+/// The world, and the same ranks once more for the agreement at the end: it never meets a collective of the
+/// work.
+struct Groups {
+  std::unique_ptr<comm::Communicator> world, errors;
+  void close() {
+    errors->close();
+    world->close();
+  }
+};
+
+void make_groups(Groups& groups, bool check_collectives) {
+  MPI_Comm everybody = MPI_COMM_WORLD;
+  comm::MpiOptions options;
+  options.debug_checks = check_collectives;
+  groups.world = comm::make_mpi_communicator(&everybody, options);
+  groups.errors = groups.world->split(0, this_rank);
+}
+
+int run_body(Groups& groups, Watchdog& watchdog, GuardOptions& options, const Configure& configure,
              const Body& body) {
-  options = configure(world);
+  options = configure(*groups.world);
+  if (options.check_collectives) {  // only now known; nothing is under way
+    watchdog.set_timeout(0);        // it looks at the world
+    groups.close();
+    make_groups(groups, true);
+  }
+  comm::Communicator& world = *groups.world;
   watchdog.set_timeout(options.watchdog_s);
   if (!options.saves_on_signal) restore_default_signals();
   const Logger log(this_rank, options.quiet);
@@ -187,15 +211,13 @@ int run_body(comm::Communicator& world, Watchdog& watchdog, GuardOptions& option
 
 int run_guarded(int* argc, char*** argv, const Configure& configure, const Body& body) {
   std::set_terminate(terminate_handler);
-  std::unique_ptr<comm::Communicator> world, errors;
+  Groups groups;
   try {
     set_mpi_defaults();
     const LauncherHint hint = launcher_hint();
+    install_signal_handlers();  // before MPI, so that an early signal is not lost
     start_mpi(argc, argv, hint);
-    install_signal_handlers();
-    MPI_Comm everybody = MPI_COMM_WORLD;
-    world = comm::make_mpi_communicator(&everybody);
-    errors = world->split(0, this_rank);  // a group of its own: never meets a collective of the work
+    make_groups(groups, false);
   } catch (...) {
     abort_job(current_exception_outcome());
   }
@@ -205,22 +227,21 @@ int run_guarded(int* argc, char*** argv, const Configure& configure, const Body&
   {
     Watchdog watchdog(heartbeat, [&](double seconds) {
       print_error(on_rank(), fmt::format("no progress for {:.0f} s (run.watchdog_s); last collective: {}",
-                                         seconds, world->last_operation()));
+                                         seconds, groups.world->last_operation()));
       _exit(static_cast<int>(ErrorCode::watchdog));
     });
     GuardOptions options;
     watchdog.set_timeout(options.watchdog_s);
     try {
-      mine.code = run_body(*world, watchdog, options, configure, body);
+      mine.code = run_body(groups, watchdog, options, configure, body);
     } catch (...) {
       mine = current_exception_outcome();
     }
     if (mine.code != 0) watchdog.set_timeout(0);  // the grace period is shorter and says more
     try {
-      all = gather_outcomes(*errors, mine, grace_s(options.watchdog_s));
+      all = gather_outcomes(*groups.errors, mine, grace_s(options.watchdog_s));
       if (!all) abort_job(mine);
-      errors->close();
-      world->close();
+      groups.close();
     } catch (...) {
       abort_job(mine.code != 0 ? mine : current_exception_outcome());
     }

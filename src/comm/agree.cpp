@@ -22,8 +22,11 @@ std::optional<Error> run(const std::function<void()>& work) {
   return std::nullopt;
 }
 
-/// "rank 1, 3: message" per distinct message, lowest rank first.
+/// "rank 1, 3: message" per distinct message, lowest rank first; "all ranks: message" if they agree.
 std::string list_failures(const std::vector<std::string>& messages, const std::vector<bool>& failed) {
+  bool all = true;
+  for (std::size_t r = 0; r < messages.size(); ++r) all = all && failed[r] && messages[r] == messages[0];
+  if (all) return "all ranks: " + messages[0];
   std::string text;
   for (std::size_t r = 0; r < messages.size(); ++r) {
     bool said = false;

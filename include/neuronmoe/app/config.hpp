@@ -75,7 +75,10 @@ void for_each_field(Config& c, F&& f) {
   f("run.output", c.run.output, FieldInfo{"what the command writes", "", 0, 0, "", true});
   f("run.input", c.run.input, FieldInfo{"inspect: the file or directory to look at", "", 0, 0, "", true});
   f("run.resume", c.run.resume,
-    FieldInfo{"auto, none, or a checkpoint or run directory", "", 0, 0, "", true});
+    FieldInfo{
+        "pretrain, train: auto (newest in the output), none or a step directory; specialize, evaluate: a "
+        "checkpoint or run directory",
+        "", 0, 0, "", true});
   f("run.device", c.run.device, FieldInfo{"where the numbers are made", "", 0, 0, "auto|cpu|cuda", true});
   f("run.threads", c.run.threads,
     FieldInfo{"per rank; 0 = OMP_NUM_THREADS, or the cores divided by the ranks", "threads", 0, 4096, "",

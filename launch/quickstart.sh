@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# From a fresh clone to a measured multilingual mixture of experts: installs what is missing, builds, fetches text,
+# runs the journey on 2 CPU cores, prints the result and the path of report.html.
+#
+#   launch/quickstart.sh [--target LANG] [--control uniform] [--limit N] [--short] [--ranks N] [--workdir DIR]
+#
+#   --target LANG      language to add: el (default), hu or tr
+#   --control uniform  also trains three experts in every layer and prints them beside the result
+#   --limit N          items of the continuation task per language (default 200; at most 400)
+#   --short            fewer steps (CI): checks inequalities only and fails if one does not hold
+#   --workdir DIR      default build/quickstart (build/quickstart-short with --short)
+# A second run reuses what is done; a killed run resumes.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+work="" short=0 pipeline_options=()
+while (($#)); do
+  case $1 in
+    --target | --control | --ranks | --limit | --workdir)
+      if (($# < 2)); then
+        echo "quickstart: $1 needs a value" >&2
+        exit 78
+      fi ;;&
+    --target | --control | --ranks) pipeline_options+=("$1" "$2") && shift ;;
+    --limit)
+      if [[ ! $2 =~ ^[1-9][0-9]*$ ]]; then
+        echo "quickstart: --limit $2: expected a positive number" >&2
+        exit 78
+      fi
+      pipeline_options+=(--set "evaluation.limit=$2") && shift ;;
+    --workdir) work=$2 && shift ;;
+    --short) short=1 && pipeline_options+=(--short --check) ;;
+    --help | -h)
+      sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
+      exit 0 ;;
+    *)
+      echo "quickstart: unknown option '$1' (launch/quickstart.sh --help lists them)" >&2
+      exit 78 ;;
+  esac
+  shift
+done
+if [[ -z $work ]]; then
+  work=$root/build/quickstart
+  ((short == 0)) || work+=-short
+fi
+
+# NMOE_BINARY: a program built elsewhere; nothing is installed or compiled then.
+if [[ -z ${NMOE_BINARY:-} ]]; then
+  "$root/launch/deps.sh"
+  "$root/launch/build.sh" release neuronmoe
+fi
+mkdir -p "$work"
+/usr/bin/python3 "$root/tools/prepare_corpus.py" --output "$work/corpus" --cache "$root/build/packages"
+# exec: a signal meant for the quickstart must reach the pipeline, which stops the ranks.
+exec "$root/launch/pipeline.sh" "$root/configs/quickstart.cfg" --workdir "$work" "${pipeline_options[@]}"

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds and runs every test.
+#   launch/test.sh          release build, Python tests, documentation snippets, ctest
+#   launch/test.sh --full   also address + undefined-behaviour sanitizers (preset asan) and clang (preset clang)
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+python=/usr/bin/python3
+
+presets=(release)
+dep_options=()
+case ${1:-} in
+  "") ;;
+  --full) presets+=(asan clang) dep_options=(--full) ;;
+  *)
+    echo "test.sh: unknown option '$1' (known: --full)" >&2
+    exit 78 ;;
+esac
+
+launch/deps.sh "${dep_options[@]}"
+failed=()
+# Every part runs even if an earlier one fails; the verdict names them all.
+for preset in "${presets[@]}"; do
+  launch/build.sh "$preset" || failed+=("build $preset")
+done
+
+echo "test: Python tools"
+NMOE_TEST_BINARY=$root/build/release/neuronmoe $python -m unittest discover -s tests/tools -q || failed+=("Python tools")
+
+# The last preset to run is release, so that its summary is the last one read.
+for ((i = ${#presets[@]} - 1; i >= 0; --i)); do
+  preset=${presets[i]}
+  echo "test: ctest, preset $preset"
+  ctest --preset "$preset" --parallel "$(nproc)" </dev/null || failed+=("ctest $preset")
+done
+
+if ((${#failed[@]})); then
+  printf 'test: FAILED: %s\n' "${failed[@]}" >&2
+  exit 1
+fi
+echo "test: all passed (${presets[*]})"

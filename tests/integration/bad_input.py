@@ -1,0 +1,215 @@
+#!/usr/bin/python3
+"""Bad input and bad options: one clear line, the documented exit code, nothing half-written, no rank left.
+Usage: bad_input.py MPIEXEC NEURONMOE SOURCE_DIR"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+MPIEXEC, BINARY, SOURCE = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+failures = []
+count = 0
+
+
+def run(arguments, ranks=1, env=None):
+    launcher = [MPIEXEC, "-n", str(ranks)] if ranks > 1 else []
+    return subprocess.run(launcher + [BINARY] + [str(a) for a in arguments], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, **(env or {})})
+
+
+def fail(what, done, problems):
+    failures.append(what)
+    print(f"FAILED {what}: " + "; ".join(problems) + f"\n  stdout: {done.stdout[-1500:]}\n  stderr: {done.stderr[-1500:]}")
+
+
+def expect(what, arguments, code, *texts, ranks=1, untouched=None, env=None):
+    """Exit code, exactly one error line, which holds every text; `untouched` directory is as before."""
+    global count
+    count += 1
+    before = sorted(os.listdir(untouched)) if untouched else None
+    done = run(arguments, ranks, env)
+    lines = [line for line in done.stderr.splitlines() if "neuronmoe: error" in line]
+    problems = []
+    if done.returncode != code:
+        problems.append(f"exit code {done.returncode}, expected {code}")
+    if len(lines) != 1:
+        problems.append(f"{len(lines)} error lines, expected 1")
+    for text in texts:
+        if not any(text in line for line in lines):
+            problems.append(f"the error line lacks '{text}'")
+    if untouched and sorted(os.listdir(untouched)) != before:
+        problems.append(f"left behind: {sorted(set(os.listdir(untouched)) - set(before))}")
+    if problems:
+        fail(what, done, problems)
+
+
+def expect_ok(what, arguments, ranks=1):
+    global count
+    count += 1
+    done = run(arguments, ranks)
+    if done.returncode != 0:
+        fail(what, done, [f"exit code {done.returncode}"])
+    return done
+
+
+def options():
+    expect("no command", ["--model", "m"], 78, "no command given")
+    expect("unknown command", ["trian"], 78, "unknown command 'trian'", "train")
+    expect("unknown option", ["train", "--modle", "m"], 78, "unknown option '--modle'", "did you mean '--model'", ranks=2)
+    expect("abbreviated option", ["train", "--train.step", "1"], 78, "did you mean '--train.steps'")
+    expect("stray word", ["train", "m"], 78, "stray argument 'm'")
+    expect("option without value", ["train", "--model"], 78, "--model")
+    expect("negative for unsigned", ["train", "--train.seed", "-1"], 78, "train.seed = '-1'", ranks=2)
+    expect("nan", ["train", "--train.learning_rate", "nan"], 78, "train.learning_rate = 'nan'")
+    expect("missing config file", ["train", "--config", "/nowhere/a.cfg"], 78, "/nowhere/a.cfg", "No such file", ranks=2)
+    expect("config file is a directory", ["train", "--config", "/"], 78, "is a directory")
+    expect("required option missing", ["allocate"], 78, "--output is not set")
+    expect("no CUDA", ["allocate", "--device", "cuda", "--output", "x"], 78, "--device cuda", ranks=2,
+           env={"CUDA_VISIBLE_DEVICES": ""})
+    expect("N singletons under srun", ["check"], 78, "--mpi=pmix", "SLURM_STEP_NUM_TASKS", env={"SLURM_STEP_NUM_TASKS": "4"})
+    expect("MPI of another launcher", ["check"], 78, "PMI_SIZE", env={"PMI_SIZE": "2"})
+    for path in sorted((SOURCE / "tests/bad_configs").glob("*.cfg")):
+        expect(f"bad config {path.name}", ["train", "--config", path, "--print-config"], 78, f"{path}:")
+
+
+def printed_config(work):
+    cfg = work / "a b.cfg"
+    cfg.write_text("[run]\nmodel = /data/run#3/x\n[train]\nstage = 2\neps = 3e-9\n[data.el]\ntokens = el.h5\nmark = new\n"
+                   "[analysis]\nsense = en:a.json\nsense = el:b.json\n")
+    first = expect_ok("--print-config", ["train", "--config", cfg, "--train.steps", "7", "--print-config"], ranks=2).stdout
+    (work / "printed.cfg").write_text(first)
+    second = expect_ok("--print-config again", ["train", "--config", work / "printed.cfg", "--print-config"]).stdout
+    if first != second or "steps = 7\n" not in first or "seq_length = 512\n" not in first or first.count("sense = ") != 2:
+        failures.append("printed config")
+        print("FAILED printed config:\n" + first + "\n---\n" + second)
+    for command in "tokenize pretrain analyze score allocate train specialize evaluate check inspect".split():
+        text = expect_ok(f"{command} --help", [command, "--help"]).stdout
+        if f"neuronmoe {command}:" not in text or "--run.output" not in text:
+            failures.append(f"{command} --help")
+            print(f"FAILED {command} --help:\n{text}")
+    expect_ok("--help", ["--help"], ranks=2)
+    expect_ok("--version", ["--version"])
+
+
+def small_model(work):
+    model = work / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 64, "hidden_size": 16,
+        "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True,
+        "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "float32"}))
+    return model
+
+
+def expert_lists(work, model):
+    out = work / "out"
+    out.mkdir()
+    for name, text, code, *texts in [
+            ("too_long", "ADA_MOE_NUM_EXPERTS_LIST=2,1,2\n", 65, "3", "2"),
+            ("too_short", "ADA_MOE_NUM_EXPERTS_LIST=2\n", 65, "1", "2"),
+            ("zero", "ADA_MOE_NUM_EXPERTS_LIST=2,0\n", 65),
+            ("negative", "ADA_MOE_NUM_EXPERTS_LIST=2,-1\n", 65),
+            ("letters", "ADA_MOE_NUM_EXPERTS_LIST=2,x\n", 65),
+            ("missing_list", "# nothing here\n", 65),
+            ("shell", "ADA_MOE_NUM_EXPERTS_LIST=$(touch pwned)\n", 65),
+            ("all_dense", "ADA_MOE_NUM_EXPERTS_LIST=1,1\n", 78, "nothing to train")]:
+        path = work / f"{name}.cfg"
+        path.write_text(text)
+        expect(f"expert list {name}", ["train", "--model", model, "--experts", path, "--tokens", "t.h5", "--output", out / "run"],
+               code, str(path), *texts, ranks=2, untouched=out)
+    good = work / "good.cfg"
+    good.write_text("ADA_MOE_NUM_EXPERTS_LIST=2,1\n")
+    train = ["train", "--model", model, "--experts", good, "--output", out / "run"]
+    expect("expert-parallel size does not divide", train + ["--tokens", "t.h5", "--train.expert_parallel_size", "3"], 78,
+           "3", "2", ranks=2, untouched=out)
+    expect("no data", train, 78, "--tokens is not set", untouched=out)
+    expect("missing token file", train + ["--tokens", "/nowhere/t.h5"], 65, "/nowhere/t.h5", ranks=2, untouched=out)
+    expect("missing model", ["train", "--model", "/nowhere", "--experts", good, "--tokens", "t.h5", "--output", out / "run"], 65,
+           "/nowhere/config.json", ranks=2, untouched=out)
+    expect("stage 2 without a start", ["train", "--model", model, "--stage", "2", "--output", out / "run"], 78, "train.init_from")
+    expect("stage 2 from nowhere", ["train", "--model", model, "--stage", "2", "--train.init_from", "/nowhere", "--output", out / "run"],
+           65, "/nowhere", ranks=2, untouched=out)
+
+
+def hdf5_files(work):
+    good = work / "matrix.h5"
+    rng = np.random.default_rng(1)
+    with h5py.File(good, "w") as f:
+        f["responses"] = rng.standard_normal((4000, 40)).astype("f4")
+        f["labels"] = (np.arange(40) % 2).astype("i8")
+    out = work / "score"
+    out.mkdir()
+    score = ["score", "--output", out / "ap.h5", "--score.input"]
+    expect("missing HDF5 file", score + ["/nowhere/a.h5"], 65, "/nowhere/a.h5", ranks=2, untouched=out)
+    for what, keep in [("half", 0.5), ("all but one byte", None)]:
+        data = good.read_bytes()
+        cut = work / "cut.h5"
+        cut.write_bytes(data[:int(len(data) * keep)] if keep else data[:-1])
+        expect(f"truncated HDF5 ({what})", score + [cut], 65, str(cut), ranks=2, untouched=out)
+    (work / "text.h5").write_text("this is no HDF5 file\n")
+    expect("not an HDF5 file", score + [work / "text.h5"], 65, "text.h5", untouched=out)
+    (work / "empty.h5").write_bytes(b"")
+    expect("empty HDF5 file", score + [work / "empty.h5"], 65, "empty.h5", untouched=out)
+    with h5py.File(work / "nan.h5", "w") as f:
+        values = np.ones((3, 4), "f4")
+        values[2, 1] = np.nan
+        f["responses"] = values
+        f["labels"] = np.array([0, 1, 0, 1], "i8")
+    expect("NaN response", score + [work / "nan.h5"], 65, "neuron 2", ranks=2, untouched=out)
+    expect("output directory does not exist", ["score", "--score.input", good, "--output", "/nowhere/deep/a.h5"], 70, "/nowhere",
+           ranks=2)
+    expect("inspect nothing", ["inspect", "/nowhere"], 65, "/nowhere")
+    expect("inspect an unfinished file", ["inspect", good], 65, "complete")
+    expect_ok("score", score + [good], ranks=2)
+    text = expect_ok("inspect", ["inspect", out / "ap.h5"]).stdout
+    if "/ap" not in text or "intact" not in text:
+        failures.append("inspect")
+        print("FAILED inspect:\n" + text)
+    broken = bytearray((out / "ap.h5").read_bytes())
+    broken[len(broken) // 2] ^= 1
+    (work / "flip.h5").write_bytes(broken)
+    done = run(["inspect", work / "flip.h5"])
+    print(f"note: one flipped bit in a statistics file: exit code {done.returncode}")
+    return good
+
+
+def full_disk(work, good):
+    disk = work / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        print(f"NOT TESTED: full disk (cannot mount a tmpfs here: {mounted.stderr.strip()})")
+        return
+    try:
+        old = disk / "ap.h5"
+        old.write_text("the last good result\n")
+        expect("full disk", ["score", "--score.input", good, "--output", old], 75, str(disk), ranks=2, untouched=disk)
+        if old.read_text() != "the last good result\n":
+            failures.append("full disk")
+            print("FAILED full disk: the old file was touched")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def main():
+    work = Path(tempfile.mkdtemp(prefix="nmoe-bad-input-"))
+    try:
+        options()
+        printed_config(work)
+        expert_lists(work, small_model(work))
+        full_disk(work, hdf5_files(work))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    print(f"bad_input.py: {count} cases, {len(failures)} failed")
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()

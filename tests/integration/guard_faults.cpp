@@ -1,0 +1,92 @@
+// What run_guarded does when a rank misbehaves: guard_faults MODE [WATCHDOG_SECONDS]. Driven by faults.py.
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <new>
+#include <string>
+#include <thread>
+
+#include "neuronmoe/app/run_guarded.hpp"
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/comm/agree.hpp"
+
+namespace {
+
+using namespace nmoe;
+
+void pause_for(double seconds) {
+  std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+}
+
+/// Ranks other than 1 wait where rank 1 will not come.
+int wait_for_the_others(comm::ExecutionContext& context) {
+  comm::all_reduce_sum(context.world, std::int64_t{1});
+  return 0;
+}
+
+int misbehave(comm::ExecutionContext& context, const std::string& mode) {
+  const bool culprit = context.world.rank() == 1;
+  if (mode == "none") return wait_for_the_others(context);
+  if (mode == "throw_everywhere") throw Error(ErrorCode::config, "the same mistake everywhere");
+  if (mode == "agreed") {
+    comm::agree(context.world, [&] { NMOE_CHECK(!culprit, bad_data, "only rank 1 has a bad file"); });
+  }
+  if (mode == "throw_late") {  // every rank fails, not at the same moment
+    pause_for(culprit ? 0.7 : 0.0);
+    throw Error(ErrorCode::no_space, "the same mistake everywhere");
+  }
+  if (mode == "last_rank_fails_at_the_end") {
+    if (culprit) throw Error(ErrorCode::io, "rank 1 failed after the last collective");
+    return 0;
+  }
+  if (mode == "stop_on_signal") {
+    while (!context.heartbeat.stop_requested.load()) pause_for(0.02);
+    return static_cast<int>(ErrorCode::saved_on_signal);
+  }
+  if (mode == "mismatch") {  // run.check_collectives is on
+    if (culprit) return comm::all_reduce_sum(context.world, 1.0) > 0 ? 0 : 1;
+    return wait_for_the_others(context);
+  }
+  if (mode == "long_but_alive") {
+    for (int i = 0; i < 40; ++i) {
+      pause_for(0.1);
+      context.heartbeat.beat();
+    }
+    return 0;
+  }
+  if (!culprit) return wait_for_the_others(context);
+  if (mode == "throw_one") throw Error(ErrorCode::bad_data, "rank 1 alone has a bad file");
+  if (mode == "out_of_memory") throw std::bad_alloc();
+  if (mode == "throw_in_thread") std::thread([] { throw Error(ErrorCode::io, "thrown in a thread"); }).join();
+  if (mode == "exit_1") std::exit(1);
+  if (mode == "underscore_exit") _exit(0);
+  if (mode == "kill") std::raise(SIGKILL);
+  if (mode == "stop") std::raise(SIGSTOP);
+  if (mode == "sleep") pause_for(1e6);
+  if (mode == "loop") {
+    for (volatile bool forever = true; forever;) {
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string mode = argc > 1 ? argv[1] : "none";
+  app::GuardOptions options;
+  options.device = "cpu";
+  options.threads = 1;
+  if (argc > 2) options.watchdog_s = std::atof(argv[2]);
+  options.check_collectives = mode == "mismatch";
+  options.saves_on_signal = mode == "stop_on_signal";
+  return app::run_guarded(
+      &argc, &argv,
+      [&](comm::Communicator&) {
+        if (mode == "configure_fails") throw Error(ErrorCode::config, "a bad config");
+        return options;
+      },
+      [&](comm::ExecutionContext& context) { return misbehave(context, mode); });
+}

@@ -1,0 +1,303 @@
+#!/usr/bin/python3
+"""The whole journey on a toy: text -> tokens -> base -> neurons -> experts -> stage 1 -> stage 2 -> specialisation and
+evaluation, on 1, 2 and 3 ranks, with a stop, a resume and a damaged checkpoint on the way.
+Usage: journey.py MPIEXEC NEURONMOE"""
+import hashlib
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+MPIEXEC, BINARY = sys.argv[1:3]
+LANGUAGES = ["en", "es", "el"]
+ALPHABET = {"en": "etaoinshrdlu", "es": "eaosnrlduñáé", "el": "αοιετσνηυρπκ"}
+problems = []
+
+
+def check(condition, what):
+    print(("ok     " if condition else "FAILED ") + what, flush=True)
+    if not condition:
+        problems.append(what)
+
+
+def start(ranks, *arguments):
+    launcher = [MPIEXEC, "-n", str(ranks)] if ranks > 1 else []
+    return subprocess.Popen(launcher + [BINARY] + [str(a) for a in arguments], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def run(ranks, *arguments, code=0):
+    begin = time.monotonic()
+    job = start(ranks, *arguments)
+    out, err = job.communicate(timeout=300)
+    what = f"{arguments[0]} on {ranks} ranks ends with {code} ({time.monotonic() - begin:.1f} s)"
+    check(job.returncode == code, what if job.returncode == code else f"{what}, not {job.returncode}\n{out}\n{err}")
+    if job.returncode != code:
+        finish()
+    return out, err
+
+
+def finish():
+    print(f"journey.py: {len(problems)} problems")
+    sys.exit(1 if problems else 0)
+
+
+def sha(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def make_text(work):
+    """Sentences of made-up words, each language with letters and words of its own; a word is followed by one of three,
+    so that there is something to learn besides which words there are."""
+    for language in LANGUAGES:
+        rng = random.Random(language)
+        words = ["".join(rng.choices(ALPHABET[language], k=rng.randint(2, 6))) for _ in range(60)]
+        followers = [rng.sample(range(60), 3) for _ in words]
+
+        def sentence():
+            at, text = rng.randrange(60), []
+            for _ in range(rng.randint(6, 14)):
+                text.append(words[at])
+                at = rng.choice(followers[at])
+            return " ".join(text)
+
+        for part, lines in [("train", 400), ("held", 60)]:
+            with open(work / f"{part}.{language}.jsonl", "w") as f:
+                for _ in range(lines):
+                    f.write(json.dumps({"text": sentence()}, ensure_ascii=False) + "\n")
+        (work / f"sense.{language}.json").write_text(json.dumps({
+            "concept": language, "sentences": {"positive": [sentence() for _ in range(40)], "negative": []}}))
+        with open(work / f"items.{language}.jsonl", "w") as f:
+            for _ in range(20):
+                item = {"context": sentence(), "choices": [sentence() for _ in range(4)], "gold": rng.randrange(4)}
+                f.write(json.dumps(item, ensure_ascii=False) + "\n")
+    lines = work / "spm.txt"
+    lines.write_text("".join(json.loads(line)["text"] + "\n" for language in LANGUAGES
+                             for line in open(work / f"train.{language}.jsonl")))
+    subprocess.run(["spm_train", f"--input={lines}", f"--model_prefix={work}/tok", "--vocab_size=400", "--model_type=bpe",
+                    "--byte_fallback=true", "--unk_id=0", "--bos_id=1", "--eos_id=2", "--character_coverage=1.0",
+                    "--hard_vocab_limit=false", "--minloglevel=2"], check=True, capture_output=True)
+
+
+def tokenize(work):
+    def arguments(part, output):
+        inputs = sum((["--tokenize.input", f"{l}:{'new' if l == 'el' else 'old'}:{work}/{part}.{l}.jsonl"] for l in LANGUAGES), [])
+        return ["tokenize", "--tokenize.tokenizer", work / "tok.model", *inputs, "--output", work / output]
+
+    run(1, *arguments("train", "train1.h5"))
+    run(3, *arguments("train", "train.h5"))
+    check(sha(work / "train1.h5") == sha(work / "train.h5"), "tokens.h5 has the same bytes from 1 and 3 ranks")
+    run(2, *arguments("held", "held.h5"))
+    good = (work / "held.el.jsonl").read_bytes()
+    for name, bytes_, reason in [("broken", b'{"text": "half a li\n', "broken.jsonl:61"),
+                                 ("nofield", b'{"txet": "a"}\n', "nofield.jsonl:61"),
+                                 ("utf8", b'{"text": "caf\xe9"}\n', "utf8.jsonl:61")]:
+        path = work / f"{name}.jsonl"
+        path.write_bytes(good + bytes_ + good)
+        options = ["tokenize", "--tokenize.tokenizer", work / "tok.model", "--tokenize.input", f"el:new:{path}", "--output",
+                   work / "bad.h5"]
+        _, err = run(2, *options, code=65)
+        check(err.count("neuronmoe: error") == 1 and reason in err, f"{name}: one line with {reason}")
+        check(not list(work.glob("bad.h5*")), f"{name}: nothing half-written")
+        run(2, *options, "--tokenize.bad_line", "skip")
+        with h5py.File(work / "bad.h5") as f:
+            check(f["doc/lang"].shape[0] == 120, f"{name}: skipped, 120 documents left")
+        (work / "bad.h5").unlink()
+
+
+def write_config(work):
+    (work / "arch.json").write_text(json.dumps({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 400, "hidden_size": 32,
+        "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True,
+        "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "float32"}))
+    (work / "toy.cfg").write_text(f"""[train]
+seq_length = 32
+micro_batch_size = 4
+global_batch_size = 12   # 3 micro-batches: uneven on 2 ranks
+log_every = 20
+save_every = 20
+[analysis]
+sense = en:{work}/sense.en.json
+sense = es:{work}/sense.es.json
+sense = el:{work}/sense.el.json
+top_k = 60
+[allocation]
+languages = en,el
+e_max = 3
+""")
+    share = {"en": 0.5, "es": 0.35, "el": 0.15}  # a base that knows little Greek
+    (work / "base.cfg").write_text("".join(f"[data.{l}]\ntokens = {work}/train.h5\nlang = {l}\nweight = {share[l]}\n"
+                                           for l in LANGUAGES))
+    (work / "stage1.cfg").write_text(f"[data.greek]\ntokens = {work}/train.h5\nlang = el\n")
+    (work / "stage2.cfg").write_text(f"[data.greek]\ntokens = {work}/train.h5\nlang = el\nweight = 1\n"
+                                     f"[data.english]\ntokens = {work}/train.h5\nlang = en\nweight = 1\n")
+
+
+def metrics(path):
+    return [json.loads(line) for line in open(path)]
+
+
+def close(a, b, tolerance):
+    return len(a) == len(b) and all(abs(x - y) <= tolerance * max(1.0, abs(y)) for x, y in zip(a, b))
+
+
+def pretrain(work):
+    arguments = ["pretrain", "--config", work / "toy.cfg", "--config", work / "base.cfg", "--pretrain.model_config",
+                 work / "arch.json", "--pretrain.tokenizer", work / "tok.model", "--train.learning_rate", "1e-2",
+                 "--train.steps", "200"]
+    run(2, *arguments, "--output", work / "base")
+    loss = [m["loss_lm"] for m in metrics(work / "base/checkpoints/metrics.jsonl")]
+    check(len(loss) == 200 and loss[-1] < loss[0] - 0.5, f"base: loss {loss[0]:.3f} -> {loss[-1]:.3f}")
+    for ranks in (1, 3):
+        run(ranks, *arguments, "--output", work / f"base{ranks}", "--train.steps", "10")
+        other = [m["loss_lm"] for m in metrics(work / f"base{ranks}/checkpoints/metrics.jsonl")]
+        norm = [m["grad_norm"] for m in metrics(work / f"base{ranks}/checkpoints/metrics.jsonl")]
+        # 10 steps have another cosine: only the first one is the same step.
+        check(close(other[:1], loss[:1], 1e-5), f"base: first loss on {ranks} ranks as on 2")
+        if ranks == 3:
+            check(close(norm, one_norm, 1e-3) and close(other, one_loss, 1e-4), "base: losses and norms on 3 ranks as on 1")
+        one_loss, one_norm = other, norm
+    for name in ("config.json", "model.safetensors", "tokenizer.model"):
+        check((work / "base" / name).is_file(), f"base/{name} is there")
+
+
+def stop_and_resume(work):
+    """USR1 to mpirun in the middle: exit 85; the same command goes on to the same end."""
+    arguments = ["pretrain", "--config", work / "toy.cfg", "--config", work / "base.cfg", "--pretrain.model_config",
+                 work / "arch.json", "--pretrain.tokenizer", work / "tok.model", "--train.learning_rate", "1e-2",
+                 "--train.steps", "200", "--output", work / "stopped"]
+    job = start(2, *arguments)
+    lines = work / "stopped/checkpoints/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and job.poll() is None and not (lines.exists() and len(lines.read_text().splitlines()) > 5):
+        time.sleep(0.01)
+    job.send_signal(signal.SIGUSR1)
+    _, err = job.communicate(timeout=120)
+    check(job.returncode == 85, f"USR1 ends with 85 (got {job.returncode})" + ("" if job.returncode == 85 else "\n" + err))
+    done = len(metrics(lines))
+    check(0 < done < 200, f"stopped after {done} of 200 steps")
+    _, err = run(2, *arguments)
+    check(f"at step {done} of 200" in err, "says where it resumed")
+    check([m["step"] for m in metrics(lines)] == list(range(1, 201)), "metrics.jsonl has each step once")
+    check(sha(work / "stopped/model.safetensors") == sha(work / "base/model.safetensors"), "same weights as without the stop")
+    weights = lambda run_: sha(work / run_ / "checkpoints/step_0000000200/optim.h5")
+    check(weights("stopped") == weights("base"), "same optimizer state as without the stop")
+
+
+def measure(work):
+    arguments = ["analyze", "--config", work / "toy.cfg", "--model", work / "base"]
+    for ranks in (1, 3):
+        run(ranks, *arguments, "--output", work / f"neurons{ranks}.h5")
+    with h5py.File(work / "neurons1.h5") as a, h5py.File(work / "neurons3.h5") as b:
+        check(np.array_equal(a["ap"][:], b["ap"][:]), "same AP on 1 and 3 ranks")
+        check(a["ap"].shape == (3, 4 * (48 + 48 + 32 + 32 + 32 + 16 + 16)), f"AP of every neuron: {a['ap'].shape}")
+        check(float(a["ap"][:].max()) > 0.9, "some neuron knows its language")
+    run(2, "allocate", "--config", work / "toy.cfg", "--allocation.neurons", work / "neurons1.h5", "--output", work / "experts.cfg")
+    text = (work / "experts.cfg").read_text()
+    counts = [int(x) for x in text.split("ADA_MOE_NUM_EXPERTS_LIST=")[1].split()[0].split(",")]
+    check(len(counts) == 4 and max(counts) == 3 and min(counts) == 1, f"experts per layer {counts}")
+    # Toy neurons are so clear-cut (AP 1.0) that ties put all experts into layer 0: train a list with 2 and 3 experts.
+    run(1, "allocate", "--allocation.mode", "list", "--allocation.list", "2,1,3,2", "--output", work / "list.cfg")
+    return [2, 1, 3, 2]
+
+
+def stages(work):
+    common = ["--model", work / "base", "--config", work / "toy.cfg"]
+    stage1 = ["train", *common, "--config", work / "stage1.cfg", "--experts", work / "list.cfg", "--stage", "1",
+              "--train.learning_rate", "1e-2", "--train.steps", "40"]
+    run(2, *stage1, "--output", work / "s1")
+    base = metrics(work / "s1/metrics.jsonl")
+    check(base[-1]["loss_lm"] < base[0]["loss_lm"], f"stage 1: loss {base[0]['loss_lm']:.3f} -> {base[-1]['loss_lm']:.3f}")
+    check(all(m["loss_lbl"] >= 1.9 and m["loss_lpr"] == 0 for m in base), "stage 1: balancing loss only")
+    for ranks, size in [(1, 1), (2, 2), (3, 1), (4, 2)]:
+        name = f"s1-{ranks}-{size}"
+        run(ranks, *stage1, "--output", work / name, "--train.expert_parallel_size", size)
+        other = metrics(work / name / "metrics.jsonl")
+        check(close([m["loss_lm"] for m in other[:10]], [m["loss_lm"] for m in base[:10]], 1e-4)
+              and close([m["grad_norm"] for m in other[:10]], [m["grad_norm"] for m in base[:10]], 1e-3),
+              f"stage 1 on {ranks} ranks, expert-parallel size {size}: losses and norms as on 2 ranks")
+    damage(work, stage1)
+    stage2 = ["train", *common, "--config", work / "stage2.cfg", "--stage", "2", "--train.init_from", work / "s1",
+              "--train.learning_rate", "3e-3", "--train.steps", "20", "--train.seq_length", "32"]
+    run(2, *stage2, "--output", work / "s2")
+    lines = metrics(work / "s2/metrics.jsonl")
+    check(all(m["loss_lpr"] > 0 for m in lines), f"stage 2: LPR loss {lines[0]['loss_lpr']:.3f} -> {lines[-1]['loss_lpr']:.3f}")
+
+
+def damage(work, stage1):
+    """A flipped bit in the newest checkpoint: the one before is used, and the run ends as if nothing had happened."""
+    whole = sha(work / "s1/step_0000000040/model.h5")
+    shutil.copytree(work / "s1", work / "hurt")
+    newest = work / "hurt/step_0000000040/model.h5"
+    bytes_ = bytearray(newest.read_bytes())
+    bytes_[len(bytes_) * 3 // 4] ^= 4
+    newest.write_bytes(bytes_)
+    run(1, "inspect", work / "hurt/step_0000000040", code=65)
+    _, err = run(2, *stage1, "--output", work / "hurt")
+    check("step_0000000040" in err and "at step 20 of 40" in err, "passes over the damaged checkpoint and says so")
+    check(sha(newest) == whole, "the run repeated from step 20 gives the same bytes")
+
+
+def judge(work, counts):
+    run(2, "specialize", "--config", work / "toy.cfg", "--model", work / "base", "--resume", work / "s1", "--output",
+        work / "expert_neurons.h5")
+    with h5py.File(work / "expert_neurons.h5") as f:
+        check(f["count_tokens"].shape == (sum(counts), 120), f"tokens per expert and sample: {f['count_tokens'].shape}")
+    check((work / "expert_neurons_el.csv").read_text().startswith("layer,expert,total,high_ap,ratio_percent"), "its table")
+    texts = sum((["--evaluation.text", f"{l}:{work}/held.h5", "--evaluation.continuation", f"{l}:{work}/items.{l}.jsonl"]
+                 for l in LANGUAGES), [])
+    evaluate = ["evaluate", "--model", work / "base", *texts, "--evaluation.block", "32", "--evaluation.limit", "10"]
+    perplexity = {}
+    for name, more in [("dense", []), ("s1", ["--resume", work / "s1"]), ("s2", ["--resume", work / "s2/step_0000000020"])]:
+        for ranks in (2, 1):
+            run(ranks, *evaluate, *more, "--output", work / f"{name}{ranks}.json")
+        a, b = (json.loads((work / f"{name}{r}.json").read_text()) for r in (1, 2))
+        check(json.dumps(a) == json.dumps(b), f"{name}: same eval.json on 1 and 2 ranks")
+        perplexity[name] = find_perplexity(a)
+    print("       perplexity:", {n: {l: round(v, 2) for l, v in p.items()} for n, p in perplexity.items()})
+    check(perplexity["s1"]["el"] < 0.97 * perplexity["dense"]["el"], "stage 1 lowers Greek perplexity")
+    check(perplexity["s2"]["el"] < perplexity["dense"]["el"], "stage 2 keeps some of it")
+    check(all(math.isfinite(v) and 1 < v < 400 for p in perplexity.values() for v in p.values()), "every perplexity is sane")
+    for name in ("train.h5", "neurons1.h5", "expert_neurons.h5", "experts.cfg", "list.cfg", "base/model.safetensors", "dense1.json",
+                 "s1/metrics.jsonl", "base", "s1", "s2/step_0000000020"):
+        run(1, "inspect", work / name)
+    torn = work / "torn.jsonl"
+    torn.write_text((work / "s1/metrics.jsonl").read_text()[:-20])
+    _, err = run(1, "inspect", torn, code=65)
+    check("torn.jsonl:40" in err, "inspect names the torn line")
+
+
+def find_perplexity(report):
+    return {language: report["perplexity"][language]["ppl"] for language in LANGUAGES}
+
+
+def main():
+    work = Path(tempfile.mkdtemp(prefix="nmoe-journey-"))
+    try:
+        make_text(work)
+        tokenize(work)
+        write_config(work)
+        pretrain(work)
+        stop_and_resume(work)
+        counts = measure(work)
+        stages(work)
+        judge(work, counts)
+    finally:
+        if not os.environ.get("NMOE_TEST_KEEP"):
+            shutil.rmtree(work, ignore_errors=True)
+    finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Stands in for the program in tests/tools/test_pipeline.py: makes each step's output, records its call, can fail,
+can be slow, and understands USR1 the way a training does (saves and ends with 85)."""
+import json
+import os
+import signal
+import sys
+import time
+
+
+def main():
+    if sys.argv[1] == "--version":
+        print("neuronmoe 0.0.0-fake")
+        return 0
+    command, options = sys.argv[1], dict(zip(sys.argv[2::2], sys.argv[3::2]))
+    output = options["--output"]
+    rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
+    if not os.path.exists(options["--config"]):
+        return 78
+    if rank != 0:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        while command in ("pretrain", "train") and not os.path.exists(os.path.join(output, "complete")):
+            time.sleep(0.02)
+        return 0
+    with open("calls.jsonl", "a", encoding="utf-8") as stream:
+        stream.write(json.dumps([command, options]) + "\n")
+    if output == os.environ.get("FAKE_FAIL"):
+        print("fake: this step was told to fail")
+        return 65
+    if command in ("pretrain", "train"):
+        stop = []
+        signal.signal(signal.SIGUSR1, lambda *_: stop.append(1))
+        run = os.path.join(output, "checkpoints") if command == "pretrain" else output
+        os.makedirs(run, exist_ok=True)
+        steps = int(os.environ.get("FAKE_STEPS", "2")) if output == os.environ.get("FAKE_SLOW") else 2
+        path = os.path.join(run, "metrics.jsonl")
+        done = len(open(path, encoding="utf-8").readlines()) if os.path.exists(path) else 0
+        for step in range(done, steps):
+            with open(path, "a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"step": step + 1, "loss_lm": 1.0}) + "\n")
+            print(f"step {step + 1}/{steps}", flush=True)
+            time.sleep(0.05)
+            if stop:
+                return 85
+        open(os.path.join(output, "complete"), "w").close()
+    else:
+        write_output(command, output)
+    return 0
+
+
+def write_output(command, output):
+    if command == "tokenize":
+        with open(output, "w", encoding="utf-8") as stream:
+            stream.write(command + "\n")
+        return
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import synthetic  # here: the other steps start faster without h5py
+    if command == "analyze":
+        synthetic.write_neurons(output)
+    elif command == "specialize":
+        synthetic.write_expert_neurons(output)
+    elif command == "allocate":
+        synthetic.write_experts(output, (3,) * 8 if "uniform" in output else synthetic.EXPERTS)
+    elif command == "evaluate":
+        synthetic.write_eval(output, output.rsplit("-", 1)[1].removesuffix(".json"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of tools/report.py on synthetic files."""
+import contextlib
+import copy
+import io
+import os
+import re
+import sys
+import tempfile
+import unittest
+
+import h5py
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(os.path.dirname(HERE)), "tools")]
+import report  # noqa: E402
+import report_data  # noqa: E402
+import synthetic  # noqa: E402
+
+
+class Report(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.work = folder.name
+
+    def call(self, *arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = report.main(["--work", self.work, "--source", "en", "--target", "el", *arguments])
+        return code, out.getvalue(), err.getvalue()
+
+    def page(self):
+        with open(os.path.join(self.work, "el", "report.html"), encoding="utf-8") as stream:
+            return stream.read()
+
+    def test_page_is_self_contained(self):
+        synthetic.write_journey(self.work)
+        code, out, err = self.call("--check")
+        self.assertEqual((code, err), (0, ""))
+        page = self.page()
+        self.assertEqual(len(re.findall(r'src="data:image/png;base64,iVBOR', page)), 5)
+        self.assertIsNone(re.search(r'(src|href)="(?!data:)', page))
+        self.assertIn("&lt;not a tag&gt;", page)
+        self.assertIn("all inequalities hold", out)
+
+    def test_table_and_verdict_are_computed(self):
+        synthetic.write_journey(self.work)
+        _, out, _ = self.call()
+        self.assertRegex(out, r"dense base +8 \(0\) +38\.1 +126\.9")
+        self.assertRegex(out, r"stage 2, neuron-guided +18 \(10\) +40\.1 +90\.9")
+        self.assertIn("costs en +44 % perplexity (38.1 → 54.7)", out)  # 54.7 / 38.1 = 1.436
+        self.assertIn("86 % of the loss in log-perplexity is undone", out)  # ln(54.7/40.1) / ln(54.7/38.1) = 0.859
+        self.assertIn("88 % of the gain in log-perplexity is kept", out)  # ln(126.9/90.9) / ln(126.9/86.8) = 0.878
+        self.assertIn("Continuation task, en (200 items, chance 0.25): base to stage 1 0.845 → 0.695;", out)
+        self.assertIn("0.625 → 0.690 (within 2 standard errors", out)
+        self.assertIn("3,1,1,1,2,3,3,4 = 18 experts, 10 of them new", out)
+        self.assertIn("top 100 of 9600 neurons", out)
+        self.assertNotIn("Control", out)
+
+    def test_control(self):
+        synthetic.write_journey(self.work, control="el/uniform")
+        _, out, _ = self.call("--control", "el/uniform")
+        # ln(126.9/90.9) / ln(126.9/88.6) = 0.929; 10 of 16 new experts
+        self.assertIn("93 % of the uniform model's log-perplexity gain on el with 62 % of its new experts", out)
+        self.assertIn("uniform is better", out)
+        self.assertRegex(out, r"stage 1, uniform +24 \(16\) +60\.2 +84\.1")
+
+    def test_says_so_when_the_story_did_not_happen(self):
+        ppl = copy.deepcopy(synthetic.PPL)
+        ppl["stage1"] = {"en": 37.0, "el": 130.0}
+        ppl["stage2"] = {"en": 37.5, "el": 131.0}
+        synthetic.write_journey(self.work, ppl=ppl)
+        code, out, err = self.call("--check")
+        self.assertEqual(code, 1)
+        for text in ("Forgetting was NOT seen", "Recovery was NOT seen", "did NOT gain"):
+            self.assertIn(text, out)
+        self.assertEqual(err.count("does NOT hold"), 4)
+
+    def test_uniform_sized_allocation_breaks_the_check(self):
+        synthetic.write_journey(self.work, experts=(3,) * 8)
+        code, _, err = self.call("--check")
+        self.assertEqual(code, 1)
+        self.assertIn("24 experts < 3 per layer = 24", err)
+
+    def test_warns_of_ties_at_the_cut(self):
+        synthetic.write_journey(self.work, tied=("zh", "el"))
+        self.assertIn("Caution: for zh, el the AP at the cut", self.call()[1])
+
+    def test_heat_map_values_are_shares_of_the_expert(self):
+        synthetic.write_journey(self.work)
+        path = os.path.join(self.work, "el", "expert_neurons.h5")
+        with h5py.File(path, "r+") as file:
+            file["expert/high_ap"][...] = 0
+            file["expert/high_ap"][3, 0] = 204  # el, expert 0 of layer 0, which has 816 values
+        shares, bar = report_data.read_specialization(path, "el")
+        self.assertEqual(bar, 0.9)
+        self.assertAlmostEqual(shares[0, 0], 25.0)
+        self.assertEqual({v for k, v in shares.items() if k != (0, 0)}, {0.0})
+
+    def test_union_counts_unit_indices_once(self):
+        neurons = {"num_layers": 2, "units": {"en": [{1, 2}, {5}], "el": [{2, 3}, set()]}}
+        self.assertEqual(report_data.union_counts(neurons, ["en", "el"]), [3, 1])
+
+    def test_metrics_after_a_resume(self):
+        path = os.path.join(self.work, "metrics.jsonl")
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write('{"step": 1, "loss_lm": 3}\n{"step": 2, "loss_lm": 9}\n{"step": 2, "loss_lm": 2}\n{"step": 3, "lo')
+        self.assertEqual([row["loss_lm"] for row in report_data.read_metrics(path)], [3, 2])
+
+    def test_bad_files_give_one_line_and_65(self):
+        cases = {"neurons.h5": "not a readable HDF5 file", "el/eval-stage1.json": "eval-stage1.json",
+                 "el/experts.cfg": "ADA_MOE_NUM_EXPERTS_LIST"}
+        for name, message in cases.items():
+            synthetic.write_journey(self.work)
+            with open(os.path.join(self.work, name), "w", encoding="utf-8") as stream:
+                stream.write("garbage")
+            code, _, err = self.call()
+            self.assertEqual(code, 65, name)
+            self.assertIn(message, err)
+            self.assertEqual(err.count("\n"), 1)
+
+    def test_incomplete_file_is_refused(self):
+        synthetic.write_journey(self.work)
+        with h5py.File(os.path.join(self.work, "neurons.h5"), "r+") as file:
+            del file.attrs["complete"]
+        self.assertIn("incomplete", self.call()[2])
+
+
+if __name__ == "__main__":
+    unittest.main()

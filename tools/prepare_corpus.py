@@ -1,0 +1,271 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the quickstart's text: first step of the journey, before `neuronmoe tokenize`.
+
+Fetches the libreoffice-help packages of Debian (MPL-2.0) in several languages, cuts clean paragraphs out of
+their pages, splits them BY FILE into train / tune / test (the same files in every language, because the
+paragraphs are parallel) and writes
+
+    OUT/text/<split>/<lang>.jsonl      {"text": ..., "id": "file|paragraph"}
+    OUT/sense/<lang>.json              positive and negative sentences for `neuronmoe analyze`
+    OUT/continuation/<split>/<lang>.jsonl   {"context": ..., "choices": [4], "gold": n} for `neuronmoe evaluate`
+    OUT/tokenizer.txt                  the line mix a tokenizer is trained on (train split only)
+    OUT/corpus.json                    counts, hashes, seeds, package versions, licence
+
+Settings are chosen on `tune`, results are reported on `test`. Standard library only. Everything is a function
+of the packages, the seed and the tool itself: the same command writes the same bytes. The folder appears by one
+rename, so it is whole or absent; a second call finds it and does nothing.
+"""
+import argparse
+import glob
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+
+import corpus_rules
+from corpus_rules import (EXIT_IO, CorpusError, arrange, clean_pages, continuation_items, parse_mix, read_pages,
+                          sense_sets, split_of, tokenizer_lines)
+
+FORMAT_VERSION = 1
+LICENSE = "MPL-2.0 (LibreOffice help; usr/share/doc/libreoffice-help-*/copyright)"
+# language -> (Debian package suffix, folder of the pages)
+SOURCES = {
+    "en": ("en-us", "en-US"), "es": ("es", "es"), "zh": ("zh-cn", "zh-CN"), "el": ("el", "el"),
+    "hu": ("hu", "hu"), "tr": ("tr", "tr"), "de": ("de", "de"), "fr": ("fr", "fr"), "ja": ("ja", "ja"),
+}
+SPLITS = ("train", "tune", "test")
+DEFAULT_MIX = "en=1.0,el=0.6,es=0.5,zh=0.4,hu=0.4,tr=0.4"
+
+
+# ---------------------------------------------------------------- packages
+
+def run(command, **kwargs):
+    return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, check=False, **kwargs)
+
+
+def cached_deb(cache, package):
+    found = sorted(glob.glob(os.path.join(cache, glob.escape(package) + "_*.deb")))
+    return found[-1] if found else None
+
+
+def fetch(packages, cache):
+    """Returns {package: .deb path}; downloads what the cache lacks with apt-get (no root, nothing installed)."""
+    os.makedirs(cache, exist_ok=True)
+    missing = [p for p in packages if not cached_deb(cache, p)]
+    if missing:
+        if not shutil.which("apt-get"):
+            raise CorpusError("apt-get not found: put the files " + ", ".join(p + "_*.deb" for p in missing)
+                              + f" into {cache} by hand (https://packages.debian.org) and run again", EXIT_IO)
+        print(f"corpus: downloading {', '.join(missing)} (19 MB for six languages)", flush=True)
+        with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache) as folder:
+            command = ["apt-get", "-q", "download"]
+            if os.geteuid() == 0:  # apt's own user cannot write into this folder
+                command[1:1] = ["-o", "APT::Sandbox::User=root"]
+            result = run(command + missing, cwd=folder)
+            if result.returncode != 0 and os.geteuid() == 0:  # usual cause: no package lists yet
+                run(["apt-get", "-q", "update"])
+                result = run(command + missing, cwd=folder)
+            if result.returncode != 0:
+                last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+                raise CorpusError(f"apt-get download failed: {last}; run 'sudo apt-get update' and check the network,"
+                                  f" or put the .deb files into {cache}", EXIT_IO)
+            for name in sorted(os.listdir(folder)):
+                if name.endswith(".deb"):
+                    os.replace(os.path.join(folder, name), os.path.join(cache, name))
+    debs = {p: cached_deb(cache, p) for p in packages}
+    absent = [p for p, deb in debs.items() if deb is None]
+    if absent:
+        raise CorpusError(f"apt-get download succeeded but brought no file for {', '.join(absent)}", EXIT_IO)
+    return debs
+
+
+def deb_version(deb):
+    result = run(["dpkg-deb", "--field", deb, "Version"])
+    if result.returncode != 0:
+        raise CorpusError(f"{deb} is not a readable Debian package; delete it and run again", EXIT_IO)
+    return result.stdout.strip()
+
+
+def deb_members(deb, folder):
+    """Yields (path below .../help/<folder>/text/, bytes) of each page in the package; nothing is written to disk."""
+    marker = f"/help/{folder}/text/"
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as process:
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                for member in archive:
+                    _, found, path = member.name.partition(marker)
+                    if found and member.isfile() and path.endswith(".html"):
+                        yield path, archive.extractfile(member).read()
+            process.stdout.read()
+        except tarfile.TarError as error:
+            raise CorpusError(f"{deb} is damaged ({error}); delete it and run again", EXIT_IO) from error
+        finally:
+            process.stdout.close()
+            message = process.stderr.read().decode(errors="replace").strip()
+    if process.returncode != 0:
+        raise CorpusError(f"{deb} is damaged ({message}); delete it and run again", EXIT_IO)
+
+
+def sha256_file(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- output
+
+def write_text(path, text):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+
+
+def json_lines(rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_corpus(out, kept, options, provenance):
+    """Writes every file of the corpus below `out` and, last, corpus.json. `kept`: {lang: [(path, id, text)]}."""
+    splits = {s: {lang: [row for row in arrange(options.seed, rows) if split_of(row[0]) == s]
+                  for lang, rows in kept.items()} for s in SPLITS}
+    empty = [f"{lang}/{s}" for s in SPLITS for lang in kept if not splits[s][lang]]
+    if empty:
+        raise CorpusError(f"no paragraph is left in {', '.join(empty)}; are these the libreoffice-help packages?")
+    counts = {"files": {lang: len({row[0] for row in rows}) for lang, rows in kept.items()}}
+    for split in SPLITS:
+        for lang, rows in splits[split].items():
+            write_text(os.path.join(out, "text", split, lang + ".jsonl"),
+                       json_lines({"text": text, "id": f"{path}|{key}"} for path, key, text in rows))
+        counts[split] = {lang: {"paragraphs": len(rows), "characters": sum(len(row[2]) for row in rows)}
+                         for lang, rows in splits[split].items()}
+    senses = sense_sets(splits["train"], options.sentences, options.seed)
+    for lang, sense in senses.items():
+        write_text(os.path.join(out, "sense", lang + ".json"), json.dumps(sense, ensure_ascii=False, indent=2) + "\n")
+    counts["sense_positive"] = {lang: len(sense["sentences"]["positive"]) for lang, sense in senses.items()}
+    counts["continuation"] = {}
+    for split in ("tune", "test"):
+        counts["continuation"][split] = {}
+        for lang in (x for x in options.item_languages if x in kept):
+            items = continuation_items(lang, splits[split][lang], options.items, options.seed)
+            write_text(os.path.join(out, "continuation", split, lang + ".jsonl"), json_lines(items))
+            counts["continuation"][split][lang] = len(items)
+    lines = tokenizer_lines(splits["train"], parse_mix(options.mix), options.seed)
+    write_text(os.path.join(out, "tokenizer.txt"), "".join(line + "\n" for line in lines))
+    counts["tokenizer_lines"] = len(lines)
+    hashes = {os.path.relpath(os.path.join(folder, name), out): sha256_file(os.path.join(folder, name))
+              for folder, _, names in sorted(os.walk(out)) for name in sorted(names)}
+    write_text(os.path.join(out, "corpus.json"),
+               json.dumps(dict(provenance, counts=counts, sha256=hashes), ensure_ascii=False, indent=2) + "\n")
+    return counts
+
+
+def commit(tmp, out):
+    """Puts the finished folder in place; an older one is moved aside first and deleted after."""
+    old = f"{out}.old-{os.getpid()}"
+    if os.path.lexists(out):
+        os.rename(out, old)
+    os.rename(tmp, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def is_complete(out, provenance):
+    """True if `out` was made by the same command from the same packages, and every file still has its hash."""
+    try:
+        with open(os.path.join(out, "corpus.json"), encoding="utf-8") as stream:
+            found = json.load(stream)
+        return (all(found.get(key) == value for key, value in provenance.items())
+                and all(sha256_file(os.path.join(out, name)) == value for name, value in found["sha256"].items()))
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def prepare(options):
+    started = time.monotonic()
+    langs = options.languages
+    unknown = [lang for lang in langs + options.item_languages if lang not in SOURCES]
+    if unknown:
+        raise CorpusError(f"unknown language '{unknown[0]}'; known: {', '.join(SOURCES)}", 78)
+    parse_mix(options.mix)  # refuse a bad mix before anything is fetched
+    # English is always read: it tells which paragraphs were left untranslated.
+    wanted = langs if "en" in langs else ["en"] + langs
+    debs = fetch(["libreoffice-help-" + SOURCES[lang][0] for lang in wanted], options.cache)
+    provenance = {
+        "format": "neuronmoe-corpus", "format_version": FORMAT_VERSION, "license": LICENSE,
+        "languages": langs, "seed": options.seed, "sentences": options.sentences, "items": options.items,
+        "item_languages": options.item_languages, "tokenizer_mix": options.mix,
+        "split_rule": "sha256 of the file path: 10 % test, 10 % tune, 80 % train",
+        "packages": {name: {"version": deb_version(deb), "sha256": sha256_file(deb)} for name, deb in debs.items()},
+        "tool_sha256": [sha256_file(os.path.abspath(path)) for path in (__file__, corpus_rules.__file__)],
+    }
+    if is_complete(options.output, provenance):
+        print(f"corpus: reusing {options.output}")
+        return
+    english, kept = {}, {}
+    for lang in wanted:
+        package, folder = SOURCES[lang]
+        pages = read_pages(lang, deb_members(debs["libreoffice-help-" + package], folder))
+        if not pages:
+            raise CorpusError(f"{debs['libreoffice-help-' + package]} holds no help page below help/{folder}/text")
+        if lang == "en":
+            english = {(path, key): text for path, rows in pages.items() for key, text in rows}
+        if lang in langs:
+            kept[lang] = clean_pages(lang, pages, english)
+    out = options.output.rstrip("/")
+    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+    for leftover in glob.glob(glob.escape(out) + ".tmp-*") + glob.glob(glob.escape(out) + ".old-*"):
+        shutil.rmtree(leftover, ignore_errors=True)  # of a run that was killed
+    tmp = f"{out}.tmp-{os.getpid()}"
+    try:
+        counts = write_corpus(tmp, {lang: kept[lang] for lang in langs}, options, provenance)
+        commit(tmp, out)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+    for lang in langs:
+        print(f"corpus: {lang}  " + "  ".join(
+            f"{s} {counts[s][lang]['paragraphs']} paragraphs" for s in SPLITS))
+    print(f"corpus: {out} written in {time.monotonic() - started:.1f} s ({LICENSE})")
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description="Fetch, clean and split the libreoffice-help corpus.")
+    languages = lambda text: [part for part in text.replace(" ", "").split(",") if part]
+    parser.add_argument("--output", required=True, help="folder to make")
+    parser.add_argument("--cache", help="folder of the .deb files (default: OUTPUT/../packages)")
+    parser.add_argument("--languages", type=languages, default="en,es,zh,el,hu,tr", help="default %(default)s")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--sentences", type=int, default=500, help="sense sentences per language (default 500)")
+    parser.add_argument("--items", type=int, default=400, help="continuation items per language (default 400)")
+    parser.add_argument("--item-languages", type=languages, default="en,el,hu,tr,es", help="default %(default)s")
+    parser.add_argument("--mix", default=DEFAULT_MIX, help="tokenizer line mix (default %(default)s)")
+    options = parser.parse_args(argv)
+    if options.sentences < 1 or options.items < 1:
+        parser.error("--sentences and --items must be at least 1")
+    if not options.cache:
+        options.cache = os.path.join(os.path.dirname(os.path.abspath(options.output)), "packages")
+    return options
+
+
+def main(argv=None):
+    try:
+        prepare(parse_arguments(argv))
+    except CorpusError as error:
+        print(f"prepare_corpus: {error}", file=sys.stderr)
+        return error.code
+    except OSError as error:
+        print(f"prepare_corpus: {error.filename or ''}: {error.strerror}", file=sys.stderr)
+        return 75 if error.errno == 28 else EXIT_IO
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

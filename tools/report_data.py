@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads what the journey left behind, for tools/report.py: HDF5, JSON lines and INI in, plain Python out."""
+import json
+import math
+import os
+
+import h5py
+import numpy as np
+
+
+class ReportError(Exception):
+    """One clear line: which file, what is wrong, what to do."""
+
+
+def read_json(path):
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return json.load(stream)
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: {error}") from error
+
+
+def read_experts(path):
+    """The experts per layer of an experts.cfg, base included; layer 0 first."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            for line in stream:
+                if line.startswith("ADA_MOE_NUM_EXPERTS_LIST="):
+                    counts = [int(part) for part in line.split("=", 1)[1].strip().strip("\"'").split(",")]
+                    if min(counts) >= 1:
+                        return counts
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: {error}") from error
+    raise ReportError(f"{path}: no valid line ADA_MOE_NUM_EXPERTS_LIST=")
+
+
+def text_of(value):
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def open_h5(path, kind):
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ReportError(f"{path}: not a readable HDF5 file ({error})") from error
+    if not file.attrs.get("complete", 0):
+        file.close()
+        raise ReportError(f"{path}: incomplete {kind} file; make it again")
+    return file
+
+
+def read_neurons(path):
+    """Selected neurons per layer: {"languages", "num_layers", "num_neurons", "units": {lang: [set per layer]},
+    "last_ap": {lang: AP at the cut}, "top_k"}. A unit index counts once per layer, whichever projection it is in."""
+    with open_h5(path, "neurons") as file:
+        layers = np.asarray(file["module/layer"])
+        num_layers = int(layers.max()) + 1
+        out = {"languages": [text_of(name) for name in file["language"][...]], "num_layers": num_layers,
+               "num_neurons": int(file["ap"].shape[1]), "units": {}, "last_ap": {}, "rows": {},
+               "attributes": {name: text_of(value) for name, value in file.attrs.items()}}
+        for lang in out["languages"]:
+            selected = file["selected"][lang][...]
+            units = [set() for _ in range(num_layers)]
+            for row in selected:
+                units[int(layers[row["module"]])].add(int(row["unit"]))
+            out["units"][lang] = units
+            out["rows"][lang] = len(selected)
+            out["last_ap"][lang] = float(selected["ap"][-1]) if len(selected) else math.nan
+        return out
+
+
+def union_counts(neurons, languages):
+    """S_l: distinct unit indices per layer over `languages`."""
+    return [len(set().union(*(neurons["units"][lang][layer] for lang in languages)))
+            for layer in range(neurons["num_layers"])]
+
+
+def read_specialization(path, lang):
+    """{(layer, expert id): share in percent of the expert's values with AP >= the bar for `lang`}, and the bar."""
+    with open_h5(path, "expert neurons") as file:
+        languages = [text_of(name) for name in file["language"][...]]
+        if lang not in languages:
+            raise ReportError(f"{path}: language {lang} is not in it (has {', '.join(languages)})")
+        bar = float(file.attrs["ap_high"])
+        row = languages.index(lang)
+        shares = 100.0 * np.asarray(file["expert/high_ap"])[row] / np.asarray(file["expert/total"])
+        experts = zip(np.asarray(file["expert/layer"]).tolist(), np.asarray(file["expert/id"]).tolist())
+        return dict(zip(experts, shares.tolist())), bar
+
+
+def read_metrics(path):
+    """Rows of a metrics.jsonl by step; after a resume the later row of a step wins; a torn last line is skipped."""
+    rows = {}
+    try:
+        with open(path, encoding="utf-8") as stream:
+            for line in stream:
+                try:
+                    row = json.loads(line)
+                    rows[int(row["step"])] = row
+                except (ValueError, KeyError, TypeError):
+                    continue
+    except OSError as error:
+        raise ReportError(f"{path}: {error.strerror}") from error
+    return [rows[step] for step in sorted(rows)]
+
+
+def read_eval(path):
+    found = read_json(path)
+    if found.get("format") != "neuronmoe-eval" or "perplexity" not in found:
+        raise ReportError(f"{path}: not an evaluation of neuronmoe (format {found.get('format')!r})")
+    return found
+
+
+class Run:
+    """One expert allocation carried through both stages: its folder holds experts.cfg, stage1, stage2, eval-*.json."""
+
+    def __init__(self, folder, label):
+        self.folder, self.label = folder, label
+        self.experts = read_experts(os.path.join(folder, "experts.cfg"))
+        self.evals = {stage: read_eval(os.path.join(folder, f"eval-{stage}.json")) for stage in ("stage1", "stage2")}
+        self.metrics = {stage: read_metrics(os.path.join(folder, stage, "metrics.jsonl"))
+                        for stage in ("stage1", "stage2")}
+
+    @property
+    def total(self):
+        return sum(self.experts)
+
+    @property
+    def new(self):
+        return self.total - len(self.experts)
+
+    def ppl(self, stage, lang):
+        return float(self.evals[stage]["perplexity"][lang]["ppl"])
