@@ -30,9 +30,11 @@ set(HDF5_hdf5_LIBRARY_RELEASE ${libdir}/hdf5/openmpi/libhdf5.so CACHE FILEPATH "
 set(HDF5_hdf5_LIBRARY_DEBUG ${libdir}/hdf5/openmpi/libhdf5.so CACHE FILEPATH "")
 
 # Libraries of libraries (hwloc, blas...), also those that only an alternatives link would show.
+set(link_flags "")
 foreach(dir ${libdir} ${libdir}/openmpi/lib ${libdir}/hdf5/openmpi ${libdir}/blas ${libdir}/lapack)
-  string(APPEND CMAKE_EXE_LINKER_FLAGS_INIT " -Wl,-rpath-link,${dir}")
+  list(APPEND link_flags -Wl,-rpath-link,${dir})
 endforeach()
+list(JOIN link_flags " " CMAKE_EXE_LINKER_FLAGS_INIT)  # set, not appended: this file is read several times
 
 find_program(NMOE_QEMU qemu-aarch64-static)
 if(NMOE_QEMU)

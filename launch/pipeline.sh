@@ -221,7 +221,7 @@ printf 'vocab_size %s\ncharacter_coverage %s\n' "$vocab_size" "$character_covera
 step tokenizer draft tokenizer corpus config/tokenizer.txt bash -c '
   mkdir -p tokenizer.draft && exec spm_train --input=corpus/tokenizer.txt --model_prefix=tokenizer.draft/tokenizer \
     --model_type=bpe --byte_fallback=true --vocab_size="$1" --character_coverage="$2" --split_digits=true \
-    --normalization_rule_name=identity --unk_id=0 --bos_id=1 --eos_id=2 --pad_id=-1 --num_threads=1' \
+    --normalization_rule_name=identity --unk_id=0 --bos_id=-1 --eos_id=2 --pad_id=-1 --num_threads=1' \
   tokenizer "$vocab_size" "$character_coverage"
 for part in train "$split"; do
   nmoe "tokenize-$part" whole "tokens/$part.h5" "corpus tokenizer" "tokenize-$part.cfg" tokenize

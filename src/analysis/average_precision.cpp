@@ -50,7 +50,8 @@ float value_of(std::uint32_t key) {
 }
 
 double interpolate(double low, double high, double t) {
-  // numpy's form: exact at both ends.
+  // numpy's form: exact at both ends. Infinite values (expert_ap.empty = neg_inf) must not turn into NaN.
+  if (low == high || std::isinf(low)) return low;
   return t < 0.5 ? low + (high - low) * t : high - (high - low) * (1.0 - t);
 }
 

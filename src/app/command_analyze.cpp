@@ -8,7 +8,7 @@ namespace nmoe::app {
 
 int run_analyze(comm::ExecutionContext& context, const AppConfig& config) {
   require_option(config.run.output, "output", "the neurons.h5 to write");
-  const LoadedModel loaded = load_for_inference(context, config, "");
+  const LoadedModel loaded = load_for_inference(context, config, "", config.analysis.dtype);
   SenseSetup setup = prepare_sense(context, config, loaded);
   auto statistics =
       analysis::analyse_neurons(context, config.analysis, loaded.decoder->config(), setup.samples,

@@ -71,6 +71,9 @@ class Evaluation {
     const auto inputs = split_language_paths(options_.continuations, "evaluation.continuation");
     if (inputs.empty()) return;
     const auto tokenizer = load_tokenizer_for(context_, "", config_.run.model);
+    NMOE_CHECK(tokenizer->vocab_size() <= decoder_.config().vocab_size, bad_data,
+               "{}: vocabulary of {} tokens, the model has {}; use the tokenizer the model was made with",
+               tokenizer->name(), tokenizer->vocab_size(), decoder_.config().vocab_size);
     for (const auto& [language, path] : inputs) {
       std::vector<evaluation::TokenizedItem> items;
       comm::agree(context_.world, [&, &path = path] {
@@ -125,8 +128,8 @@ int run_evaluate(comm::ExecutionContext& context, const AppConfig& config) {
              "LANG:items.jsonl");
   const std::string& resume = config.run.resume;
   const bool dense = resume == "auto" || resume == "none";
-  const LoadedModel loaded =
-      load_for_inference(context, config, dense ? "" : resolve_checkpoint(context, resume));
+  const LoadedModel loaded = load_for_inference(
+      context, config, dense ? "" : resolve_checkpoint(context, resume), config.train.dtype);
   Evaluation evaluation(context, config, loaded);
   evaluation.measure_texts();
   evaluation.measure_continuations();

@@ -37,7 +37,7 @@ int run_pretrain(comm::ExecutionContext& context, const AppConfig& config) {
     architecture = model::load_model_config(options.model_config);
     architecture.num_experts.assign(static_cast<std::size_t>(architecture.num_layers), 1);
   });
-  const data::Mixture mixture = load_training_data(context, config, architecture);
+  const data::Mixture mixture = load_training_data(context, config, architecture, tokenizer->sha256());
 
   const train::ParallelGroups groups(context.world, 1);
   const auto trainables = train::trainables_of(train::RunKind::pretrain);

@@ -14,7 +14,8 @@ int run_specialize(comm::ExecutionContext& context, const AppConfig& config) {
   const std::string& resume = config.run.resume;
   NMOE_CHECK(resume != "auto" && resume != "none", config,
              "--resume is not set: the checkpoint (step or run directory) whose experts are measured");
-  const LoadedModel loaded = load_for_inference(context, config, resolve_checkpoint(context, resume));
+  const LoadedModel loaded =
+      load_for_inference(context, config, resolve_checkpoint(context, resume), config.train.dtype);
   SenseSetup setup = prepare_sense(context, config, loaded);
   auto statistics =
       analysis::analyse_experts(context, config.analysis, loaded.decoder->config(), setup.samples,

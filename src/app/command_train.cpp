@@ -25,6 +25,9 @@ model::ModelConfig expanded_architecture(const AppConfig& config, const std::str
     architecture.num_experts = wanted;
   } else {
     architecture = model::apply_checkpoint_config(architecture, init_from);
+    NMOE_CHECK(config.train.top_k == architecture.top_k, config,
+               "train.top_k = {}, but {} was trained with {}; set train.top_k = {}", config.train.top_k,
+               init_from, architecture.top_k, architecture.top_k);
     NMOE_CHECK(
         wanted.empty() || wanted == architecture.num_experts, config,
         "--experts {} differs from the experts of train.init_from = {}; leave --experts out in stage 2",
@@ -52,6 +55,7 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
   }
   const train::ParallelGroups groups(context.world, config.train.expert_parallel_size);
   const std::string init_from = stage1 ? "" : resolve_checkpoint(context, config.train.init_from);
+  if (!stage1) require_same_base(context, init_from, config.run.model);
   model::ModelConfig architecture;
   comm::agree(context.world, [&] { architecture = expanded_architecture(config, init_from); });
   const data::Mixture mixture = load_training_data(context, config, architecture);

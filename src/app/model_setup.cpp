@@ -55,8 +55,20 @@ std::string on_rank_zero(comm::ExecutionContext& context, const std::function<st
   return comm::broadcast_string(context.world, text);
 }
 
+void require_same_base(comm::ExecutionContext& context, const std::string& checkpoint,
+                       const std::string& model_dir) {
+  comm::agree(context.world, [&] {
+    if (context.world.rank() != 0) return;
+    const std::string stored = io::read_manifest_facts(checkpoint)["base_model_sha256"];
+    const std::string found = model::model_directory_hash(model_dir);
+    NMOE_CHECK(stored.empty() || stored == found, bad_data,
+               "{}: was trained on a base with hash {}, --model {} has {}; pass the base it was trained on",
+               checkpoint, stored, model_dir, found);
+  });
+}
+
 LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig& config,
-                               const std::string& checkpoint) {
+                               const std::string& checkpoint, const std::string& dtype) {
   const std::string& directory = config.run.model;
   require_option(directory, "model", "the Hugging Face directory of the dense base");
   LoadedModel loaded;
@@ -68,11 +80,12 @@ LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig&
     if (!checkpoint.empty()) architecture = model::apply_checkpoint_config(architecture, checkpoint);
   });
   const int expert_parallel_size = checkpoint.empty() ? 1 : config.train.expert_parallel_size;
+  if (!checkpoint.empty()) require_same_base(context, checkpoint, directory);
   loaded.groups = std::make_unique<train::ParallelGroups>(context.world, expert_parallel_size);
   comm::agree(context.world, [&] {
-    loaded.decoder = std::make_unique<model::Decoder>(
-        architecture, parse_dtype(config.train.dtype), model::TrainableSet::none,
-        loaded.groups->experts(architecture.num_experts), context.stream);
+    loaded.decoder =
+        std::make_unique<model::Decoder>(architecture, parse_dtype(dtype), model::TrainableSet::none,
+                                         loaded.groups->experts(architecture.num_experts), context.stream);
     model::load_dense_weights(*loaded.decoder, directory);
     if (!checkpoint.empty()) model::load_checkpoint_weights(*loaded.decoder, checkpoint);
   });

@@ -33,9 +33,15 @@ struct LoadedModel {
   std::string checkpoint;  ///< step directory, empty for the dense model alone
 };
 
-/// Dense weights from `model_dir`; with a `checkpoint` also its experts and routers.
+/// Demands that `checkpoint` was trained on the weights in `model_dir`. Collective. @throws Error(bad_data)
+/// naming both hashes
+void require_same_base(comm::ExecutionContext& context, const std::string& checkpoint,
+                       const std::string& model_dir);
+
+/// Dense weights from --model in `dtype` (float32 | bfloat16); with a `checkpoint` also its experts and
+/// routers.
 LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig& config,
-                               const std::string& checkpoint);
+                               const std::string& checkpoint, const std::string& dtype);
 
 /// The tokenizer `wanted`, or the one in the model directory.
 std::unique_ptr<data::Tokenizer> load_tokenizer_for(comm::ExecutionContext& context,

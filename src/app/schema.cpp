@@ -127,6 +127,15 @@ void apply_source(AppConfig& config, const std::vector<Assignment>& source) {
   }
 }
 
+std::int64_t nearest_divisor(std::int64_t n, std::int64_t wanted) {
+  for (std::int64_t distance = 0; distance < n; ++distance) {
+    for (const std::int64_t candidate : {wanted - distance, wanted + distance}) {
+      if (candidate >= 1 && candidate <= n && n % candidate == 0) return candidate;
+    }
+  }
+  return 1;
+}
+
 /// What no single field can know. `where` of the last source that set a key goes in front.
 void check_together(const AppConfig& config, const std::vector<std::vector<Assignment>>& sources) {
   const auto where = [&](std::string_view key) -> std::string {
@@ -142,7 +151,7 @@ void check_together(const AppConfig& config, const std::vector<std::vector<Assig
              "{}train.micro_batch_size = {} does not divide train.global_batch_size = {}; the nearest that "
              "does is {}",
              where("train.micro_batch_size"), t.micro_batch_size, t.global_batch_size,
-             std::gcd(t.micro_batch_size, t.global_batch_size));
+             nearest_divisor(t.global_batch_size, t.micro_batch_size));
   NMOE_CHECK(t.warmup_steps <= t.steps, config, "{}train.warmup_steps = {} is more than train.steps = {}",
              where("train.warmup_steps"), t.warmup_steps, t.steps);
   const auto& e = config.allocation;

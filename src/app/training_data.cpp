@@ -9,7 +9,8 @@
 namespace nmoe::app {
 
 data::Mixture load_training_data(comm::ExecutionContext& context, const AppConfig& config,
-                                 const model::ModelConfig& architecture) {
+                                 const model::ModelConfig& architecture,
+                                 const std::string& tokenizer_sha256) {
   const auto data_sets = data_sets_of(config);
   std::optional<data::Mixture> mixture;
   comm::agree(context.world, [&] {
@@ -20,6 +21,11 @@ data::Mixture load_training_data(comm::ExecutionContext& context, const AppConfi
           vocab_size <= architecture.vocab_size, bad_data,
           "{}: made with a vocabulary of {} tokens, the model has {}; tokenize with the model's tokenizer",
           d.tokens, vocab_size, architecture.vocab_size);
+      const std::string made_with = file.read_string_attribute("/", "tokenizer_sha256");
+      NMOE_CHECK(
+          tokenizer_sha256.empty() || made_with == tokenizer_sha256, bad_data,
+          "{}: made with a tokenizer of hash {}, the model's has {}; tokenize with the model's tokenizer",
+          d.tokens, made_with, tokenizer_sha256);
     }
     mixture.emplace(
         data::make_mixture(data_sets, config.train.seq_length, config.train.eos_label, config.train.seed));

@@ -5,9 +5,11 @@
 
 namespace nmoe::app {
 
-/// The mixture of the config's data sets, checked against the model's vocabulary. Collective.
+/// The mixture of the config's data sets, checked against the model's vocabulary and, unless "" is given,
+/// against the hash of its tokenizer. Collective.
 data::Mixture load_training_data(comm::ExecutionContext& context, const AppConfig& config,
-                                 const model::ModelConfig& architecture);
+                                 const model::ModelConfig& architecture,
+                                 const std::string& tokenizer_sha256 = "");
 
 /// Says how to go on; returns 85.
 int report_saved_on_signal(comm::ExecutionContext& context, const train::TrainResult& result);

@@ -258,7 +258,16 @@ void commit_directory(comm::Communicator& comm, const std::string& tmp_dir, cons
   comm::agree(comm, [&] {
     if (comm.rank() != 0) return;
     sync_path(tmp_dir);
-    const std::string old = final_dir + ".old";  // rename(2) does not replace a directory that has files
+    // rename(2) does not replace a directory that has files; exchanging the two leaves a whole one there at
+    // any moment.
+    const bool exchanged = fs::exists(final_dir) && renameat2(AT_FDCWD, tmp_dir.c_str(), AT_FDCWD,
+                                                              final_dir.c_str(), RENAME_EXCHANGE) == 0;
+    if (exchanged) {
+      sync_path(fs::path(final_dir).parent_path().string());
+      fs::remove_all(tmp_dir);
+      return;
+    }
+    const std::string old = final_dir + ".old";  // a file system without the exchange
     fs::remove_all(old);
     if (fs::exists(final_dir)) fs::rename(final_dir, old);
     rename_durably(tmp_dir, final_dir);

@@ -107,6 +107,10 @@ ModelConfig load_model_config(const std::string& path) {
              "{}: num_key_value_heads {} does not divide num_attention_heads {}", path,
              config.num_key_value_heads, config.num_attention_heads);
   config.max_position_embeddings = fields.integer_or("max_position_embeddings", 2048, 1);
+  NMOE_CHECK(!fields.boolean_or("mlp_bias", false), bad_data, "{}: mlp_bias is not supported", path);
+  NMOE_CHECK(fields.has("rope_theta") || !fields.has("rope_parameters"), bad_data,
+             "{}: \"rope_parameters\" is not read; write rope_theta (and rope_scaling) at the top level",
+             path);
   config.rope_theta = fields.number_or("rope_theta", 10000.0);
   config.rms_norm_eps = fields.number_or("rms_norm_eps", 1e-6);
   config.rope_scaling = read_rope_scaling(path, object);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
@@ -11,6 +12,16 @@ namespace nmoe::model {
 
 void load_dense_weights(Decoder& decoder, const std::string& directory) {
   const io::SafetensorsReader reader(directory);
+  // A tensor without a place (a bias, a norm of another architecture) means that this is not the model that
+  // was trained.
+  std::set<std::string> known;
+  for_each_parameter(decoder, [&](const Parameter& p) { known.insert(p.name); });
+  for (const std::string& name : reader.names()) {
+    const bool derived = name.ends_with("rotary_emb.inv_freq") ||
+                         (name == "lm_head.weight" && decoder.config().tie_word_embeddings);
+    NMOE_CHECK(derived || known.contains(name), bad_data,
+               "{}: tensor {} has no place in the architecture of its config.json", directory, name);
+  }
   for_each_parameter(decoder, [&](Parameter& p) {
     if (p.is_router || p.is_new_expert()) return;
     reader.read(p.name, p.value.view());

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 
+#include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
@@ -161,6 +162,7 @@ void write_state(comm::Communicator& world, const std::string& path, const Train
   file.write_attribute("/progress", "samples_seen", progress.samples_seen);
   file.write_attribute("/progress", "skipped_steps", progress.skipped_steps);
   file.write_attribute("/progress", "optimizer_steps", progress.optimizer_steps);
+  file.write_attribute("/progress", "nan_steps_in_a_row", progress.nan_steps_in_a_row);
   file.write_attribute("/progress", "lr", progress.learning_rate);
   // Random numbers are counters keyed by the seed and global positions: the seed is their whole state.
   file.make_group("/rng");
@@ -189,7 +191,9 @@ std::string save_checkpoint(const comm::ExecutionContext& context, const std::st
   });
   const std::string directory = io::begin_step(world, run_dir, progress.step);
   model::write_model_file(world, directory + "/model.h5", optimizer.decoder(), optimizer.owned_pieces());
+  context.heartbeat.beat();  // each file of a large model may take minutes
   write_optimizer(world, directory + "/optim.h5", optimizer);
+  context.heartbeat.beat();
   write_state(world, directory + "/state.h5", progress, identity);
   comm::agree(world, [&] {
     if (world.rank() == 0)
@@ -198,6 +202,7 @@ std::string save_checkpoint(const comm::ExecutionContext& context, const std::st
   return io::commit_step(world, run_dir, progress.step,
                          {{"step", std::to_string(progress.step)},
                           {"version", identity.version},
+                          {"config_sha256", sha256_text(identity.resolved_config)},
                           {"base_model", identity.base_model},
                           {"base_model_sha256", identity.base_model_hash}});
 }
@@ -213,6 +218,8 @@ TrainProgress load_checkpoint(const comm::ExecutionContext& context, const std::
     progress.samples_seen = file.read_int_attribute("/progress", "samples_seen");
     progress.skipped_steps = file.read_int_attribute("/progress", "skipped_steps");
     progress.optimizer_steps = file.read_int_attribute("/progress", "optimizer_steps");
+    progress.nan_steps_in_a_row =
+        static_cast<int>(file.read_int_attribute("/progress", "nan_steps_in_a_row"));
     progress.learning_rate = file.read_double_attribute("/progress", "lr");
     progress.seed = static_cast<std::uint64_t>(file.read_int_attribute("/rng", "seed"));
     progress.cursors = file.read<std::uint64_t>("/data/cursor");

@@ -1,6 +1,8 @@
 #include "neuronmoe/train/metrics.hpp"
 
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -50,8 +52,11 @@ void MetricsFile::write(const StepMetrics& m) {
       {"flops", m.flops},
   };
   if (m.skipped) line["skipped"] = true;
+  errno = 0;
   out_ << line.dump() << "\n" << std::flush;
-  NMOE_CHECK(out_.good(), io, "{}: write failed (disk full?)", path_);
+  const int reason = errno;
+  NMOE_CHECK(out_.good() || reason != ENOSPC, no_space, "{}: no space left on the device", path_);
+  NMOE_CHECK(out_.good(), io, "{}: write failed ({})", path_, std::strerror(reason));
 }
 
 void MetricsFile::sync() {

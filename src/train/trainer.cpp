@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <optional>
 #include <sstream>
 
@@ -108,9 +109,26 @@ Trainer::Trainer(const comm::ExecutionContext& context, const TrainRun& run, con
   progress_.cursors = mixture.cursors(0);
 }
 
+void Trainer::refuse_newer_steps(std::int64_t step) const {
+  comm::agree(context_.world, [&] {
+    if (context_.world.rank() != 0 || !std::filesystem::is_directory(run_.output_dir)) return;
+    for (const auto& entry : std::filesystem::directory_iterator(run_.output_dir)) {
+      const auto found = io::step_of_directory_name(entry.path().filename());
+      NMOE_CHECK(!found || *found <= step, config,
+                 "{} holds {}, which is newer than where --resume {} starts; choose another --output or "
+                 "remove the newer "
+                 "checkpoints",
+                 run_.output_dir, entry.path().filename().string(), run_.resume);
+    }
+  });
+}
+
 void Trainer::resume() {
-  if (run_.resume == "none") return;
   std::string directory = run_.resume;
+  if (run_.resume == "none") {
+    refuse_newer_steps(-1);
+    return;
+  }
   if (run_.resume == "auto") {
     const io::ValidStep newest = io::newest_valid_step(context_.world, run_.output_dir);
     for (const std::string& skipped : newest.skipped) context_.log.info("passed over {}", skipped);
@@ -119,22 +137,31 @@ void Trainer::resume() {
   } else {
     const std::string fault = io::verify_manifest(context_.world, directory);
     NMOE_CHECK(fault.empty(), bad_data, "--resume {}: {}", directory, fault);
+    refuse_newer_steps(io::step_of_directory_name(std::filesystem::path(directory).filename()).value_or(0));
   }
+  std::string difference;
   comm::agree(context_.world, [&] {
     const std::string base = io::read_manifest_facts(directory)["base_model_sha256"];
     NMOE_CHECK(
         base == run_.identity.base_model_hash, bad_data,
         "{}: was trained on a base model with hash {}, --model has {}; pass the same base or --resume none",
         directory, base, run_.identity.base_model_hash);
+    difference = first_difference(stored_config(directory), run_.identity.resolved_config);
   });
   progress_ = load_checkpoint(context_, directory, decoder_, optimizer_);
-  const std::string difference = first_difference(stored_config(directory), run_.identity.resolved_config);
   if (!difference.empty() && context_.world.rank() == 0) {
     context_.log.warn("{}: the configuration has changed since this checkpoint: {}", directory, difference);
   }
   NMOE_CHECK(progress_.seed == run_.config.seed, config,
              "{}: seed {} stored, train.seed = {}; data order would change", directory, progress_.seed,
              run_.config.seed);
+  NMOE_CHECK(progress_.samples_seen == progress_.step * run_.config.global_batch_size &&
+                 progress_.cursors == mixture_.cursors(static_cast<std::uint64_t>(progress_.samples_seen)),
+             config,
+             "{}: {} samples in {} steps stored, train.global_batch_size = {}; the data order would change: "
+             "resume with the same batch size and data sets",
+             directory, progress_.samples_seen, progress_.step, run_.config.global_batch_size);
+  resumed_from_ = directory;
   context_.log.info("resumed {} at step {} of {}", directory, progress_.step, run_.config.steps);
 }
 
@@ -238,6 +265,7 @@ std::map<std::string, std::int64_t> Trainer::bytes_sent() const {
 }
 
 std::string Trainer::save() {
+  progress_.cursors = mixture_.cursors(static_cast<std::uint64_t>(progress_.samples_seen));
   const std::string directory =
       save_checkpoint(context_, run_.output_dir, optimizer_, progress_, run_.identity);
   for (const std::string& removed : io::prune_steps(context_.world, run_.output_dir, run_.config.keep_last)) {
@@ -261,7 +289,8 @@ TrainResult Trainer::run() {
   const std::int64_t tokens_per_step = c.global_batch_size * c.seq_length;
   const Clock::time_point start = Clock::now();
   const std::int64_t first_step = progress_.step;
-  bool saved_last = false;
+  bool saved_last = !resumed_from_.empty();  // that checkpoint need not be written again
+  result.checkpoint = resumed_from_;
   StepBatch batch;
   while (progress_.step < c.steps) {
     const Clock::time_point step_start = Clock::now();
@@ -279,8 +308,7 @@ TrainResult Trainer::run() {
     progress_.samples_seen += c.global_batch_size;
     progress_.tokens_seen += tokens_per_step;
     progress_.learning_rate = metrics.learning_rate;
-    progress_.cursors = mixture_.cursors(static_cast<std::uint64_t>(progress_.samples_seen));
-    nan_steps_in_a_row_ = metrics.skipped ? nan_steps_in_a_row_ + 1 : 0;
+    progress_.nan_steps_in_a_row = metrics.skipped ? progress_.nan_steps_in_a_row + 1 : 0;
     if (metrics.skipped) ++progress_.skipped_steps;
     metrics.step = progress_.step;
     metrics.tokens = progress_.tokens_seen;
@@ -289,18 +317,24 @@ TrainResult Trainer::run() {
     for (const auto& [operation, before] : bytes_before) metrics.bytes[operation] -= before;
     metrics.step_s = std::chrono::duration<double>(Clock::now() - step_start).count();
     metrics.tokens_per_s = static_cast<double>(tokens_per_step) / metrics.step_s;
-    if (metrics_file) metrics_file->write(metrics);
+    comm::agree(context_.world, [&] {  // a full disk ends the run on every rank alike
+      if (metrics_file) metrics_file->write(metrics);
+    });
     NMOE_CHECK(
-        nan_steps_in_a_row_ < c.max_nan_steps, nan_limit,
+        progress_.nan_steps_in_a_row < c.max_nan_steps, nan_limit,
         "step {}: {} steps in a row with a non-finite loss or gradient (train.max_nan_steps = {}); lower "
         "train.learning_rate or inspect the data; the last good checkpoint is in {}",
-        progress_.step, nan_steps_in_a_row_, c.max_nan_steps, run_.output_dir);
-    line.update(static_cast<std::uint64_t>(progress_.step), static_cast<double>(progress_.tokens_seen),
-                fmt::format("loss {:.4f}, norm {:.3f}, lr {:.2e}", metrics.loss_lm, metrics.grad_norm,
-                            metrics.learning_rate));
+        progress_.step, progress_.nan_steps_in_a_row, c.max_nan_steps, run_.output_dir);
+    if (progress_.step % c.log_every == 0 || progress_.step == c.steps) {
+      line.update(static_cast<std::uint64_t>(progress_.step), static_cast<double>(progress_.tokens_seen),
+                  fmt::format("loss {:.4f}, norm {:.3f}, lr {:.2e}", metrics.loss_lm, metrics.grad_norm,
+                              metrics.learning_rate));
+    }
     saved_last = progress_.step == c.steps || (c.save_every > 0 && progress_.step % c.save_every == 0);
     if (saved_last) {
-      if (metrics_file) metrics_file->sync();
+      comm::agree(context_.world, [&] {
+        if (metrics_file) metrics_file->sync();
+      });
       result.checkpoint = save();
     }
   }

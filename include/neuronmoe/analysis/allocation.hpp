@@ -1,6 +1,6 @@
 #pragma once
 // From counts to experts per layer (METHOD 3 and 4.2): pure arithmetic. The files around it are in
-// allocation_file.hpp. `neuronmoe allocate` calls it on rank 0; nothing here is collective.
+// allocate.hpp. `neuronmoe allocate` calls it on rank 0; nothing here is collective.
 #include <concepts>
 #include <cstdint>
 #include <span>

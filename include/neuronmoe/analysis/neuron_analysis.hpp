@@ -21,6 +21,7 @@ struct AnalysisConfig {
   std::int64_t top_k = 0, max_tokens = 256, sentences = 500, batch_tokens = 4096, seed = 1234;
   double ap_min = 0.5, ap_high = 0.9;
   bool skip_bos = false;
+  std::string dtype = "float32";  ///< of the analysis forward, whatever training uses (METHOD 1.4)
 };
 template <class Config, class F>
 requires std::same_as<std::remove_const_t<Config>, AnalysisConfig>
@@ -40,6 +41,8 @@ void for_each_field(Config& c, F&& f) {
         .max = many});
   f("analysis.ap_min", c.ap_min,
     FieldInfo{.help = "only neurons with a larger AP are selected", .min = 0, .max = 1});
+  f("analysis.dtype", c.dtype,
+    FieldInfo{.help = "type of weights and activations in `analyze`", .choices = "float32|bfloat16"});
   f("analysis.skip_bos", c.skip_bos, FieldInfo{.help = "leave the BOS token out of the pooled mean"});
   f("analysis.max_tokens", c.max_tokens,
     FieldInfo{.help = "longer sentences are dropped", .unit = "tokens, BOS included", .min = 1, .max = many});

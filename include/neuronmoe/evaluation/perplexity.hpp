@@ -19,7 +19,7 @@ namespace nmoe::evaluation {
 using LogProbFunction = std::function<std::vector<double>(const model::Batch&, model::ActivationObserver*)>;
 
 /// Mean weight of the base expert in each MoE layer: its weight after top-k and renormalisation, 0 for a
-/// token that does not choose it, averaged over tokens. Sums are integers (steps of 2^-40), so ranks and
+/// token that does not choose it, averaged over tokens. Sums are integers (steps of 2^-30), so ranks and
 /// order do not matter.
 class RouterStatistics : public model::ActivationObserver {
  public:

@@ -52,6 +52,8 @@ class Trainer {
     bool stop_requested;
   };
   void resume();
+  /// A run that starts at `step` may not find later checkpoints in its directory: they would be taken for its own.
+  void refuse_newer_steps(std::int64_t step) const;
   StepPlan agree_on_step(const StepBatch& batch);
   model::LossScales loss_scales(std::int64_t global_labels, std::int64_t micro_batch_labels) const;
   StepMetrics train_step(const StepBatch& batch, const StepPlan& plan);
@@ -68,7 +70,7 @@ class Trainer {
   ShardedOptimizer optimizer_;
   TrainProgress progress_;
   std::int64_t num_micro_batches_ = 0;
-  int nan_steps_in_a_row_ = 0;
+  std::string resumed_from_;  // the checkpoint this run goes on from, or ""
 };
 
 }  // namespace nmoe::train
