@@ -106,11 +106,18 @@ void install_signal_handlers() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
+/// SIGUSR1 and SIGTERM are taken by the watchdog's thread (and MPI's), never by a thread that computes:
+/// oneDNN's sgemm uses heap memory as its stack, and a signal frame written there destroys the heap. Threads
+/// made from here on inherit it.
+void keep_signals_off_this_thread() {
+  pthread_sigmask(SIG_BLOCK, &stop_signals(), nullptr);
+}
+
 /// For commands that have nothing to save: signals end them as usual, one that already came included.
 void restore_default_signals() {
   std::signal(SIGUSR1, SIG_DFL);
   std::signal(SIGTERM, SIG_DFL);
-  if (heartbeat.stop_requested.load()) std::raise(SIGTERM);
+  if (heartbeat.stop_requested.load()) kill(getpid(), SIGTERM);  // the whole process: this thread blocks it
 }
 
 void start_mpi(int* argc, char*** argv, const LauncherHint& hint) {
@@ -217,6 +224,7 @@ int run_guarded(int* argc, char*** argv, const Configure& configure, const Body&
     const LauncherHint hint = launcher_hint();
     install_signal_handlers();  // before MPI, so that an early signal is not lost
     start_mpi(argc, argv, hint);
+    keep_signals_off_this_thread();
     make_groups(groups, false);
   } catch (...) {
     abort_job(current_exception_outcome());

@@ -26,7 +26,19 @@ void Watchdog::set_timeout(double timeout_s) {
   changed_.notify_all();
 }
 
+const sigset_t& stop_signals() {
+  static const sigset_t set = [] {
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGUSR1);
+    sigaddset(&signals, SIGTERM);
+    return signals;
+  }();
+  return set;
+}
+
 void Watchdog::watch() {
+  pthread_sigmask(SIG_UNBLOCK, &stop_signals(), nullptr);
   using clock = std::chrono::steady_clock;
   std::unique_lock lock(mutex_);
   std::uint64_t last_beat = 0;

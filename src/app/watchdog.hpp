@@ -1,6 +1,8 @@
 #pragma once
 // Ends a process that makes no progress: a rank that waits for a dead, stopped or looping one would wait
 // until the job's time limit (PLATFORM 0.2). Started by run_guarded, fed by Heartbeat::beat of long work.
+#include <signal.h>  // NOLINT(modernize-deprecated-headers): sigset_t is POSIX
+
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -11,6 +13,10 @@
 
 namespace nmoe::app {
 
+/// The signals that ask a run to save and stop: SIGUSR1 and SIGTERM.
+const sigset_t& stop_signals();
+
+/// Its thread is also the one that receives stop_signals() when all others keep them blocked.
 class Watchdog {
  public:
   /// Calls `on_hang(seconds)` from its own thread once `heartbeat` has not changed for `timeout_s`; that call

@@ -44,6 +44,8 @@ void Progress::update(std::uint64_t done, double units, std::string_view detail)
     start_ = now;
     first_done_ = done;
     first_units_ = units;
+    last_ = now;
+    if (done < total_) return;  // no rate yet
   }
   if (seconds(now - last_).count() < interval_s_ && done < total_) return;
   last_ = now;

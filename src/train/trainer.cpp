@@ -325,7 +325,7 @@ TrainResult Trainer::run() {
         "step {}: {} steps in a row with a non-finite loss or gradient (train.max_nan_steps = {}); lower "
         "train.learning_rate or inspect the data; the last good checkpoint is in {}",
         progress_.step, progress_.nan_steps_in_a_row, c.max_nan_steps, run_.output_dir);
-    if (progress_.step % c.log_every == 0 || progress_.step == c.steps) {
+    if (progress_.step == first_step + 1 || progress_.step % c.log_every == 0 || progress_.step == c.steps) {
       line.update(static_cast<std::uint64_t>(progress_.step), static_cast<double>(progress_.tokens_seen),
                   fmt::format("loss {:.4f}, norm {:.3f}, lr {:.2e}", metrics.loss_lm, metrics.grad_norm,
                               metrics.learning_rate));
