@@ -2,6 +2,7 @@
 """The whole journey on a toy: text -> tokens -> base -> neurons -> experts -> stage 1 -> stage 2 -> specialisation and
 evaluation, on 1, 2 and 3 ranks, with a stop, a resume and a damaged checkpoint on the way.
 Usage: journey.py MPIEXEC NEURONMOE"""
+import contextlib
 import hashlib
 import json
 import math
@@ -172,6 +173,15 @@ def pretrain(work):
         check((work / "base" / name).is_file(), f"base/{name} is there")
 
 
+def interrupt_ranks(mpirun, times):
+    """Many USR1 straight to the ranks: none may land in the middle of a matrix product (docs/decisions.md, signals)."""
+    children = [int(pid) for task in Path(f"/proc/{mpirun}/task").iterdir() for pid in (task / "children").read_text().split()]
+    for _ in range(times):
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
+
+
 def stop_and_resume(work):
     """USR1 to mpirun in the middle: exit 85; the same command goes on to the same end."""
     arguments = ["pretrain", "--config", work / "toy.cfg", "--config", work / "base.cfg", "--pretrain.model_config",
@@ -183,6 +193,7 @@ def stop_and_resume(work):
     while time.monotonic() < deadline and job.poll() is None and not (lines.exists() and len(lines.read_text().splitlines()) > 5):
         time.sleep(0.01)
     job.send_signal(signal.SIGUSR1)
+    interrupt_ranks(job.pid, 50)
     _, err = job.communicate(timeout=120)
     check(job.returncode == 85, f"USR1 ends with 85 (got {job.returncode})" + ("" if job.returncode == 85 else "\n" + err))
     done = len(metrics(lines))
