@@ -54,10 +54,7 @@ double cosine_learning_rate(double peak, double min_ratio, std::int64_t warmup, 
 
 ShardGroup::ShardGroup(std::vector<model::Parameter*> parameters, comm::Communicator& comm, int leaves,
                        std::int64_t bucket_bytes)
-    : parameters_(std::move(parameters)),
-      comm_(comm),
-      leaves_(leaves),
-      map_(sizes_of(parameters_), comm.size()) {
+    : parameters_(std::move(parameters)), comm_(comm), map_(sizes_of(parameters_), comm.size()) {
   const std::int64_t per_peer =
       bucket_bytes / (static_cast<std::int64_t>(sizeof(float)) * comm.size() * leaves);
   bucket_elements_ = std::max<std::int64_t>(1, per_peer);

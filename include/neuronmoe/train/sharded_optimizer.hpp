@@ -53,7 +53,6 @@ class ShardGroup {
 
   std::vector<model::Parameter*> parameters_;
   comm::Communicator& comm_;
-  int leaves_;
   comm::ShardMap map_;
   std::int64_t bucket_elements_, num_buckets_;
   std::vector<comm::BinaryCounterSum<std::vector<float>>> sums_;  // one per bucket
