@@ -8,6 +8,7 @@
 #include <numeric>
 #include <utility>
 
+#include "neuronmoe/base/divisor.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "value.hpp"
 
@@ -125,15 +126,6 @@ void apply_source(AppConfig& config, const std::vector<Assignment>& source) {
                                     : is_data_key(a.key) && set_field(data_set(config, name), key, a, false);
     if (!found) fail_unknown(a);
   }
-}
-
-std::int64_t nearest_divisor(std::int64_t n, std::int64_t wanted) {
-  for (std::int64_t distance = 0; distance < n; ++distance) {
-    for (const std::int64_t candidate : {wanted - distance, wanted + distance}) {
-      if (candidate >= 1 && candidate <= n && n % candidate == 0) return candidate;
-    }
-  }
-  return 1;
 }
 
 /// What no single field can know. `where` of the last source that set a key goes in front.

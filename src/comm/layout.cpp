@@ -1,25 +1,12 @@
 #include "neuronmoe/comm/layout.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 #include <numeric>
 
+#include "neuronmoe/base/divisor.hpp"
 #include "neuronmoe/base/error.hpp"
 
 namespace nmoe::comm {
-
-namespace {
-
-/// Divisor of `world_size` closest to `wanted`; the smaller one of two equally close.
-int nearest_divisor(int world_size, int wanted) {
-  int best = 1;
-  for (int d = 1; d <= world_size; ++d) {
-    if (world_size % d == 0 && std::abs(d - wanted) < std::abs(best - wanted)) best = d;
-  }
-  return best;
-}
-
-}  // namespace
 
 ParallelLayout::ParallelLayout(int world_size, int rank, int expert_parallel_size)
     : world_size_(world_size), rank_(rank), expert_parallel_size_(expert_parallel_size) {

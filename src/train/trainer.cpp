@@ -7,6 +7,7 @@
 #include <optional>
 #include <sstream>
 
+#include "neuronmoe/base/divisor.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/manifest.hpp"
@@ -23,14 +24,6 @@ double tree_sum(const std::vector<double>& values) {
   const auto add = [](double& a, double& b) { a += b; };
   for (const double value : values) sum.push(value, add);
   return values.empty() ? 0.0 : sum.finish(add);
-}
-
-std::int64_t nearest_divisor(std::int64_t n, std::int64_t wanted) {
-  std::int64_t best = 1;
-  for (std::int64_t d = 1; d <= n; ++d) {
-    if (n % d == 0 && std::abs(d - wanted) < std::abs(best - wanted)) best = d;
-  }
-  return best;
 }
 
 /// First line in which two configurations differ, or "".
