@@ -16,6 +16,7 @@ failures = []
 GRACE, START = 5.0, 4.0
 CASES = {
     "none": ({0}, START, {"error": 0}),
+    "signals_stay_off_computing_threads": ({0}, START, {"error": 0}),
     "configure_fails": ({78}, START, {"neuronmoe: error: a bad config": 1}),
     "throw_everywhere": ({78}, START, {"neuronmoe: error: the same mistake everywhere": 1}),
     "throw_late": ({75}, START + 2, {"the same mistake everywhere": 1}),
@@ -86,7 +87,7 @@ def check(mode, codes, limit, texts, send=None):
         seen = err.count(text)
         if (seen < 1) if count is None else (seen != count):
             problems.append(f"'{text}' stands {seen} times in stderr, expected {count if count is not None else '1 or more'}")
-    print(f"{mode:28} rc {rc:4} {seconds:5.1f} s {'ok' if not problems else 'FAILED'}")
+    print(f"{mode:34} rc {rc:4} {seconds:5.1f} s {'ok' if not problems else 'FAILED'}")
     if problems:
         failures.append(mode)
         print("  " + "\n  ".join(problems) + "\n  stderr:\n" + err)
