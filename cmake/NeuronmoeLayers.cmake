@@ -51,7 +51,12 @@ file(GLOB app_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/app/*.cpp)
 list(FILTER app_sources EXCLUDE REGEX "/main\\.cpp$")
 if(app_sources)
   add_library(nmoe_app STATIC ${app_sources})
-  target_compile_definitions(nmoe_app PRIVATE NMOE_VERSION="${PROJECT_VERSION}")
+  set(version_header ${PROJECT_BINARY_DIR}/generated/nmoe_version.hpp)
+  add_custom_target(nmoe_revision BYPRODUCTS ${version_header}
+    COMMAND ${CMAKE_COMMAND} -DVERSION=${PROJECT_VERSION} -DSOURCE=${PROJECT_SOURCE_DIR} -DOUTPUT=${version_header}
+            -P ${PROJECT_SOURCE_DIR}/cmake/WriteRevision.cmake COMMENT "")
+  add_dependencies(nmoe_app nmoe_revision)
+  target_include_directories(nmoe_app PRIVATE ${PROJECT_BINARY_DIR}/generated)
   target_link_libraries(nmoe_app PUBLIC nmoe_flags nmoe_train nmoe_analysis nmoe_evaluation MPI::MPI_C OpenMP::OpenMP_CXX Boost::program_options)
 endif()
 if(EXISTS ${PROJECT_SOURCE_DIR}/src/app/main.cpp AND TARGET nmoe_app)

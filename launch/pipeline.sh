@@ -73,6 +73,7 @@ cd "$work"
 binary=${NMOE_BINARY:-$root/build/release/neuronmoe}
 [[ -x $binary ]] || die "$binary is not there; build it with launch/build.sh"
 version=$("$binary" --version 2>&1 | head -n 1) || die "$binary --version failed" 70
+program=$(sha256sum <"$binary") # a rebuilt program does its steps anew
 
 # ---------------------------------------------------------------- signals
 step_pid="" step_kind="" signals=0
@@ -133,7 +134,7 @@ step() {
   shift 5
   log=$logs/$name.log
   key=$({
-    echo "$name $version"
+    echo "$name $program"
     for parent in $parents; do echo "${keys[$parent]}"; done
     cat "${settings[@]}"
   } | sha256sum | cut -d' ' -f1)

@@ -1,5 +1,7 @@
 #include "neuronmoe/app/version.hpp"
 
+#include "nmoe_version.hpp"
+
 namespace nmoe::app {
 
 std::string version() {
