@@ -6,7 +6,6 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -31,16 +30,17 @@ std::string parent_of(const std::string& path) {
   return parent.empty() ? "." : parent.string();
 }
 
-void write_all(const std::string& path, std::span<const std::string_view> parts) {
+void write_all(const std::string& path, const std::function<void(const ByteSink&)>& fill) {
   Descriptor fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
   if (!fd) fail_system("create", path, errno);
-  for (std::string_view bytes : parts)
+  fill([&](std::string_view bytes) {
     while (!bytes.empty()) {
       const ssize_t n = ::write(fd.get(), bytes.data(), bytes.size());
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) fail_system("write", path, errno);
       bytes.remove_prefix(static_cast<std::size_t>(n));
     }
+  });
   if (::fsync(fd.get()) != 0) fail_system("fsync", path, errno);
   if (::close(fd.release()) != 0) fail_system("close", path, errno);
 }
@@ -48,14 +48,13 @@ void write_all(const std::string& path, std::span<const std::string_view> parts)
 }  // namespace
 
 void write_file_atomically(const std::string& path, std::string_view bytes) {
-  const std::array<std::string_view, 1> parts = {bytes};
-  write_file_atomically(path, parts);
+  write_file_atomically(path, [&](const ByteSink& sink) { sink(bytes); });
 }
 
-void write_file_atomically(const std::string& path, std::span<const std::string_view> parts) {
+void write_file_atomically(const std::string& path, const std::function<void(const ByteSink&)>& fill) {
   const std::string tmp = path + ".tmp";
   try {
-    write_all(tmp, parts);
+    write_all(tmp, fill);
     rename_durably(tmp, path);
   } catch (...) {
     ::unlink(tmp.c_str());

@@ -154,25 +154,37 @@ hid_t H5File::Impl::file_type(ElementType type, TypeId& holder) {
   return bfloat16.get();
 }
 
-void H5File::Impl::write_raw(const std::string& name, hid_t type, std::span<const std::int64_t> shape,
-                             std::span<const FileRange> ranges, const void* packed) {
+DatasetId H5File::Impl::create_dataset(const std::string& name, hid_t type,
+                                       std::span<const std::int64_t> shape) const {
   make_groups(name);
-  const auto element_bytes = static_cast<std::int64_t>(H5Tget_size(type));
-  const PropertyId creation = creation_of(storage, shape, element_bytes);
+  const PropertyId creation = creation_of(storage, shape, static_cast<std::int64_t>(H5Tget_size(type)));
   const SpaceId space = make_space(shape);
-  const DatasetId dataset(
+  DatasetId dataset(
       H5Dcreate2(file, name.c_str(), type, space.get(), H5P_DEFAULT, creation.get(), H5P_DEFAULT));
   if (!dataset) fail_hdf5(ErrorCode::io, "create", path, name);
+  return dataset;
+}
+
+void H5File::Impl::write_piece(const DatasetId& dataset, const std::string& name, hid_t type,
+                               std::span<const FileRange> ranges, const void* packed) {
+  const SpaceId space(H5Dget_space(dataset.get()));
   select_ranges(space.get(), ranges, path, name);
   const SpaceId memory = memory_of(space);
   const PropertyId transfer = transfer_of(comm);
   // A dataset without elements has no storage; a collective H5Dwrite to it fails in HDF5 1.10. All ranks skip
   // it alike.
-  const bool has_elements = product(shape) > 0;
+  const bool has_elements = H5Sget_simple_extent_npoints(space.get()) > 0;
   if (has_elements && H5Dwrite(dataset.get(), type, memory.get(), space.get(), transfer.get(), packed) < 0)
     fail_hdf5(ErrorCode::io, "write", path, name);
+  const auto element_bytes = static_cast<std::int64_t>(H5Tget_size(type));
   const auto num_bytes = static_cast<std::size_t>(count_of(ranges) * element_bytes);
   written.push_back({name, {ranges.begin(), ranges.end()}, element_bytes, crc32c(packed, num_bytes)});
+}
+
+void H5File::Impl::write_raw(const std::string& name, hid_t type, std::span<const std::int64_t> shape,
+                             std::span<const FileRange> ranges, const void* packed) {
+  const DatasetId dataset = create_dataset(name, type, shape);
+  write_piece(dataset, name, type, ranges, packed);
 }
 
 void H5File::Impl::read_raw(const std::string& name, hid_t expected_type, std::span<const FileRange> ranges,
@@ -230,6 +242,35 @@ void H5File::write_ranges(const std::string& name, ElementType type, std::span<c
     TypeId holder;
     impl_->write_raw(name, impl_->file_type(type, holder), shape, ranges, packed);
   });
+}
+
+void H5File::write_streamed(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
+                            const std::function<void(std::int64_t, std::span<char>)>& fill) {
+  constexpr std::int64_t piece_bytes = std::int64_t{16} << 20;
+  const std::int64_t total = product(shape), piece = piece_bytes / size_of(type);
+  const std::int64_t num_ranks = impl_->comm == nullptr ? 1 : impl_->comm->size();
+  const std::int64_t rank = impl_->comm == nullptr ? 0 : impl_->comm->rank();
+  const std::int64_t share =
+      (total + num_ranks - 1) / num_ranks;  // the same on every rank, and so the rounds
+  const std::int64_t end = std::min(total, (rank + 1) * share);
+  TypeId holder;
+  hid_t element = no_id;
+  DatasetId dataset;
+  impl_->collectively([&] {
+    NMOE_CHECK(impl_->writable, internal, "{} is open for reading", impl_->path);
+    element = impl_->file_type(type, holder);
+    dataset = impl_->create_dataset(name, element, shape);
+  });
+  std::vector<char> buffer;
+  for (std::int64_t done = 0; done < share; done += piece) {
+    const std::int64_t begin = std::min(total, rank * share + done);
+    const FileRange range{begin, std::max<std::int64_t>(0, std::min({piece, share - done, end - begin}))};
+    impl_->collectively([&] {  // before the collective call, so that a source that fails hangs nobody
+      buffer.resize(static_cast<std::size_t>(range.count * size_of(type)));
+      if (range.count > 0) fill(range.begin, buffer);
+    });
+    impl_->collectively([&] { impl_->write_piece(dataset, name, element, {&range, 1}, buffer.data()); });
+  }
 }
 
 DatasetInfo H5File::info(const std::string& name) {

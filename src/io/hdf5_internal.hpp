@@ -61,6 +61,11 @@ struct H5File::Impl {
   DatasetId open_guarded(const std::string& name) const;
   /// Refuses anything but hard links on the way to `name`.
   bool reachable(const std::string& name) const;
+  /// Makes an empty dataset of elements of `type`.
+  DatasetId create_dataset(const std::string& name, hid_t type, std::span<const std::int64_t> shape) const;
+  /// Writes ranges of a dataset that was just made; every rank calls it equally often.
+  void write_piece(const DatasetId& dataset, const std::string& name, hid_t type,
+                   std::span<const FileRange> ranges, const void* packed);
   void write_raw(const std::string& name, hid_t type, std::span<const std::int64_t> shape,
                  std::span<const FileRange> ranges, const void* packed);
   void read_raw(const std::string& name, hid_t expected_type, std::span<const FileRange> ranges,

@@ -8,9 +8,10 @@
 namespace nmoe::io {
 namespace {
 
-constexpr std::array<ElementType, 9> all_types = {
-    ElementType::float64, ElementType::float32, ElementType::bfloat16, ElementType::int32, ElementType::int64,
-    ElementType::uint8,   ElementType::uint16,  ElementType::uint32,   ElementType::uint64};
+constexpr std::array<ElementType, 10> all_types = {
+    ElementType::float64, ElementType::float32, ElementType::bfloat16, ElementType::int32,
+    ElementType::int64,   ElementType::uint8,   ElementType::uint16,   ElementType::uint32,
+    ElementType::uint64,  ElementType::float16};
 
 herr_t collect(unsigned, const H5E_error2_t* error, void* text) {
   auto& reasons = *static_cast<std::string*>(text);
@@ -24,13 +25,13 @@ herr_t collect(unsigned, const H5E_error2_t* error, void* text) {
 }  // namespace
 
 std::string_view name_of(ElementType type) {
-  constexpr std::array<std::string_view, 9> names = {"float64", "float32", "bfloat16", "int32", "int64",
-                                                     "uint8",   "uint16",  "uint32",   "uint64"};
+  constexpr std::array<std::string_view, 10> names = {"float64", "float32", "bfloat16", "int32",  "int64",
+                                                      "uint8",   "uint16",  "uint32",   "uint64", "float16"};
   return names[static_cast<std::size_t>(type)];
 }
 
 std::int64_t size_of(ElementType type) {
-  constexpr std::array<std::int64_t, 9> sizes = {8, 4, 2, 4, 8, 1, 2, 4, 8};
+  constexpr std::array<std::int64_t, 10> sizes = {8, 4, 2, 4, 8, 1, 2, 4, 8, 2};
   return sizes[static_cast<std::size_t>(type)];
 }
 
@@ -72,6 +73,21 @@ void fail_hdf5(ErrorCode code, const char* doing, const std::string& path, const
                                : (reasons.empty() ? "HDF5 gives no reason" : reasons)));
 }
 
+namespace {
+
+/// 16 bits: sign, `exponent` bits, the rest mantissa; made by narrowing a float32.
+TypeId make_narrow_float(std::size_t exponent) {
+  const std::size_t mantissa = 15 - exponent;
+  TypeId t(H5Tcopy(H5T_IEEE_F32LE));
+  const bool ok = H5Tset_fields(t.get(), 15, mantissa, exponent, 0, mantissa) >= 0 &&
+                  H5Tset_precision(t.get(), 16) >= 0 && H5Tset_size(t.get(), 2) >= 0 &&
+                  H5Tset_ebias(t.get(), (std::size_t{1} << (exponent - 1)) - 1) >= 0;
+  NMOE_CHECK(ok, internal, "HDF5 cannot make a float of 16 bits");
+  return t;
+}
+
+}  // namespace
+
 TypeId make_type(ElementType type) {
   switch (type) {
     case ElementType::float64:
@@ -91,13 +107,11 @@ TypeId make_type(ElementType type) {
     case ElementType::uint64:
       return TypeId(H5Tcopy(H5T_STD_U64LE));
     case ElementType::bfloat16:
-      break;
+      return make_narrow_float(8);
+    case ElementType::float16:
+      return make_narrow_float(5);
   }
-  TypeId t(H5Tcopy(H5T_IEEE_F32LE));  // narrow a float32: sign 15, exponent 7..14, mantissa 0..6
-  const bool ok = H5Tset_fields(t.get(), 15, 7, 8, 0, 7) >= 0 && H5Tset_precision(t.get(), 16) >= 0 &&
-                  H5Tset_size(t.get(), 2) >= 0 && H5Tset_ebias(t.get(), 127) >= 0;
-  NMOE_CHECK(ok, internal, "HDF5 cannot make the bfloat16 type");
-  return t;
+  NMOE_CHECK(false, internal, "no such element type");
 }
 
 bool find_element_type(hid_t type, ElementType& found) {

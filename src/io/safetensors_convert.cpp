@@ -1,10 +1,10 @@
-#include "safetensors_convert.hpp"
-
+// Element types of safetensors and their conversion to ours.
 #include <bit>
 #include <cmath>
 #include <cstring>
 
 #include "neuronmoe/base/error.hpp"
+#include "neuronmoe/io/safetensors.hpp"
 
 namespace nmoe::io {
 namespace {

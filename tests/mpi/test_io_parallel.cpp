@@ -57,6 +57,48 @@ void write_sample(comm::Communicator& comm, const std::string& path) {
 
 }  // namespace
 
+/// 40 MB of float16 and a few elements, fewer than there are ranks: pieces end in the middle of a rank's
+/// share.
+BOOST_AUTO_TEST_CASE(streamed_datasets) {
+  comm::Communicator& comm = test::world();
+  const test::SharedDirectory dir("streamed");
+  constexpr std::int64_t rows = 1250, columns = 16001;
+  const auto value = [](std::int64_t i) { return static_cast<std::uint16_t>(i * 40503 >> 7); };
+  const auto fill = [&](std::int64_t begin, std::span<char> bytes) {
+    for (std::size_t i = 0; i < bytes.size() / 2; ++i) {
+      const std::uint16_t v = value(begin + static_cast<std::int64_t>(i));
+      std::memcpy(bytes.data() + 2 * i, &v, 2);
+    }
+  };
+  const std::int64_t large[] = {rows, columns}, small[] = {3}, none[] = {0, 4};
+  io::write_h5_atomically(dir.path() + "/a.h5", comm, [&](io::H5File& f) {
+    f.write_streamed("/large", ElementType::float16, large, fill);
+    f.write_streamed("/small", ElementType::float16, small, fill);
+    f.write_streamed("/none", ElementType::float16, none, fill);
+  });
+  io::H5File f = io::H5File::open(dir.path() + "/a.h5");
+  BOOST_TEST((f.info("/large").type == ElementType::float16 && f.info("/none").num_elements() == 0));
+  std::vector<std::uint16_t> back(static_cast<std::size_t>(rows * columns));
+  const FileRange all{0, rows * columns};
+  f.read_ranges("/large", ElementType::float16, large, {&all, 1}, back.data());
+  std::int64_t wrong = 0;
+  for (std::int64_t i = 0; i < rows * columns; ++i) wrong += back[static_cast<std::size_t>(i)] != value(i);
+  BOOST_TEST(wrong == 0);
+  comm.barrier();
+  const int bad_rank = comm.size() - 1;
+  const auto refuse = [&] {
+    io::write_h5_atomically(dir.path() + "/b.h5", comm, [&](io::H5File& file) {
+      file.write_streamed("/large", ElementType::float16, large,
+                          [&](std::int64_t begin, std::span<char> bytes) {
+                            NMOE_CHECK(comm.rank() != bad_rank, bad_data, "no source");
+                            fill(begin, bytes);
+                          });
+    });
+  };
+  BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"no source"}, refuse) == "");
+  BOOST_TEST(!std::filesystem::exists(dir.path() + "/b.h5"));
+}
+
 BOOST_AUTO_TEST_CASE(bytes_do_not_depend_on_ranks) {
   comm::Communicator& comm = test::world();
   const test::SharedDirectory dir("bytes");

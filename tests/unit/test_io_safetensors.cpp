@@ -2,6 +2,7 @@
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 #include <limits>
+#include <sstream>
 
 #include "neuronmoe/base/philox.hpp"
 #include "neuronmoe/io/safetensors.hpp"
@@ -143,6 +144,116 @@ BOOST_AUTO_TEST_CASE(hostile_headers) {
     many += '"' + std::to_string(i) + R"(":{"dtype":"F32","shape":[0],"data_offsets":[0,0]})";
   }
   BOOST_TEST(refusal(file_of(many + "}", ""), {"200000"}) == "");
+}
+
+/// The negative cases of the reference implementation that are not above, byte for byte but for the element
+/// type: its integer tensors are no weights and would be refused for that alone.
+BOOST_AUTO_TEST_CASE(negative_cases_of_the_reference) {
+  using namespace std::string_literals;
+  const std::string zeros(16, '\0');
+  const std::string entry = R"({"test":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}})";
+  BOOST_TEST(entry.size() == 60U);  // '<' in the reference's files
+  const std::string length = "<\0\0\0\0\0\0\0"s;
+  const auto read = [](const std::string& bytes) {
+    const test::TempDir dir;
+    test::write_bytes(dir / "a.safetensors", bytes);
+    return SafetensorsReader(dir / "a.safetensors").names().size();
+  };
+  BOOST_TEST(read(length + entry + zeros) == 1U);
+  std::string attack;  // test_json_attack: many tensors over the same bytes
+  for (int i = 0; i < 10; ++i)
+    attack += fmt::format(R"({}"weight_{}":{{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}})",
+                          i == 0 ? "{" : ",", i);
+  BOOST_TEST(refusal(file_of(attack + "}", zeros), {"begins at byte 0", "ends at 16", "overlap"}) == "");
+  BOOST_TEST(
+      refusal(length + entry + zeros + "extra_bogus_data_for_polyglot_file", {"trailing", "16", "50"}) == "");
+  BOOST_TEST(refusal(length + entry + zeros.substr(2), {"truncated", "16", "14"}) == "");
+  BOOST_TEST(refusal("<\0\0\0\0\xff\xff\xff"s + entry + zeros, {"header of 18446742974197923900 bytes"}) ==
+             "");
+  BOOST_TEST(refusal(length, {"header of 60 bytes", "the file has 0"}) == "");  // test_invalid_header_length
+  BOOST_TEST(refusal("\x01\0\0\0\0\0\0\0\xff"s, {"does not start with '{'"}) == "");
+  BOOST_TEST(refusal("\x01\0\0\0\0\0\0\0{"s, {"not valid JSON"}) == "");
+  BOOST_TEST(read("\x06\0\0\0\0\0\0\0{}\r \t\n"s) == 0U);  // test_whitespace_padded_header
+  BOOST_TEST(refusal("\x06\0\0\0\0\0\0\0\t\n{}\r "s, {"does not start with '{'"}) == "");
+  BOOST_TEST(read(file_of(R"({"test":{"dtype":"F32","shape":[2,0],"data_offsets":[0, 0]}})", "")) == 1U);
+  BOOST_TEST(read(file_of(R"({"test":{"dtype":"F32","shape":[],"data_offsets":[0,4]}})", "1234")) == 1U);
+  BOOST_TEST(refusal(file_of(R"({"test":{"dtype":"F32","shape":[2,2],"data_offsets":[0, 4]}})", ""),
+                     {"test of shape [2, 2] needs 16 bytes", "0 and 4"}) == "");
+  for (const char* extent :
+       {"18446744073709551614", "9223372036854775807"})  // test_validation_overflow, both
+    BOOST_TEST(
+        refusal(file_of(fmt::format(R"({{"test":{{"dtype":"F32","shape":[2,{}],"data_offsets":[0,16]}}}})",
+                                    extent),
+                        zeros),
+                {"test has a size or offset that is not a plain number"}) == "");
+  for (const char* dtype : {"I32", "U8", "BOOL", "F8_E4M3", "F4", "f32", ""})
+    BOOST_TEST(
+        refusal(file_of(fmt::format(R"({{"t":{{"dtype":"{}","shape":[16],"data_offsets":[0,16]}}}})", dtype),
+                        zeros),
+                {"tensor t has dtype", "F64, F32, BF16 and F16 are read"}) == "");
+  BOOST_TEST(refusal(file_of(R"({"t":{"dtype":"F32","shape":[4],"data_offsets":[0,16,16]}})", zeros),
+                     {"exactly"}) == "");
+}
+
+namespace {
+
+std::int64_t status_kb(const std::string& key) {
+  std::istringstream status(test::read_bytes("/proc/self/status"));
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(key + ":")) return std::stoll(line.substr(key.size() + 1));
+  return -1;
+}
+
+}  // namespace
+
+/// A reader that mapped its file or took it whole would raise the peak by its 128 MiB.
+BOOST_AUTO_TEST_CASE(reading_holds_one_tensor_and_a_piece) {
+  const test::TempDir dir;
+  const std::string path = dir / "large.safetensors";
+  constexpr std::int64_t num_tensors = 16, elements = 2 << 20, tensor_bytes = elements * 4;
+  std::string header = "{";
+  for (std::int64_t i = 0; i < num_tensors; ++i)
+    header += fmt::format(R"({}"t{:02d}":{{"dtype":"F32","shape":[{}],"data_offsets":[{},{}]}})",
+                          i == 0 ? "" : ",", i, elements, i * tensor_bytes, (i + 1) * tensor_bytes);
+  test::write_bytes(path, file_of(header + "}", ""));
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) + num_tensors * tensor_bytes);
+  Tensor out({elements}, DType::float32);
+  out.data<float>()[0] = 1.0F;
+  test::write_bytes("/proc/self/clear_refs", "5");  // forget the peak so far
+  const std::int64_t before = status_kb("VmHWM");
+  const SafetensorsReader reader(path);
+  for (const std::string& name : reader.names()) reader.read(name, out.view());
+  const std::int64_t grown = status_kb("VmHWM") - before;
+  BOOST_TEST(out.data<float>()[0] == 0.0F);
+  BOOST_TEST(grown >= 0);
+  BOOST_TEST(grown < 24 * 1024, "the peak grew by " << grown << " kB; 8192 of them are the tensor");
+}
+
+BOOST_AUTO_TEST_CASE(a_file_that_shrinks_is_an_error) {
+  const test::TempDir dir;
+  const Tensor t = make_tensor<float>(std::vector<float>(64, 1.0F), {64});
+  io::write_safetensors(dir / "a.safetensors", {{"t", t.view()}});
+  const SafetensorsReader reader(dir / "a.safetensors");
+  std::filesystem::resize_file(dir / "a.safetensors", 100);
+  Tensor out({64}, DType::float32);
+  BOOST_TEST(expect_error(ErrorCode::bad_data, {"a.safetensors", "truncated while being read"},
+                          [&] { reader.read("t", out.view()); }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(planned_shards) {
+  const auto source = [](const std::string& name, std::int64_t elements) {
+    return io::TensorSource{{name, "F16", {elements}}, [](std::int64_t, std::span<char>) {}};
+  };
+  const std::vector<io::TensorSource> sources = {source("c", 10), source("a", 6), source("b", 100),
+                                                 source("d", 10), source("e", 1)};
+  const auto shards = io::plan_shards(sources, 40);
+  BOOST_REQUIRE(shards.size() == 4U);  // a | b, larger than a shard | c d | e
+  BOOST_TEST(shards[0].file == "model-00001-of-00004.safetensors");
+  BOOST_TEST(shards[2].tensors == (std::vector<std::size_t>{0, 3}), boost::test_tools::per_element());
+  BOOST_TEST(io::plan_shards(sources, 1000).front().file == "model.safetensors");
+  const std::string index = io::shard_index_json(sources, shards);
+  BOOST_TEST(index.find(R"("total_size": 254)") != std::string::npos);
+  BOOST_TEST(index.find(R"("d": "model-00003-of-00004.safetensors")") != std::string::npos);
 }
 
 BOOST_AUTO_TEST_CASE(every_truncation_and_any_noise_is_survived) {

@@ -2,7 +2,7 @@
 // Small files that appear whole or not at all, and the free-space question asked before large ones. Used by
 // every command that writes. Not collective: in a parallel program rank 0 calls it, inside comm::agree.
 #include <cstdint>
-#include <span>
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -11,8 +11,10 @@ namespace nmoe::io {
 /// Writes PATH.tmp, fsyncs, renames over PATH, fsyncs the directory. On failure PATH is as before and
 /// PATH.tmp is gone. @throws Error(no_space) on a full disk, Error(io) otherwise; both name the path.
 void write_file_atomically(const std::string& path, std::string_view bytes);
-/// The same from pieces, one after another.
-void write_file_atomically(const std::string& path, std::span<const std::string_view> parts);
+/// Appends bytes to a file that is being written.
+using ByteSink = std::function<void(std::string_view bytes)>;
+/// The same in pieces: `fill` hands them to the sink one after another. What it throws leaves PATH as before.
+void write_file_atomically(const std::string& path, const std::function<void(const ByteSink&)>& fill);
 /// The whole file. @throws Error(bad_data) if it is missing, unreadable or larger than `max_bytes`.
 std::string read_file(const std::string& path, std::int64_t max_bytes = std::int64_t{1} << 30);
 std::int64_t file_size_bytes(const std::string& path);

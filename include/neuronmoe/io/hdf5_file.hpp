@@ -16,7 +16,8 @@
 
 namespace nmoe::io {
 
-/// Element types in files; little-endian. bfloat16 is the committed type /types/bfloat16 that h5py widens.
+/// Element types in files; little-endian. bfloat16 is the committed type /types/bfloat16 that h5py widens;
+/// float16 is IEEE's, which only weights on their way from and to Hugging Face have.
 enum class ElementType : std::uint8_t {
   float64,
   float32,
@@ -26,7 +27,8 @@ enum class ElementType : std::uint8_t {
   uint8,
   uint16,
   uint32,
-  uint64
+  uint64,
+  float16
 };
 std::string_view name_of(ElementType type);
 std::int64_t size_of(ElementType type);
@@ -109,6 +111,11 @@ class H5File {
   /// Ranges ascend and do not overlap; none at all is fine. Elements no rank writes are undefined.
   void write_ranges(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
                     std::span<const FileRange> ranges, const void* packed);
+  /// Writes a dataset without ever holding more than a piece of it: the elements are dealt evenly over the
+  /// ranks, and `fill(begin, bytes)` gives the bytes of elements [begin, begin + bytes.size() / element
+  /// size).
+  void write_streamed(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
+                      const std::function<void(std::int64_t begin, std::span<char> bytes)>& fill);
   /// One-dimensional array of fixed-length UTF-8 strings.
   void write_strings(const std::string& name, const std::vector<std::string>& values);
   /// Table of records; `data` points at `num_records` structs of `record_bytes` bytes. Packed in the file.
