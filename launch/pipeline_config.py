@@ -25,7 +25,7 @@ OWN = {
     "tokenizer": {"vocab_size": None, "character_coverage": "0.9995"},
     "control": {"experts": "3"},
 }
-PASSED = ("analysis", "allocation", "evaluation", "train", "neurons")
+PASSED = ("analysis", "allocation", "evaluation", "train", "neurons", "lbl", "router", "pack")
 OPEN = tuple(f"{stage}.{part}" for stage in STAGES for part in ("train", "mix"))
 
 
@@ -112,6 +112,7 @@ def section_text(name, values):
 
 def train_text(config, stage, target, languages, replay):
     parts = [section_text("train", {**config.get("train", {}), **config.get(stage + ".train", {})})]
+    parts += [section_text(name, config[name]) for name in ("lbl", "router", "pack") if config.get(name)]
     for lang, weight in mixture(config, stage, target, languages).items():
         parts.append(section_text("data." + lang, {
             "tokens": "tokens/train.h5", "lang": lang, "mark": "old" if lang in replay else "new",

@@ -48,8 +48,9 @@ int run_pretrain(comm::ExecutionContext& context, const AppConfig& config) {
     decoder->initialise_dense(config.train.seed);
     if (context.world.rank() == 0) io::make_directories(config.run.output + "/checkpoints");
   });
-  train::TrainRun run{train::RunKind::pretrain, config.train, config.run.output + "/checkpoints",
-                      config.run.resume, run_identity(context, config, "")};
+  train::TrainRun run{train::RunKind::pretrain, with_steps(config.train, mixture),
+                      config.run.output + "/checkpoints", config.run.resume,
+                      run_identity(context, config, "")};
   train::Trainer trainer(context, run, groups, *decoder, mixture);
   const train::TrainResult result = trainer.run();
   if (result.saved_on_signal) return report_saved_on_signal(context, result);

@@ -18,6 +18,7 @@ model::ModelConfig expanded_architecture(const AppConfig& config, const std::str
   model::ModelConfig architecture = model::load_model_config(config.run.model + "/config.json");
   architecture.num_experts.assign(static_cast<std::size_t>(architecture.num_layers), 1);
   architecture.top_k = config.train.top_k;
+  architecture.release_router = config.train.router_compat == "release";
   std::vector<int> wanted;
   if (!config.run.experts.empty())
     wanted = model::load_expert_counts(config.run.experts, architecture.num_layers);
@@ -28,6 +29,10 @@ model::ModelConfig expanded_architecture(const AppConfig& config, const std::str
     NMOE_CHECK(config.train.top_k == architecture.top_k, config,
                "train.top_k = {}, but {} was trained with {}; set train.top_k = {}", config.train.top_k,
                init_from, architecture.top_k, architecture.top_k);
+    const char* compat = architecture.release_router ? "release" : "none";
+    NMOE_CHECK(config.train.router_compat == compat, config,
+               "router.compat = {}, but {} was trained with {}; set router.compat = {}",
+               config.train.router_compat, init_from, compat, compat);
     NMOE_CHECK(
         wanted.empty() || wanted == architecture.num_experts, config,
         "--experts {} differs from the experts of train.init_from = {}; leave --experts out in stage 2",
@@ -76,7 +81,7 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
   });
   context.log.info("experts:\n{}", decoder->expert_parallel_group().placement.to_string());
   context.log.info("backward:\n{}", decoder->freeze_plan().to_string());
-  train::TrainRun run{kind, config.train, config.run.output, config.run.resume,
+  train::TrainRun run{kind, with_steps(config.train, mixture), config.run.output, config.run.resume,
                       run_identity(context, config, config.run.model)};
   train::Trainer trainer(context, run, groups, *decoder, mixture);
   const train::TrainResult result = trainer.run();

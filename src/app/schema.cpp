@@ -144,8 +144,9 @@ void check_together(const AppConfig& config, const std::vector<std::vector<Assig
              "does is {}",
              where("train.micro_batch_size"), t.micro_batch_size, t.global_batch_size,
              nearest_divisor(t.global_batch_size, t.micro_batch_size));
-  NMOE_CHECK(t.warmup_steps <= t.steps, config, "{}train.warmup_steps = {} is more than train.steps = {}",
-             where("train.warmup_steps"), t.warmup_steps, t.steps);
+  NMOE_CHECK(t.epochs > 0 || t.warmup_steps <= t.steps, config,
+             "{}train.warmup_steps = {} is more than train.steps = {}", where("train.warmup_steps"),
+             t.warmup_steps, t.steps);
   const auto& e = config.allocation;
   NMOE_CHECK(e.e_min <= e.e_max, config, "{}allocation.e_min = {} is more than allocation.e_max = {}",
              where("allocation.e_min"), e.e_min, e.e_max);

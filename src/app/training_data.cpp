@@ -27,12 +27,22 @@ data::Mixture load_training_data(comm::ExecutionContext& context, const AppConfi
           "{}: made with a tokenizer of hash {}, the model's has {}; tokenize with the model's tokenizer",
           d.tokens, made_with, tokenizer_sha256);
     }
-    mixture.emplace(
-        data::make_mixture(data_sets, config.train.seq_length, config.train.eos_label, config.train.seed));
+    mixture.emplace(data::make_mixture(data_sets, config.train.seq_length, config.train.eos_label,
+                                       config.train.seed, config.train.packing));
   });
   context.log.info("data:\n{}", mixture->to_string());
   context.heartbeat.beat();
   return std::move(*mixture);
+}
+
+train::TrainConfig with_steps(train::TrainConfig config, const data::Mixture& mixture) {
+  if (config.epochs == 0.0) return config;
+  config.steps = train::steps_of_epochs(config.epochs, mixture.num_blocks(), config.micro_batch_size,
+                                        config.global_batch_size);
+  NMOE_CHECK(config.warmup_steps <= config.steps, config,
+             "train.warmup_steps = {} is more than the {} steps that train.epochs = {} makes of {} sequences",
+             config.warmup_steps, config.steps, config.epochs, mixture.num_blocks());
+  return config;
 }
 
 int report_saved_on_signal(comm::ExecutionContext& context, const train::TrainResult& result) {

@@ -11,6 +11,10 @@ data::Mixture load_training_data(comm::ExecutionContext& context, const AppConfi
                                  const model::ModelConfig& architecture,
                                  const std::string& tokenizer_sha256 = "");
 
+/// The settings of a run: train.steps as train.epochs gives it for these data, if it is set.
+/// @throws Error(config) if the warm-up is longer
+train::TrainConfig with_steps(train::TrainConfig config, const data::Mixture& mixture);
+
 /// Says how to go on; returns 85.
 int report_saved_on_signal(comm::ExecutionContext& context, const train::TrainResult& result);
 

@@ -141,7 +141,7 @@ std::string Mixture::to_string() const {
 }
 
 Mixture make_mixture(const std::vector<DataSetConfig>& configs, std::int64_t seq_length, bool eos_label,
-                     std::uint64_t seed) {
+                     std::uint64_t seed, const Packing& packing) {
   std::map<std::string, std::shared_ptr<const TokenFile>> files;
   std::vector<PackedDataset> datasets;
   std::vector<double> weights;
@@ -153,7 +153,7 @@ Mixture make_mixture(const std::vector<DataSetConfig>& configs, std::int64_t seq
     NMOE_CHECK(info.tokenizer_sha256 == first.tokenizer_sha256, bad_data,
                "{} and {} were made with different tokenizers ({} and {})", configs.front().tokens,
                config.tokens, first.tokenizer_sha256, info.tokenizer_sha256);
-    datasets.emplace_back(config, file, seq_length, eos_label);
+    datasets.emplace_back(config, file, seq_length, eos_label, packing);
     weights.push_back(config.weight);
   }
   return Mixture(std::move(datasets), std::move(weights), seed);

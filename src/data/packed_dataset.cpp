@@ -7,7 +7,7 @@
 namespace nmoe::data {
 
 PackedDataset::PackedDataset(const DataSetConfig& config, std::shared_ptr<const TokenFile> file,
-                             std::int64_t seq_length, bool eos_label)
+                             std::int64_t seq_length, bool eos_label, const Packing& packing)
     : name_(config.name), file_(std::move(file)), seq_length_(seq_length), eos_label_(eos_label), start_{0} {
   NMOE_CHECK(seq_length >= 2, config, "seq_length is {}; a sequence needs at least 2 tokens", seq_length);
   NMOE_CHECK(config.mark.empty() || config.mark == "old" || config.mark == "new", config,
@@ -27,10 +27,33 @@ PackedDataset::PackedDataset(const DataSetConfig& config, std::shared_ptr<const 
     docs_.push_back(doc);
     start_.push_back(start_.back() + file_->document(doc).size());
   }
-  num_blocks_ = num_tokens() / seq_length_;
+  cut_batches(packing);
   NMOE_CHECK(num_blocks_ >= 1, bad_data,
-             "data.{}: {} gives {} documents with {} tokens, less than one sequence of {}", name_,
-             file_->path(), num_docs(), num_tokens(), seq_length_);
+             "data.{}: {} gives {} documents with {} tokens, less than one sequence of {} in each batch of "
+             "documents",
+             name_, file_->path(), num_docs(), num_tokens(), seq_length_);
+}
+
+void PackedDataset::cut_batches(const Packing& packing) {
+  NMOE_CHECK(packing.batch_docs >= 0 && packing.shards >= 1, config,
+             "pack.batch_docs = {} and pack.shards = {}; they must be at least 0 and 1", packing.batch_docs,
+             packing.shards);
+  const std::int64_t shards = std::clamp<std::int64_t>(num_docs(), 1, packing.shards);
+  const std::int64_t share = num_docs() / shards,
+                     longer = num_docs() % shards;  // the first ones get one more
+  batch_block_ = {0};
+  for (std::int64_t shard = 0, doc = 0; shard < shards; ++shard) {
+    const std::int64_t end = doc + share + (shard < longer ? 1 : 0);
+    while (doc < end) {
+      const std::int64_t count = packing.batch_docs > 0 ? std::min(packing.batch_docs, end - doc) : end - doc;
+      const std::uint64_t first = start_[static_cast<std::size_t>(doc)],
+                          last = start_[static_cast<std::size_t>(doc + count)];
+      batch_token_.push_back(first);
+      batch_block_.push_back(batch_block_.back() + static_cast<std::int64_t>(last - first) / seq_length_);
+      doc += count;
+    }
+  }
+  num_blocks_ = batch_block_.back();
 }
 
 Sample PackedDataset::block(std::int64_t index) const {
@@ -41,7 +64,10 @@ Sample PackedDataset::block(std::int64_t index) const {
   Sample sample;
   sample.ids.reserve(length);
   sample.old_mask.reserve(length);
-  std::uint64_t position = static_cast<std::uint64_t>(index) * length;
+  const auto batch = static_cast<std::size_t>(
+      std::upper_bound(batch_block_.begin(), batch_block_.end(), index) - batch_block_.begin() - 1);
+  std::uint64_t position =
+      batch_token_[batch] + static_cast<std::uint64_t>(index - batch_block_[batch]) * length;
   auto doc =
       static_cast<std::size_t>(std::upper_bound(start_.begin(), start_.end(), position) - start_.begin()) - 1;
   for (; sample.ids.size() < length; ++doc) {

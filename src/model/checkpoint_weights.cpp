@@ -57,6 +57,7 @@ void write_model_file(comm::Communicator& comm, const std::string& path, const D
   file.write_attribute("/", "format", model_file_format);
   file.write_attribute("/", "format_version", 1);
   file.write_attribute("/", "top_k", decoder.config().top_k);
+  file.write_attribute("/", "router_compat", decoder.config().release_router ? "release" : "none");
   file.write_attribute("/", "dtype", name_of(decoder.dtype()));
   const std::vector<int>& counts = decoder.config().num_experts;
   file.write("/num_experts", std::vector<std::int32_t>(counts.begin(), counts.end()));
@@ -85,6 +86,11 @@ ModelConfig apply_checkpoint_config(ModelConfig dense, const std::string& checkp
   dense.num_experts.assign(counts.begin(), counts.end());
   dense.top_k = static_cast<int>(file.read_int_attribute("/", "top_k"));
   NMOE_CHECK(dense.top_k >= 1, bad_data, "{}/model.h5: top_k is {}", checkpoint_dir, dense.top_k);
+  const bool stored = file.has_attribute("/", "router_compat");  // files of earlier builds have none
+  const std::string compat = stored ? file.read_string_attribute("/", "router_compat") : "none";
+  NMOE_CHECK(compat == "none" || compat == "release", bad_data,
+             "{}/model.h5: router_compat is \"{}\"; it may be none or release", checkpoint_dir, compat);
+  dense.release_router = compat == "release";
   file.close();
   return dense;
 }

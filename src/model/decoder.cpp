@@ -88,7 +88,7 @@ void Decoder::layer_forward(int l, TensorView y, ConstTensorView x, const Sequen
   };
   offer(Projection::mlp_input, saved.hn);
   if (config_.is_moe(l)) {
-    MoeLayer(l, config_.num_experts[static_cast<std::size_t>(l)], config_.top_k, group_)
+    MoeLayer(l, config_, group_)
         .forward(y, saved.hn, sequence.row_sample, w.moe, saved.moe, arena_, observer, stream_);
   } else {
     const Shape wide{num_tokens, config_.intermediate_size};
@@ -136,13 +136,43 @@ double Decoder::lpr_mean_denominator(int l, bool by_expert_count, std::int64_t n
   return static_cast<double>(groups.size()) * layers_in_group * static_cast<double>(num_old);
 }
 
-AuxLossScales Decoder::layer_scales(int l, const LossScales& scales, std::int64_t num_old) const {
+std::vector<double> Decoder::balancing_statistics(const Batch& batch) {
+  std::size_t size = 1;
+  for (int l = 0; l < config_.num_layers; ++l) {
+    if (config_.is_moe(l))
+      size += 2 * static_cast<std::size_t>(config_.num_experts[static_cast<std::size_t>(l)]);
+  }
+  std::vector<double> statistics(size);
+  double* next = statistics.data();
+  for (int l = 0; l < config_.num_layers; ++l) {
+    if (!config_.is_moe(l)) continue;
+    const std::int64_t experts = config_.num_experts[static_cast<std::size_t>(l)];
+    MoeLayer(l, config_, group_)
+        .statistics({next, DType::float64, {experts}}, {next + experts, DType::float64, {experts}},
+                    saved_[static_cast<std::size_t>(l)].moe, stream_);
+    next += 2 * experts;
+  }
+  *next = static_cast<double>(batch.num_tokens());
+  return statistics;
+}
+
+AuxLossScales Decoder::layer_scales(int l, const LossScales& scales, std::int64_t num_old,
+                                    const std::vector<double>& statistics) const {
   AuxLossScales layer;
   if (!config_.is_moe(l)) return layer;
   layer.balancing = scales.balancing / config_.num_moe_layers();
   const double denominator = lpr_mean_denominator(l, scales.lpr_by_expert_count, num_old);
   layer.lpr = denominator > 0.0 ? scales.lpr / denominator : 0.0;
   layer.lpr_form = scales.lpr_form;
+  if (statistics.empty()) return layer;
+  std::int64_t at = 0;
+  for (int below = 0; below < l; ++below) {
+    if (config_.is_moe(below)) at += 2 * config_.num_experts[static_cast<std::size_t>(below)];
+  }
+  const std::int64_t experts = config_.num_experts[static_cast<std::size_t>(l)];
+  layer.choice_counts = {statistics.data() + at, DType::float64, {experts}};
+  layer.prob_sums = {statistics.data() + at + experts, DType::float64, {experts}};
+  layer.num_tokens = statistics.back();
   return layer;
 }
 
@@ -154,7 +184,7 @@ void Decoder::layer_backward(int l, TensorView dx, const SequenceInfo& sequence,
   const Arena::Mark scratch = arena_.mark();
   TensorView dhn = plan.mlp_input ? arena_.take(dx.shape(), dtype_) : TensorView();
   if (config_.is_moe(l)) {
-    losses = MoeLayer(l, config_.num_experts[static_cast<std::size_t>(l)], config_.top_k, group_)
+    losses = MoeLayer(l, config_, group_)
                  .backward(dhn, dx, batch.old_mask, w.moe, saved.moe, scales, plan, arena_, stream_);
   } else if (plan.mlp_input || plan.base_mlp_weights) {
     const Shape wide{dx.dim(0), config_.intermediate_size};
@@ -173,9 +203,15 @@ void Decoder::layer_backward(int l, TensorView dx, const SequenceInfo& sequence,
   }
 }
 
-Losses Decoder::forward_backward(const Batch& batch, const LossScales& scales) {
+Losses Decoder::forward_backward(const Batch& batch, const LossScales& scales,
+                                 const StatisticsSum& sum_statistics) {
   const SequenceInfo sequence = prepare(batch);
   const ConstTensorView x = run_layers(batch, sequence, nullptr, true);
+  std::vector<double> statistics;
+  if (sum_statistics) {
+    statistics = balancing_statistics(batch);
+    sum_statistics(statistics);
+  }
   const std::int64_t num_tokens = batch.num_tokens();
   const DType acc = accumulator_of(dtype_);
   TensorView xf = arena_.take(x.shape(), dtype_), inv_rms = arena_.take({num_tokens}, acc);
@@ -192,7 +228,7 @@ Losses Decoder::forward_backward(const Batch& batch, const LossScales& scales) {
   ops::rms_norm_backward(dx, final_norm_.grad, dxf, x, final_norm_.value, inv_rms, false, stream_);
   for (int l = config_.num_layers - 1; l >= plan_.lowest_layer; --l) {
     AuxLosses aux;
-    layer_backward(l, dx, sequence, batch, layer_scales(l, scales, num_old), aux);
+    layer_backward(l, dx, sequence, batch, layer_scales(l, scales, num_old, statistics), aux);
     if (!config_.is_moe(l)) continue;
     losses.balancing += aux.balancing / config_.num_moe_layers();
     const double denominator = lpr_mean_denominator(l, scales.lpr_by_expert_count, num_old);
@@ -204,6 +240,19 @@ Losses Decoder::forward_backward(const Batch& batch, const LossScales& scales) {
 
 void Decoder::observe(const Batch& batch, ActivationObserver& observer) {
   static_cast<void>(run_layers(batch, prepare(batch), &observer, false));
+}
+
+Tensor Decoder::logits(const Batch& batch) {
+  const ConstTensorView x = run_layers(batch, prepare(batch), nullptr, false);
+  const std::int64_t num_tokens = batch.num_tokens();
+  const DType acc = accumulator_of(dtype_);
+  TensorView xf = arena_.take(x.shape(), dtype_), inv_rms = arena_.take({num_tokens}, acc);
+  ops::rms_norm_forward(xf, inv_rms, x, final_norm_.value, config_.rms_norm_eps, stream_);
+  TensorView values = arena_.take({num_tokens, config_.vocab_size}, dtype_);
+  ops::linear_forward(values, xf, head_.value, {}, stream_);
+  Tensor logits(values.shape(), acc);
+  ops::cast(logits.view(), values, stream_);
+  return logits;
 }
 
 std::vector<double> Decoder::token_log_probs(const Batch& batch, ActivationObserver* observer) {

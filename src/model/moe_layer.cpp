@@ -18,30 +18,52 @@ ConstTensorView widened(ConstTensorView x, Arena& arena, Stream& stream) {
   return wide;
 }
 
+/// Values rounded to `dtype` and widened again (router.compat = release); a copy of them when nothing is
+/// lost.
+TensorView rounded(ConstTensorView x, DType dtype, Arena& arena, Stream& stream) {
+  TensorView wide = arena.take(x.shape(), x.dtype());
+  const Arena::Mark scratch = arena.mark();
+  TensorView narrow = arena.take(x.shape(), dtype);
+  ops::cast(narrow, x, stream);
+  ops::cast(wide, narrow, stream);
+  arena.rewind(scratch);
+  return wide;
+}
+
 FeedForwardSaved rows_of(const FeedForwardSaved& saved, std::int64_t begin, std::int64_t count) {
   return {saved.x.rows(begin, count), saved.gate.rows(begin, count), saved.up.rows(begin, count)};
 }
 
 }  // namespace
 
-void MoeLayer::forward(TensorView y, ConstTensorView x, ConstTensorView row_sample, const MoeWeights& weights,
-                       MoeSaved& saved, Arena& arena, ActivationObserver* observer, Stream& stream) const {
-  const std::int64_t num_tokens = x.dim(0), hidden = x.dim(1);
+void MoeLayer::route(const MoeWeights& weights, MoeSaved& saved, Arena& arena, Stream& stream) const {
+  const std::int64_t num_tokens = saved.x.dim(0);
   const std::int64_t k = std::min(top_k_, num_experts_);  // adaptive k, METHOD 5 step 3
-  const DType acc = accumulator_of(x.dtype());
+  const DType dtype = saved.x.dtype(), acc = accumulator_of(dtype);
   const bool normalise = top_k_ != 1;
-
-  saved.x = x;
   saved.probs = arena.take({num_tokens, num_experts_}, acc);
   saved.weights = arena.take({num_tokens, k}, acc);
   saved.indices = arena.take({num_tokens, k}, DType::int32);
   const Arena::Mark before_logits = arena.mark();
   TensorView logits = arena.take({num_tokens, num_experts_}, acc);
-  ops::linear_forward(logits, widened(x, arena, stream), widened(weights.router.value, arena, stream), {},
-                      stream);
+  if (release_) {  // METHOD 11 row 38: logits are stored in the model's type
+    TensorView narrow = arena.take(logits.shape(), dtype);
+    ops::linear_forward(narrow, saved.x, weights.router.value, {}, stream);
+    ops::cast(logits, narrow, stream);
+  } else {
+    ops::linear_forward(logits, widened(saved.x, arena, stream), widened(weights.router.value, arena, stream),
+                        {}, stream);
+  }
   ops::route_forward(saved.probs, saved.weights, saved.indices, logits, normalise, stream);
   arena.rewind(before_logits);
+  saved.combine_weights = release_ ? rounded(saved.weights, dtype, arena, stream) : saved.weights;
+}
 
+void MoeLayer::forward(TensorView y, ConstTensorView x, ConstTensorView row_sample, const MoeWeights& weights,
+                       MoeSaved& saved, Arena& arena, ActivationObserver* observer, Stream& stream) const {
+  const std::int64_t hidden = x.dim(1);
+  saved.x = x;
+  route(weights, saved, arena, stream);
   saved.dispatcher = std::make_unique<TokenDispatcher>(group_, layer_, num_experts_, saved.indices, stream);
   const TokenDispatcher& dispatcher = *saved.dispatcher;
   const std::int64_t num_rows = dispatcher.num_rows(), num_base = dispatcher.num_base_rows();
@@ -60,8 +82,13 @@ void MoeLayer::forward(TensorView y, ConstTensorView x, ConstTensorView row_samp
   run_experts(weights, saved, expert_out, arena, stream);
   if (!dispatcher.is_local()) dispatcher.combine(saved.out_rows, expert_out, stream);
   if (observer != nullptr) observe(*observer, saved, expert_out, row_sample, arena, stream);
-  ops::combine_forward(y, saved.out_rows, dispatcher.row_of_slot(), saved.indices, saved.weights, false,
-                       stream);
+  if (release_) {
+    ops::combine_forward_rounded(y, saved.out_rows, dispatcher.row_of_slot(), saved.indices,
+                                 saved.combine_weights, stream);
+  } else {
+    ops::combine_forward(y, saved.out_rows, dispatcher.row_of_slot(), saved.indices, saved.combine_weights,
+                         false, stream);
+  }
 }
 
 void MoeLayer::run_experts(const MoeWeights& weights, MoeSaved& saved, TensorView expert_out, Arena& arena,
@@ -126,8 +153,9 @@ AuxLosses MoeLayer::backward(TensorView dx, ConstTensorView dy, ConstTensorView 
   const DType dtype = saved.rows.dtype();
   TensorView d_rows = arena.take(saved.rows.shape(), dtype);
   TensorView dweights = arena.take(saved.weights.shape(), saved.weights.dtype());
-  ops::combine_backward(d_rows, dweights, dy, saved.out_rows, dispatcher.row_of_slot(), saved.weights,
+  ops::combine_backward(d_rows, dweights, dy, saved.out_rows, dispatcher.row_of_slot(), saved.combine_weights,
                         stream);
+  if (release_) dweights = rounded(dweights, dtype, arena, stream);  // they are of the model's type there
   // Whether anything flows into the experts is the same on every rank, so all of them skip or join the
   // exchange together.
   if (plan.experts || plan.base_mlp_weights || plan.mlp_input) {
@@ -182,7 +210,12 @@ AuxLosses MoeLayer::backward_router(TensorView dx, TensorView dweights, ConstTen
     dprobs = arena.take(saved.probs.shape(), saved.probs.dtype());
     ops::fill(dprobs, 0.0, stream);
   }
-  if (scales.balancing != 0.0) {
+  if (scales.balancing != 0.0 && scales.choice_counts) {
+    losses.balancing = ops::balancing_loss_of(scales.choice_counts, scales.prob_sums, scales.num_tokens);
+    if (scales.num_tokens > 0.0) {
+      ops::balancing_gradient(dprobs, scales.choice_counts, scales.num_tokens, scales.balancing, stream);
+    }
+  } else if (scales.balancing != 0.0) {
     losses.balancing = ops::load_balancing_loss(dprobs, saved.probs, saved.indices, scales.balancing, stream);
   }
   if (scales.lpr != 0.0) {
@@ -192,6 +225,7 @@ AuxLosses MoeLayer::backward_router(TensorView dx, TensorView dweights, ConstTen
   TensorView dlogits = arena.take(saved.probs.shape(), saved.probs.dtype());
   ops::route_backward(dlogits, dweights, dprobs, saved.probs, saved.weights, saved.indices, top_k_ != 1,
                       stream);
+  if (release_) dlogits = rounded(dlogits, saved.x.dtype(), arena, stream);
   if (weights.router.grad) {
     ops::linear_backward_weight(weights.router.grad, dlogits, widened(saved.x, arena, stream), stream);
   }

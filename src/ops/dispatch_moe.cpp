@@ -51,6 +51,39 @@ double load_balancing_loss(TensorView dprobs, ConstTensorView probs, ConstTensor
   return reference::load_balancing_loss(dprobs, probs, indices, grad_scale);
 }
 
+void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView probs, ConstTensorView indices,
+                          Stream&) {
+  constexpr const char* name = "balancing_statistics";
+  check_router(name, probs, indices);
+  expect(name, "counts", counts, {probs.dim(1)}, DType::float64);
+  expect(name, "sums", sums, {probs.dim(1)}, DType::float64);
+  expect_cpu(name, {counts, sums, probs, indices});
+  expect_range(name, "indices", indices, 0, probs.dim(1));
+  reference::balancing_statistics(counts, sums, probs, indices);
+}
+
+double balancing_loss_of(ConstTensorView counts, ConstTensorView sums, double num_tokens) {
+  if (num_tokens == 0.0) return 0.0;
+  const std::int64_t experts = counts.num_elements();
+  double loss = 0.0;
+  for (std::int64_t e = 0; e < experts; ++e) {
+    const double share = counts.data<double>()[e] / num_tokens;
+    loss += static_cast<double>(experts) * sums.data<double>()[e] / num_tokens * share;
+  }
+  return loss;
+}
+
+void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_tokens, double grad_scale,
+                        Stream&) {
+  constexpr const char* name = "balancing_gradient";
+  expect_floating(name, "dprobs", dprobs, 2);
+  expect(name, "counts", counts, {dprobs.dim(1)}, DType::float64);
+  expect_cpu(name, {dprobs, counts});
+  NMOE_CHECK(num_tokens > 0.0 || dprobs.dim(0) == 0, internal, "{}: {} rows but {} tokens", name,
+             dprobs.dim(0), num_tokens);
+  reference::balancing_gradient(dprobs, counts, num_tokens, grad_scale);
+}
+
 double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView mask, LprForm form,
                     double grad_scale, Stream&) {
   constexpr const char* name = "lpr_loss_sum";
@@ -95,6 +128,17 @@ void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_
   expect_cpu(name, {y, rows, row_of_slot, indices, weights});
   expect_range(name, "row_of_slot", row_of_slot, -1, rows.dim(0));
   cpu::combine_forward(y, rows, row_of_slot, indices, weights, accumulate);
+}
+
+void combine_forward_rounded(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot,
+                             ConstTensorView indices, ConstTensorView weights, Stream&) {
+  constexpr const char* name = "combine_forward_rounded";
+  check_slots(name, y, rows, row_of_slot);
+  expect(name, "indices", indices, row_of_slot.shape(), DType::int32);
+  expect(name, "weights", weights, row_of_slot.shape(), accumulator_of(y.dtype()));
+  expect_cpu(name, {y, rows, row_of_slot, indices, weights});
+  expect_range(name, "row_of_slot", row_of_slot, -1, rows.dim(0));
+  reference::combine_forward_rounded(y, rows, row_of_slot, indices, weights);
 }
 
 void combine_backward(TensorView drows, TensorView dweights, ConstTensorView dy, ConstTensorView rows,

@@ -57,6 +57,14 @@ model::TrainableSet trainables_of(RunKind kind) {
   return model::TrainableSet::none;
 }
 
+std::int64_t steps_of_epochs(double epochs, std::int64_t num_sequences, std::int64_t micro_batch_size,
+                             std::int64_t global_batch_size) {
+  const std::int64_t micro_batches = (num_sequences + micro_batch_size - 1) / micro_batch_size;
+  const std::int64_t per_epoch =
+      std::max<std::int64_t>(1, micro_batches / (global_batch_size / micro_batch_size));
+  return std::max<std::int64_t>(1, std::llround(std::ceil(epochs * static_cast<double>(per_epoch))));
+}
+
 struct Trainer::StepBatch {
   std::vector<model::BatchBuilder>
       micro_batches;                 // one per micro-step; without tokens where this rank has none
@@ -98,6 +106,11 @@ Trainer::Trainer(const comm::ExecutionContext& context, const TrainRun& run, con
       "train.micro_batch_size = {} does not divide train.global_batch_size = {}; the nearest that does is {}",
       c.micro_batch_size, c.global_batch_size, nearest_divisor(c.global_batch_size, c.micro_batch_size));
   num_micro_batches_ = c.global_batch_size / c.micro_batch_size;
+  NMOE_CHECK(
+      !global_balancing() || num_micro_batches_ <= context.world.size(), config,
+      "lbl.scope = global needs all {} micro-batches of a step at once, there are {} ranks; run on {} ranks, "
+      "enlarge train.micro_batch_size or set lbl.scope = local",
+      num_micro_batches_, context.world.size(), num_micro_batches_);
   progress_.seed = c.seed;
   progress_.cursors = mixture.cursors(0);
 }
@@ -174,13 +187,37 @@ model::LossScales Trainer::loss_scales(std::int64_t global_labels, std::int64_t 
   } else {
     scales.lm = global_labels > 0 ? 1.0 / static_cast<double>(global_labels) : 0.0;
   }
-  if (run_.kind == RunKind::stage1) scales.balancing = c.router_aux_loss_coef * per_micro_batch;
+  if (run_.kind == RunKind::stage1) {
+    scales.balancing = c.router_aux_loss_coef * (global_balancing() ? 1.0 : per_micro_batch);
+  }
   if (run_.kind == RunKind::stage2 && c.lpr_form != "off") {
     scales.lpr = c.lpr_loss_coef * per_micro_batch;
     scales.lpr_form = c.lpr_form == "nll" ? ops::LprForm::nll : ops::LprForm::double_softmax;
     scales.lpr_by_expert_count = c.lpr_layer_mean == "by_expert_count";
   }
   return scales;
+}
+
+bool Trainer::global_balancing() const {
+  return run_.kind == RunKind::stage1 && run_.config.lbl_scope == "global";
+}
+
+void Trainer::sum_statistics(std::span<double> statistics) {
+  const auto size = static_cast<std::int64_t>(statistics.size());
+  std::vector<double> all(static_cast<std::size_t>(num_micro_batches_ * size), 0.0);
+  const std::int64_t m =
+      comm::micro_batch_of(0, groups_.layout.rank(), groups_.layout.world_size(), num_micro_batches_);
+  if (m >= 0) std::copy(statistics.begin(), statistics.end(), all.begin() + m * size);
+  context_.world
+      .all_reduce({all.data(), DType::float64, {static_cast<std::int64_t>(all.size())}}, comm::ReduceOp::sum,
+                  context_.stream)
+      .wait();
+  for (std::int64_t i = 0; i < size; ++i) {
+    std::vector<double> terms;
+    for (std::int64_t at = i; at < num_micro_batches_ * size; at += size)
+      terms.push_back(all[static_cast<std::size_t>(at)]);
+    statistics[static_cast<std::size_t>(i)] = tree_sum(terms);
+  }
 }
 
 void Trainer::reduce_losses(std::vector<double>& values, const StepPlan& plan, StepMetrics& metrics) {
@@ -212,11 +249,13 @@ StepMetrics Trainer::train_step(const StepBatch& batch, const StepPlan& plan) {
   StepMetrics metrics;
   std::vector<double> losses(static_cast<std::size_t>(num_micro_batches_ * num_loss_slots), 0.0);
   const auto num_steps = static_cast<std::int64_t>(batch.micro_batches.size());
+  const model::StatisticsSum statistics = [this](std::span<double> values) { sum_statistics(values); };
   for (std::int64_t micro_step = 0; micro_step < num_steps; ++micro_step) {
     const auto at = static_cast<std::size_t>(micro_step);
     decoder_.zero_gradients();
     const model::Losses result = decoder_.forward_backward(batch.micro_batches[at].batch(),
-                                                           loss_scales(plan.num_labels, batch.labels[at]));
+                                                           loss_scales(plan.num_labels, batch.labels[at]),
+                                                           global_balancing() ? statistics : nullptr);
     optimizer_.reduce(micro_step, num_micro_batches_, context_.stream);
     context_.heartbeat.beat();
     const std::int64_t m = comm::micro_batch_of(micro_step, groups_.layout.rank(),

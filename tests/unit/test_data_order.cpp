@@ -204,3 +204,27 @@ BOOST_AUTO_TEST_CASE(make_mixture_checks_that_tokenizers_agree) {
                             false, 1);
              }) == "");
 }
+
+// METHOD 7.2: 0 1 2 E | 10 11 E | 3 E | 12 13 14 15 E in batches whose remainders are dropped.
+BOOST_AUTO_TEST_CASE(batches_of_documents_and_shards_drop_their_remainders) {
+  const test::TempDir dir;
+  write_documents(dir / "docs.h5");
+  const auto file = std::make_shared<const TokenFile>(dir / "docs.h5");
+  const auto blocks = [&](std::int64_t length, const Packing& packing) {
+    const PackedDataset set({.name = "x"}, file, length, true, packing);
+    std::vector<std::vector<int>> all;
+    for (std::int64_t b = 0; b < set.num_blocks(); ++b) all.push_back(as_int(set.block(b).ids));
+    return all;
+  };
+  using Blocks = std::vector<std::vector<int>>;
+  const int e = eos;
+  BOOST_TEST((blocks(4, {}) == Blocks{{0, 1, 2, e}, {10, 11, e, 3}, {e, 12, 13, 14}}));
+  BOOST_TEST((blocks(4, {.batch_docs = 2}) == Blocks{{0, 1, 2, e}, {3, e, 12, 13}}));
+  BOOST_TEST((blocks(4, {.batch_docs = 3}) == Blocks{{0, 1, 2, e}, {10, 11, e, 3}, {12, 13, 14, 15}}));
+  // Three shards of four documents: 2, 1, 1. More shards than documents: one each.
+  BOOST_TEST((blocks(4, {.shards = 3}) == Blocks{{0, 1, 2, e}, {12, 13, 14, 15}}));
+  BOOST_TEST((blocks(3, {.shards = 9}) == Blocks{{0, 1, 2}, {10, 11, e}, {12, 13, 14}}));
+  BOOST_TEST((blocks(3, {.batch_docs = 1, .shards = 2}) == Blocks{{0, 1, 2}, {10, 11, e}, {12, 13, 14}}));
+  BOOST_TEST(expect_error(ErrorCode::bad_data, {"data.x", "14 tokens", "sequence of 6"},
+                          [&] { blocks(6, {.batch_docs = 1}); }) == "");
+}

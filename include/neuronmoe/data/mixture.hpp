@@ -50,6 +50,6 @@ class Mixture {
 
 /// Opens the token files (each once) and packs. @throws Error(bad_data|config)
 Mixture make_mixture(const std::vector<DataSetConfig>& configs, std::int64_t seq_length, bool eos_label,
-                     std::uint64_t seed);
+                     std::uint64_t seed, const Packing& packing = {});
 
 }  // namespace nmoe::data

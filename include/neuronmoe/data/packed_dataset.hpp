@@ -39,6 +39,13 @@ void for_each_field(DataSetConfig& c, F&& f) {
     FieldInfo{.help = "share of the mixture; 0 in all sections mixes by size", .min = 0, .max = 1e9});
 }
 
+/// How documents are laid end to end. The default carries every remainder over; the lineage (METHOD 7.2)
+/// packs batches of 1000 documents inside 128 shards and drops what is left of each.
+struct Packing {
+  std::int64_t batch_docs = 0;  ///< 0 = one batch per shard
+  std::int64_t shards = 1;      ///< contiguous, sizes differ by one at most; no more than documents
+};
+
 /// One training sequence of exactly seq_length tokens.
 struct Sample {
   std::vector<std::int32_t> ids;
@@ -47,13 +54,14 @@ struct Sample {
 };
 
 /// Blocks of one data set. Documents follow each other in file order across block borders (nothing is dropped
-/// except the remainder at the very end), without padding or resets. Immutable; token files may be shared.
+/// except the remainder at the end of each batch of documents; by default there is one), without padding or
+/// resets. Immutable; token files may be shared.
 class PackedDataset {
  public:
   /// @param eos_label whether predicting EOS counts; if not, labels equal to EOS are −100
   /// @throws Error(bad_data) naming data set and file if nothing matches or it holds less than one block
   PackedDataset(const DataSetConfig& config, std::shared_ptr<const TokenFile> file, std::int64_t seq_length,
-                bool eos_label = false);
+                bool eos_label = false, const Packing& packing = {});
   const std::string& name() const { return name_; }
   std::int64_t num_blocks() const { return num_blocks_; }
   std::int64_t num_docs() const { return static_cast<std::int64_t>(docs_.size()); }
@@ -63,6 +71,8 @@ class PackedDataset {
   Sample block(std::int64_t index) const;
 
  private:
+  void cut_batches(const Packing& packing);
+
   std::string name_;
   std::shared_ptr<const TokenFile> file_;
   std::int64_t seq_length_;
@@ -70,6 +80,9 @@ class PackedDataset {
   int mark_override_ = -1;            // Mark, or −1 to keep the file's
   std::vector<std::int64_t> docs_;    // documents used, file order
   std::vector<std::uint64_t> start_;  // [num_docs + 1] first token of each in the concatenation
+  // [num_batches (+ 1)] first block of each batch of documents, first token of each
+  std::vector<std::int64_t> batch_block_;
+  std::vector<std::uint64_t> batch_token_;
   std::int64_t num_blocks_ = 0;
 };
 

@@ -27,6 +27,9 @@ struct ModelConfig {
   std::int64_t bos_token_id = -1, eos_token_id = -1;
   std::vector<int> num_experts;
   int top_k = 2;
+  /// router.compat = release (METHOD 11 row 38): router logits, expert weights and the combination in the
+  /// model's type. Without effect in float32.
+  bool release_router = false;
 
   bool is_moe(int layer) const { return num_experts[static_cast<std::size_t>(layer)] > 1; }
   int num_moe_layers() const;

@@ -1,7 +1,9 @@
 #pragma once
 // The decoder: a dense Llama/Qwen or its upcycled mixture of experts, forward and backward (METHOD 5-6,
 // DESIGN 4). train, analysis and evaluation drive it. Shape letters: ops/linear.hpp.
+#include <functional>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -22,6 +24,11 @@ struct LossScales {
   bool lpr_by_expert_count =
       true;  ///< mean within groups of layers with equal E, then over groups; false = flat
 };
+
+/// Sums the balancing statistics of all micro-batches of a step in place (lbl.scope = global): layer after
+/// layer the [E] choice counts and the [E] probability sums, at the end the number of tokens. Called once per
+/// forward_backward, between the two, on every rank; every router must be trainable.
+using StatisticsSum = std::function<void(std::span<double> statistics)>;
 
 /// Losses of one micro-batch, unscaled.
 struct Losses {
@@ -59,12 +66,18 @@ class Decoder {
   void zero_gradients();
   /// Forward and backward of one micro-batch; gradients are added into `Parameter::grad`. T = 0 is allowed.
   /// Collective over the expert-parallel group (same number of calls on every rank).
-  Losses forward_backward(const Batch& batch, const LossScales& scales);
+  /// With `sum_statistics` the balancing loss is that of all micro-batches it sums over, and each of them
+  /// gets its tokens' share of the gradient.
+  Losses forward_backward(const Batch& batch, const LossScales& scales,
+                          const StatisticsSum& sum_statistics = nullptr);
   /// Forward without lm-head for observers. Collective over the expert-parallel group.
   void observe(const Batch& batch, ActivationObserver& observer);
   /// log p(labels[t]) per token, 0 where ignored; an observer may watch. Collective over the expert-parallel
   /// group.
   std::vector<double> token_log_probs(const Batch& batch, ActivationObserver* observer = nullptr);
+  /// Logits of every token at once, [T, V] acc: for comparisons on small models; the loss never needs them
+  /// whole. Collective over the expert-parallel group.
+  Tensor logits(const Batch& batch);
   /// Largest activation memory of a step so far, bytes.
   std::int64_t peak_activation_bytes() const { return arena_.peak_bytes(); }
 
@@ -94,7 +107,9 @@ class Decoder {
                      ActivationObserver* observer);
   void layer_backward(int l, TensorView dx, const SequenceInfo& sequence, const Batch& batch,
                       const AuxLossScales& scales, AuxLosses& losses);
-  AuxLossScales layer_scales(int l, const LossScales& scales, std::int64_t num_old) const;
+  std::vector<double> balancing_statistics(const Batch& batch);
+  AuxLossScales layer_scales(int l, const LossScales& scales, std::int64_t num_old,
+                             const std::vector<double>& statistics) const;
   double lpr_mean_denominator(int l, bool by_expert_count, std::int64_t num_old) const;
 
   ModelConfig config_;

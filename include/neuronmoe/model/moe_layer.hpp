@@ -25,6 +25,10 @@ struct AuxLossScales {
   double balancing = 0.0;  ///< 0: the balancing loss is neither computed nor differentiated
   double lpr = 0.0;        ///< 0: neither is the language-prior loss
   ops::LprForm lpr_form = ops::LprForm::double_softmax;
+  /// Statistics over several micro-batches for the balancing loss (lbl.scope = global), [E] float64 each; {}
+  /// = this micro-batch alone.
+  ConstTensorView choice_counts, prob_sums;
+  double num_tokens = 0.0;  ///< that they were taken over
 };
 struct AuxLosses {
   double balancing = 0.0;  ///< loss of this layer (METHOD 6.2)
@@ -36,6 +40,7 @@ struct MoeSaved {
   std::unique_ptr<TokenDispatcher> dispatcher;
   ConstTensorView x;                   // [T, D]
   TensorView probs, weights, indices;  // [T, E] acc, [T, K] acc, [T, K] int32
+  TensorView combine_weights;          // [T, K] acc: weights, rounded to the model's type if release_router
   TensorView rows, out_rows;           // [N, D] gathered inputs and expert outputs in permuted order
   TensorView received;                 // [R, D] inputs of the experts held here
   FeedForwardSaved base, experts;      // gate and up of base rows [N0, F] and received rows [R, F]
@@ -43,18 +48,27 @@ struct MoeSaved {
 
 class MoeLayer {
  public:
-  MoeLayer(int layer, int num_experts, int top_k, const ExpertParallelGroup& group)
-      : layer_(layer), num_experts_(num_experts), top_k_(top_k), group_(group) {}
+  MoeLayer(int layer, const ModelConfig& config, const ExpertParallelGroup& group)
+      : layer_(layer),
+        num_experts_(config.num_experts[static_cast<std::size_t>(layer)]),
+        top_k_(config.top_k),
+        release_(config.release_router),
+        group_(group) {}
 
   /// y = MoE(x), both [T, D].   Collective over the expert-parallel group, also for T = 0.
   void forward(TensorView y, ConstTensorView x, ConstTensorView row_sample, const MoeWeights& weights,
                MoeSaved& saved, Arena& arena, ActivationObserver* observer, Stream& stream) const;
+  /// Balancing statistics of the forward (ops::balancing_statistics), [E] float64 each.
+  void statistics(TensorView counts, TensorView sums, const MoeSaved& saved, Stream& stream) const {
+    ops::balancing_statistics(counts, sums, saved.probs, saved.indices, stream);
+  }
   /// Gradients of what `plan` names; dx [T, D] (=) only if plan.mlp_input, else {}.   Collective likewise.
   AuxLosses backward(TensorView dx, ConstTensorView dy, ConstTensorView old_mask, const MoeWeights& weights,
                      MoeSaved& saved, const AuxLossScales& scales, const LayerPlan& plan, Arena& arena,
                      Stream& stream) const;
 
  private:
+  void route(const MoeWeights& weights, MoeSaved& saved, Arena& arena, Stream& stream) const;
   void run_experts(const MoeWeights& weights, MoeSaved& saved, TensorView expert_out, Arena& arena,
                    Stream& stream) const;
   void observe(ActivationObserver& observer, const MoeSaved& saved, ConstTensorView expert_out,
@@ -66,6 +80,7 @@ class MoeLayer {
                             Arena& arena, Stream& stream) const;
 
   int layer_, num_experts_, top_k_;
+  bool release_;
   const ExpertParallelGroup& group_;
 };
 

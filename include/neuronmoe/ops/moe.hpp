@@ -26,6 +26,17 @@ void route_backward(TensorView dlogits, ConstTensorView dweights, ConstTensorVie
 double load_balancing_loss(TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
                            double grad_scale, Stream& stream);
 
+/// The two statistics of that loss, for sums over several micro-batches: counts[e] = choices of e, over all
+/// slots; sums[e] = Σ_t probs[t, e]. Both are overwritten.   @param[out] counts, sums [E] float64
+void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView probs, ConstTensorView indices,
+                          Stream& stream);
+/// The loss from statistics of `num_tokens` tokens; 0 for none.   @param counts, sums [E] float64
+double balancing_loss_of(ConstTensorView counts, ConstTensorView sums, double num_tokens);
+/// dprobs[t, e] += grad_scale · E/n · counts[e]/n: its gradient at each token of a micro-batch.
+/// @param[in,out] dprobs [T, E] acc   @param counts [E] float64
+void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_tokens, double grad_scale,
+                        Stream& stream);
+
 enum class LprForm { double_softmax, nll };
 /// Sum over masked tokens of the language-prior loss (METHOD 6.3): −log softmax(p_t)_0 (double_softmax) or
 /// −log p_{t,0} (nll). The caller divides by its means through grad_scale. Adds grad_scale · d(sum)/dprobs to
@@ -44,6 +55,11 @@ void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_ro
 /// @param weights [T, K] acc or {}
 void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot, ConstTensorView indices,
                      ConstTensorView weights, bool accumulate, Stream& stream);
+/// The same with the arithmetic of the lineage (METHOD 5 step 6, router.compat = release): every product and
+/// every partial sum is rounded to y's type. Equals combine_forward in float32 and float64 but for fused
+/// multiply-adds.
+void combine_forward_rounded(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot,
+                             ConstTensorView indices, ConstTensorView weights, Stream& stream);
 /// drows[row_of_slot[t,j]] = weights[t,j] · dy[t];  dweights[t,j] = <dy[t], rows[row_of_slot[t,j]]> (0 for
 /// row −1).
 void combine_backward(TensorView drows, TensorView dweights, ConstTensorView dy, ConstTensorView rows,

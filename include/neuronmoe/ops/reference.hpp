@@ -39,11 +39,15 @@ void route_backward(TensorView dlogits, ConstTensorView dweights, ConstTensorVie
                     ConstTensorView probs, ConstTensorView weights, ConstTensorView indices, bool normalise);
 double load_balancing_loss(TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
                            double grad_scale);
+void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView probs, ConstTensorView indices);
+void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_tokens, double grad_scale);
 double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView mask, LprForm form,
                     double grad_scale);
 void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row);
 void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot, ConstTensorView indices,
                      ConstTensorView weights, bool accumulate);
+void combine_forward_rounded(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot,
+                             ConstTensorView indices, ConstTensorView weights);
 void combine_backward(TensorView drows, TensorView dweights, ConstTensorView dy, ConstTensorView rows,
                       ConstTensorView row_of_slot, ConstTensorView weights);
 void accumulate_by_sample(TensorView sums, ConstTensorView values, ConstTensorView row_sample);

@@ -1,12 +1,14 @@
 #pragma once
-// How a run trains: pure data, the [train] section of a config. app fills it through `for_each_field`; the
-// trainer reads it; checkpoints and files carry it as attributes. Defaults are METHOD 7.
+// How a run trains: pure data, the [train], [lbl], [router] and [pack] sections of a config. app fills it
+// through `for_each_field`; the trainer reads it; checkpoints and files carry it as attributes. Defaults are
+// METHOD 7.
 #include <concepts>
 #include <cstdint>
 #include <string>
 #include <type_traits>
 
 #include "neuronmoe/base/fields.hpp"
+#include "neuronmoe/data/packed_dataset.hpp"
 
 namespace nmoe::train {
 
@@ -19,6 +21,7 @@ struct TrainConfig {
   std::int64_t micro_batch_size = 32;
   std::int64_t global_batch_size = 128;
   std::int64_t steps = 15259;
+  double epochs = 0.0;  ///< > 0: steps follow from the data instead
 
   double learning_rate = 1e-4;
   double min_lr_ratio = 0.0;
@@ -41,6 +44,9 @@ struct TrainConfig {
   std::string lpr_layer_mean = "by_expert_count";
   std::string loss_norm = "global_tokens";
   bool eos_label = false;
+  std::string lbl_scope = "local";
+  std::string router_compat = "none";
+  data::Packing packing;
 
   std::int64_t save_every = 100;
   int keep_last = 2;
@@ -74,6 +80,9 @@ void for_each_field(Config& c, F&& f) {
   f("train.global_batch_size", c.global_batch_size,
     FieldInfo{"sequences of one optimizer step over all ranks", "sequences", 1, 1 << 24});
   f("train.steps", c.steps, FieldInfo{"optimizer steps", "steps", 1, many});
+  f("train.epochs", c.epochs,
+    FieldInfo{"> 0: steps = ceil(epochs * whole steps in the data) instead of train.steps", "epochs", 0,
+              1e6});
   f("train.learning_rate", c.learning_rate, FieldInfo{"peak learning rate (stage 2: 5e-5)", "", 0, 10});
   f("train.min_lr_ratio", c.min_lr_ratio, FieldInfo{"the cosine ends at this share of the peak", "", 0, 1});
   f("train.warmup_steps", c.warmup_steps, FieldInfo{"linear warm-up", "steps", 0, many});
@@ -109,6 +118,22 @@ void for_each_field(Config& c, F&& f) {
   f("train.max_nan_steps", c.max_nan_steps,
     FieldInfo{"skipped steps in a row with a non-finite loss or gradient before the run ends with 87",
               "steps", 1, 1 << 20});
+  f("lbl.scope", c.lbl_scope,
+    FieldInfo{
+        "statistics of the balancing loss: of a micro-batch, or of the global batch (needs as many ranks as "
+        "micro-batches)",
+        "", 0, 0, "local|global"});
+  f("router.compat", c.router_compat,
+    FieldInfo{
+        "release: router logits, expert weights and combination in train.dtype as the released code has "
+        "them; none: in fp32",
+        "", 0, 0, "none|release"});
+  f("pack.batch_docs", c.packing.batch_docs,
+    FieldInfo{
+        "documents packed together; what is left of each batch is dropped (0: carried over, no batches)",
+        "documents", 0, many});
+  f("pack.shards", c.packing.shards,
+    FieldInfo{"contiguous shards of a data set that are packed apart", "shards", 1, 1 << 20});
 }
 
 }  // namespace nmoe::train

@@ -18,6 +18,12 @@ namespace nmoe::train {
 enum class RunKind { pretrain, stage1, stage2 };
 model::TrainableSet trainables_of(RunKind kind);
 
+/// Optimizer steps of `epochs` passes (METHOD 7.1): ceil(epochs · floor(micro-batches in the data /
+/// micro-batches of a step)), a last shorter micro-batch counted, at least 1. The lineage's world size W does
+/// not enter: W = 1 in its formula, the same for every table of METHOD 7.3.
+std::int64_t steps_of_epochs(double epochs, std::int64_t num_sequences, std::int64_t micro_batch_size,
+                             std::int64_t global_batch_size);
+
 struct TrainRun {
   RunKind kind;
   TrainConfig config;
@@ -52,11 +58,16 @@ class Trainer {
     bool stop_requested;
   };
   void resume();
-  /// A run that starts at `step` may not find later checkpoints in its directory: they would be taken for its own.
+  /// A run that starts at `step` may not find later checkpoints in its directory: they would be taken for its
+  /// own.
   void refuse_newer_steps(std::int64_t step) const;
   StepPlan agree_on_step(const StepBatch& batch);
   model::LossScales loss_scales(std::int64_t global_labels, std::int64_t micro_batch_labels) const;
   StepMetrics train_step(const StepBatch& batch, const StepPlan& plan);
+  /// Adds the balancing statistics of all micro-batches, one per rank, in their one order (lbl.scope =
+  /// global).
+  void sum_statistics(std::span<double> statistics);
+  bool global_balancing() const;
   void reduce_losses(std::vector<double>& per_micro_batch, const StepPlan& plan, StepMetrics& metrics);
   /// Bytes this rank has sent so far per collective, over the world and both groups.
   std::map<std::string, std::int64_t> bytes_sent() const;

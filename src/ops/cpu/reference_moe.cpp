@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "floating.hpp"
+#include "neuronmoe/ops/moe.hpp"
 #include "neuronmoe/ops/reference.hpp"
 
 namespace nmoe::ops::reference {
@@ -82,30 +83,41 @@ void route_backward(TensorView dlogits, ConstTensorView dweights, ConstTensorVie
   });
 }
 
+void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView probs,
+                          ConstTensorView indices) {
+  const std::int64_t rows = probs.dim(0), experts = probs.dim(1);
+  double *count = counts.data<double>(), *sum = sums.data<double>();
+  std::fill_n(count, experts, 0.0);
+  std::fill_n(sum, experts, 0.0);
+  for (std::int64_t i = 0; i < indices.num_elements(); ++i) count[indices.data<std::int32_t>()[i]] += 1.0;
+  visit_accumulator(probs.dtype(), [&]<typename A>() {
+    for (std::int64_t i = 0; i < rows * experts; ++i) {
+      sum[i % experts] += static_cast<double>(probs.data<A>()[i]);
+    }
+  });
+}
+
+void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_tokens, double grad_scale) {
+  const std::int64_t rows = dprobs.dim(0), experts = dprobs.dim(1);
+  visit_accumulator(dprobs.dtype(), [&]<typename A>() {
+    for (std::int64_t i = 0; i < rows * experts; ++i) {
+      const double share = counts.data<double>()[i % experts] / num_tokens;
+      dprobs.data<A>()[i] += A(grad_scale * (static_cast<double>(experts) / num_tokens * share));
+    }
+  });
+}
+
 double load_balancing_loss(TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
                            double grad_scale) {
   const std::int64_t rows = probs.dim(0), experts = probs.dim(1);
   if (rows == 0) return 0.0;
-  std::vector<double> mean(static_cast<std::size_t>(experts)), share(static_cast<std::size_t>(experts));
-  const double n = static_cast<double>(rows);
-  for (std::int64_t i = 0; i < indices.num_elements(); ++i) {
-    share[static_cast<std::size_t>(indices.data<std::int32_t>()[i])] += 1.0;
-  }
-  for (double& count : share) count /= n;
-  double loss = 0.0;
-  visit_accumulator(probs.dtype(), [&]<typename A>() {
-    for (std::int64_t i = 0; i < rows * experts; ++i) {
-      mean[static_cast<std::size_t>(i % experts)] += static_cast<double>(probs.data<A>()[i]);
-    }
-    for (std::size_t e = 0; e < mean.size(); ++e) {
-      loss += static_cast<double>(experts) * mean[e] / n * share[e];
-    }
-    for (std::int64_t i = 0; dprobs && i < rows * experts; ++i) {
-      const double slope = static_cast<double>(experts) / n * share[static_cast<std::size_t>(i % experts)];
-      dprobs.data<A>()[i] += A(grad_scale * slope);
-    }
-  });
-  return loss;
+  std::vector<double> count(static_cast<std::size_t>(experts)), sum(count);
+  const TensorView counts(count.data(), DType::float64, {experts}),
+      sums(sum.data(), DType::float64, {experts});
+  balancing_statistics(counts, sums, probs, indices);
+  const auto num_tokens = static_cast<double>(rows);
+  if (dprobs) balancing_gradient(dprobs, counts, num_tokens, grad_scale);
+  return balancing_loss_of(counts, sums, num_tokens);
 }
 
 double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView mask, LprForm form,
@@ -170,6 +182,31 @@ void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_
         }
         T& out = y.data<T>()[t * width + d];
         out = convert<T>(accumulate ? to_acc(out) + sum : sum);
+      }
+    }
+  });
+}
+
+void combine_forward_rounded(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot,
+                             ConstTensorView indices, ConstTensorView weights) {
+  const std::int64_t tokens = y.dim(0), width = y.dim(1), top_k = indices.dim(1);
+  visit_floating(y.dtype(), [&]<typename T>() {
+    using A = acc_t<T>;
+    std::vector<std::int64_t> order(static_cast<std::size_t>(top_k));
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const std::int32_t* ids = indices.data<std::int32_t>() + t * top_k;
+      for (std::int64_t j = 0; j < top_k; ++j) order[static_cast<std::size_t>(j)] = j;
+      std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return ids[a] < ids[b]; });
+      for (std::int64_t d = 0; d < width; ++d) {
+        T sum = convert<T>(A(0));
+        for (const std::int64_t j : order) {
+          const std::int64_t row = row_of_slot.data<std::int32_t>()[t * top_k + j];
+          if (row < 0) continue;
+          const A value = to_acc(rows.data<T>()[row * width + d]);
+          const T product = convert<T>(weights.data<A>()[t * top_k + j] * value);
+          sum = convert<T>(to_acc(sum) + to_acc(product));
+        }
+        y.data<T>()[t * width + d] = sum;
       }
     }
   });
