@@ -7,6 +7,8 @@
 #include <span>
 #include <vector>
 
+#include "neuronmoe/analysis/descending_order.hpp"
+
 namespace nmoe::analysis {
 
 /// Plain reference: AP = Σ_i (recall_i − recall_{i−1}) · precision_i over distinct scores, descending
@@ -47,52 +49,50 @@ struct NeuronScore {
   float on_p50 = 0.0F, on_p90 = 0.0F;     ///< over positive samples, linear interpolation (numpy)
 };
 
-/// Fast path: one radix sort per neuron serves every language. Results differ from the reference by rounding
-/// of the final sum only (a few 1e-16). Holds scratch memory: one instance per thread.
+/// What NeuronScorer computes: average precision alone, or the means and percentiles of METHOD 1.6 too.
+enum class Statistics { average_precision, all };
+
+/// Fast path: one sort per neuron serves every language. Average precision differs from the reference by
+/// rounding of the final sum only (a few 1e-16). Holds scratch memory: one instance per thread.
 class NeuronScorer {
  public:
   /// @param roles kept by reference; must outlive the scorer
-  explicit NeuronScorer(const SampleRoles& roles);
-  /// @param responses [S]   @param[out] scores [num_languages]
+  explicit NeuronScorer(const SampleRoles& roles, Statistics wanted = Statistics::all);
+  /// @param responses [S]   @param[out] scores [num_languages]; what is not wanted is 0
   /// @throws Error(bad_data) for NaN, naming the sample
   void score(std::span<const float> responses, std::span<NeuronScore> scores);
 
  private:
-  /// For each class, the languages to which it is one thing: items[start[c]] .. items[start[c + 1]).
-  struct ClassLists {
-    std::vector<int> start{0}, items;
-    std::span<const int> of(std::size_t c) const {
-      return {items.data() + start[c], static_cast<std::size_t>(start[c + 1] - start[c])};
-    }
+  /// Ranks of a language's positives, ascending, and how many samples it ranks up to and including each tie
+  /// group, as AP wants them: numerator = positives so far, denominator = samples so far.
+  struct Hits {
+    std::uint32_t begin = 0, end = 0;  // of ranks_, numerators_, denominators_
   };
-  /// Where the samples of one kind stand in the sorted order, per language, ascending.
-  struct Positions {
-    std::vector<std::int64_t> start{0}, end;
-    std::vector<std::int32_t> at;
-    std::span<const std::int32_t> of(std::size_t g) const {
-      return {at.data() + start[g], static_cast<std::size_t>(end[g] - start[g])};
-    }
-  };
-  void sort_descending(std::span<const float> responses);
-  void scan(std::span<NeuronScore> scores);
-  void add_group(std::size_t begin, std::size_t end, std::span<NeuronScore> scores);
-  void locate();
-  void summarise(std::span<NeuronScore> scores) const;
-  float value_at(std::int64_t position) const;
+  void collect_shared();
+  void collect_own(std::size_t language);
+  double average_precision_of(const Hits& hits);
+  void summarise_shared(std::span<NeuronScore> scores) const;
+  void summarise_own(std::size_t language, std::span<const float> responses, NeuronScore& score) const;
+  void sum_classes(std::span<const float> responses);
 
   const SampleRoles& roles_;
-  ClassLists positive_, absent_, outside_;  // outside: positive or absent
-  std::vector<std::uint64_t> items_, buffer_;
-  std::vector<std::int64_t> num_positive_, num_negative_, true_positives_, absent_above_, group_;
-  std::vector<std::size_t> touched_;
-  Positions positive_at_, outside_at_;
+  Statistics wanted_;
+  bool shared_ = true;  // nobody is absent, and no class is positive for two languages
+  DescendingOrder order_;
+  std::vector<std::uint32_t> slot_begin_, cursor_;  // [languages + 1]; the last slot is nobody's positives
+  std::vector<std::uint16_t> slot_of_sample_;       // [S]
+  std::vector<std::uint32_t> by_class_, class_begin_;
   std::vector<double> class_sum_;
+  std::vector<std::uint8_t> role_of_sample_;  // [languages, S] if not shared
+  std::vector<std::uint32_t> ranks_, negative_ranks_, ranked_, group_ends_;
+  std::vector<std::uint32_t> numerators_, denominators_;
+  std::vector<std::int64_t> num_positive_, num_negative_;
 };
 
 /// Scores `num_neurons` rows of responses [num_neurons, S] with all threads; scores [num_neurons, languages].
 /// @throws Error(bad_data) for NaN, naming the first such row counted from `first_row`, and the sample
 void score_rows(std::span<const float> responses, const SampleRoles& roles, std::span<NeuronScore> scores,
-                std::int64_t first_row = 0);
+                std::int64_t first_row = 0, Statistics wanted = Statistics::all);
 
 /// Percentile of ascending values with linear interpolation, as numpy.percentile; `q` in [0, 1].
 double percentile_sorted(std::span<const double> ascending, double q);

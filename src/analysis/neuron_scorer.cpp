@@ -1,0 +1,220 @@
+// The fast path of average precision: one ranking per neuron, then work that is linear in the samples,
+// whatever the number of languages.
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+#include "neuronmoe/analysis/average_precision.hpp"
+#include "neuronmoe/base/error.hpp"
+#include "percentile.hpp"
+
+namespace nmoe::analysis {
+namespace {
+
+constexpr std::size_t lanes = 8;  // independent sums, added in a fixed order: vector code without -ffast-math
+
+double total(const std::array<double, lanes>& sums) {
+  return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+}
+
+// Σ (i + 1) / (ranks[i] + 1): precision at each positive if nobody ties and nobody is absent.
+double sum_of_precisions(std::span<const std::uint32_t> ranks) {
+  std::array<double, lanes> sums{};
+  std::size_t i = 0;
+  for (; i + lanes <= ranks.size(); i += lanes)
+    for (std::size_t j = 0; j < lanes; ++j)
+      sums[j] += static_cast<double>(static_cast<std::int32_t>(i + j + 1)) /
+                 static_cast<double>(static_cast<std::int32_t>(ranks[i + j] + 1));
+  for (std::size_t j = 0; i < ranks.size(); ++i, ++j)
+    sums[j] += static_cast<double>(i + 1) / static_cast<double>(ranks[i] + 1);
+  return total(sums);
+}
+
+double sum_of_quotients(std::span<const std::uint32_t> over, std::span<const std::uint32_t> under) {
+  std::array<double, lanes> sums{};
+  std::size_t i = 0;
+  for (; i + lanes <= over.size(); i += lanes)
+    for (std::size_t j = 0; j < lanes; ++j)
+      sums[j] += static_cast<double>(static_cast<std::int32_t>(over[i + j])) /
+                 static_cast<double>(static_cast<std::int32_t>(under[i + j]));
+  for (std::size_t j = 0; i < over.size(); ++i, ++j)
+    sums[j] += static_cast<double>(over[i]) / static_cast<double>(under[i]);
+  return total(sums);
+}
+
+// −0 shows as +0.
+double value_at(std::span<const float> values, std::size_t rank) {
+  return static_cast<double>(values[rank]) + 0.0;
+}
+
+}  // namespace
+
+NeuronScorer::NeuronScorer(const SampleRoles& roles, Statistics wanted)
+    : roles_(roles), wanted_(wanted), order_(roles.class_of_sample.size()) {
+  const auto samples = roles.class_of_sample.size();
+  const auto languages = static_cast<std::size_t>(roles.num_languages);
+  const auto classes = static_cast<std::size_t>(roles.num_classes);
+  std::vector<std::uint16_t> slot_of_class(classes, static_cast<std::uint16_t>(languages));
+  for (std::size_t c = 0; c < classes; ++c) {
+    for (std::size_t g = 0; g < languages; ++g) {
+      const Role role = roles.role(static_cast<int>(g), static_cast<int>(c));
+      shared_ = shared_ && role != Role::absent &&
+                (role != Role::positive || slot_of_class[c] == static_cast<std::uint16_t>(languages));
+      if (role == Role::positive) slot_of_class[c] = static_cast<std::uint16_t>(g);
+    }
+  }
+  std::vector<std::uint32_t> slot_count(languages + 1, 0);
+  class_begin_.assign(classes + 1, 0);
+  for (const std::uint16_t c : roles.class_of_sample) {
+    slot_of_sample_.push_back(slot_of_class[c]);
+    ++slot_count[slot_of_class[c]];
+    ++class_begin_[c + 1U];
+  }
+  slot_begin_.assign(1, 0);
+  for (const std::uint32_t count : slot_count) slot_begin_.push_back(slot_begin_.back() + count);
+  std::partial_sum(class_begin_.begin(), class_begin_.end(), class_begin_.begin());
+  by_class_.resize(samples);
+  std::vector<std::uint32_t> next(class_begin_.begin(), class_begin_.end());
+  for (std::size_t s = 0; s < samples; ++s)
+    by_class_[next[roles.class_of_sample[s]]++] = static_cast<std::uint32_t>(s);
+  class_sum_.resize(classes);
+  for (std::size_t g = 0; g < languages; ++g) {
+    num_positive_.push_back(roles.count(static_cast<int>(g), Role::positive));
+    num_negative_.push_back(roles.count(static_cast<int>(g), Role::negative));
+    if (shared_) continue;
+    for (const std::uint16_t c : roles.class_of_sample)
+      role_of_sample_.push_back(static_cast<std::uint8_t>(roles.role(static_cast<int>(g), c)));
+  }
+  ranks_.resize(samples + 1);  // one more: see collect_own
+  negative_ranks_.resize(shared_ ? 0 : samples + 1);
+  ranked_.resize(shared_ ? 0 : samples);
+  numerators_.resize(samples);
+  denominators_.resize(samples);
+}
+
+void NeuronScorer::score(std::span<const float> responses, std::span<NeuronScore> scores) {
+  NMOE_CHECK(responses.size() == slot_of_sample_.size() && scores.size() == num_positive_.size(), internal,
+             "{} responses for {} samples, {} scores for {} languages", responses.size(),
+             slot_of_sample_.size(), scores.size(), num_positive_.size());
+  order_.sort(responses);
+  if (order_.has_ties() || !shared_) order_.group_ends(group_ends_);
+  for (auto& score : scores) score = {};
+  if (shared_) collect_shared();
+  for (std::size_t g = 0; g < scores.size(); ++g) {
+    if (!shared_) collect_own(g);
+    const Hits hits{shared_ ? slot_begin_[g] : 0U,
+                    shared_ ? slot_begin_[g + 1] : static_cast<std::uint32_t>(num_positive_[g])};
+    scores[g].ap = average_precision_of(hits);
+    if (!shared_ && wanted_ == Statistics::all) summarise_own(g, responses, scores[g]);
+  }
+  if (!shared_ || wanted_ != Statistics::all) return;
+  sum_classes(responses);
+  summarise_shared(scores);
+}
+
+// The ranks of every language's positives in one walk.
+void NeuronScorer::collect_shared() {
+  cursor_ = slot_begin_;
+  const auto samples = order_.samples();
+  for (std::size_t p = 0; p < samples.size(); ++p)
+    ranks_[cursor_[slot_of_sample_[samples[p]]]++] = static_cast<std::uint32_t>(p);
+}
+
+// The ranks of one language's positives and negatives, and for each rank how many samples up to it take part.
+// Without branches: every step writes, and only a sample of the right role moves the end.
+void NeuronScorer::collect_own(std::size_t language) {
+  const auto samples = order_.samples();
+  const std::uint8_t* role = role_of_sample_.data() + language * samples.size();
+  std::uint32_t positives = 0, negatives = 0;
+  for (std::size_t p = 0; p < samples.size(); ++p) {
+    const std::uint8_t is = role[samples[p]];
+    ranks_[positives] = negative_ranks_[negatives] = static_cast<std::uint32_t>(p);
+    positives += is == static_cast<std::uint8_t>(Role::positive) ? 1U : 0U;
+    negatives += is == static_cast<std::uint8_t>(Role::negative) ? 1U : 0U;
+    ranked_[p] = positives + negatives;
+  }
+}
+
+// Equal responses enter together: a positive counts with the state at the end of its group.
+double NeuronScorer::average_precision_of(const Hits& hits) {
+  const std::size_t n = hits.end - hits.begin;
+  if (n == 0) return 0.0;
+  const std::span<const std::uint32_t> ranks(ranks_.data() + hits.begin, n);
+  if (shared_ && !order_.has_ties()) return sum_of_precisions(ranks) / static_cast<double>(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint32_t end = group_ends_[ranks[i]];
+    denominators_[i] = shared_ ? end : ranked_[end - 1];
+    numerators_[i] = static_cast<std::uint32_t>(i + 1);
+  }
+  for (std::size_t i = n - 1; i-- > 0;)
+    if (denominators_[i] == denominators_[i + 1]) numerators_[i] = numerators_[i + 1];
+  return sum_of_quotients({numerators_.data(), n}, {denominators_.data(), n}) / static_cast<double>(n);
+}
+
+void NeuronScorer::sum_classes(std::span<const float> responses) {
+  for (std::size_t c = 0; c < class_sum_.size(); ++c) {
+    std::array<double, lanes> sums{};
+    std::size_t i = class_begin_[c];
+    const std::size_t end = class_begin_[c + 1];
+    for (; i + lanes <= end; i += lanes)
+      for (std::size_t j = 0; j < lanes; ++j) sums[j] += static_cast<double>(responses[by_class_[i + j]]);
+    for (std::size_t j = 0; i < end; ++i, ++j) sums[j] += static_cast<double>(responses[by_class_[i]]);
+    class_sum_[c] = total(sums);
+  }
+}
+
+// Percentiles come from the ranking: the k-th negative stands k + i ranks down, where i counts the positives
+// above it, found by bisection in their ranks.
+void NeuronScorer::summarise_shared(std::span<NeuronScore> scores) const {
+  const auto values = order_.values();
+  for (std::size_t g = 0; g < scores.size(); ++g) {
+    const std::int64_t num_on = num_positive_[g], num_off = num_negative_[g];
+    const std::span<const std::uint32_t> on(ranks_.data() + slot_begin_[g], static_cast<std::size_t>(num_on));
+    const auto on_value = [&](std::int64_t k) {
+      return value_at(values, on[static_cast<std::size_t>(num_on - 1 - k)]);
+    };
+    const auto off_value = [&](std::int64_t k) {
+      const std::int64_t wanted = num_off - 1 - k;  // from the top
+      std::size_t low = 0, high = on.size();
+      while (low < high) {  // first positive that lies below the wanted negative
+        const std::size_t mid = (low + high) / 2;
+        if (static_cast<std::int64_t>(on[mid]) - static_cast<std::int64_t>(mid) <= wanted)
+          low = mid + 1;
+        else
+          high = mid;
+      }
+      return value_at(values, static_cast<std::size_t>(wanted) + low);
+    };
+    scores[g].on_p50 = static_cast<float>(percentile_of(num_on, 0.5, on_value));
+    scores[g].on_p90 = static_cast<float>(percentile_of(num_on, 0.9, on_value));
+    scores[g].off_p50 = static_cast<float>(percentile_of(num_off, 0.5, off_value));
+    double sum = 0.0;
+    for (int c = 0; c < roles_.num_classes; ++c)
+      if (roles_.role(static_cast<int>(g), c) == Role::negative)
+        sum += class_sum_[static_cast<std::size_t>(c)];
+    if (num_off > 0) scores[g].off_mean = static_cast<float>(sum / static_cast<double>(num_off));
+  }
+}
+
+void NeuronScorer::summarise_own(std::size_t language, std::span<const float> responses,
+                                 NeuronScore& score) const {
+  const auto values = order_.values();
+  const std::int64_t num_on = num_positive_[language], num_off = num_negative_[language];
+  const auto on_value = [&](std::int64_t k) {
+    return value_at(values, ranks_[static_cast<std::size_t>(num_on - 1 - k)]);
+  };
+  const auto off_value = [&](std::int64_t k) {
+    return value_at(values, negative_ranks_[static_cast<std::size_t>(num_off - 1 - k)]);
+  };
+  score.on_p50 = static_cast<float>(percentile_of(num_on, 0.5, on_value));
+  score.on_p90 = static_cast<float>(percentile_of(num_on, 0.9, on_value));
+  score.off_p50 = static_cast<float>(percentile_of(num_off, 0.5, off_value));
+  const std::uint8_t* role = role_of_sample_.data() + language * responses.size();
+  std::array<double, lanes> sums{};
+  for (std::size_t s = 0; s < responses.size(); ++s)
+    sums[s % lanes] +=
+        role[s] == static_cast<std::uint8_t>(Role::negative) ? static_cast<double>(responses[s]) : 0.0;
+  if (num_off > 0) score.off_mean = static_cast<float>(total(sums) / static_cast<double>(num_off));
+}
+
+}  // namespace nmoe::analysis
