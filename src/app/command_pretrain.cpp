@@ -15,13 +15,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
+void copy_whole(const fs::path& from, const fs::path& to) {
+  io::write_file_atomically(to.string(), io::read_file(from.string()));
+}
+
 /// The finished Hugging Face directory: weights, config.json and the tokenizer under the name other tools
-/// expect.
+/// expect (a rank file is a tokenizer.model to Llama's own).
 void write_model(const model::Decoder& decoder, const data::Tokenizer& tokenizer, const std::string& output) {
   model::save_dense_model(decoder, output);
   const fs::path source = tokenizer.path();
-  const std::string name = source.extension() == ".model" ? "tokenizer.model" : source.filename().string();
-  io::write_file_atomically((fs::path(output) / name).string(), io::read_file(source.string()));
+  const bool is_json = source.extension() == ".json";
+  copy_whole(source, fs::path(output) / (is_json ? "tokenizer.json" : "tokenizer.model"));
+  const fs::path settings = source.parent_path() / "tokenizer_config.json";  // names EOS and BOS
+  if (is_json && fs::is_regular_file(settings)) copy_whole(settings, fs::path(output) / settings.filename());
 }
 
 }  // namespace

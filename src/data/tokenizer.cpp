@@ -32,11 +32,11 @@ std::vector<std::int32_t> Tokenizer::encode_with_specials(std::string_view text)
 }
 
 std::string find_tokenizer_file(const std::string& path) {
-  constexpr std::array<const char*, 2> names = {"tokenizer.model", "tokenizer.json"};
+  constexpr std::array<const char*, 3> names = {"tokenizer.model", "tokenizer.json", "qwen.tiktoken"};
   if (fs::is_directory(path)) {
     for (const char* name : names)
       if (const fs::path file = fs::path(path) / name; fs::is_regular_file(file)) return file.string();
-    NMOE_CHECK(false, bad_data, "{} holds neither tokenizer.model nor tokenizer.json", path);
+    NMOE_CHECK(false, bad_data, "{} holds none of tokenizer.model, tokenizer.json and qwen.tiktoken", path);
   }
   NMOE_CHECK(fs::is_regular_file(path), bad_data, "there is no tokenizer at {}", path);
   return path;
@@ -44,12 +44,8 @@ std::string find_tokenizer_file(const std::string& path) {
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
   const std::string file = find_tokenizer_file(path);
-  NMOE_CHECK(!file.ends_with(".json"), bad_data,
-             "{}: tokenizer.json is not supported yet; give a sentencepiece .model file", file);
-  NMOE_CHECK(!is_tiktoken(file), bad_data,
-             "{} is a tiktoken rank file, which is not supported yet; give a sentencepiece .model file",
-             file);
-  return load_sentencepiece(file);
+  if (file.ends_with(".json")) return load_tokenizer_json(file);
+  return is_tiktoken(file) ? load_rank_file(file) : load_sentencepiece(file);
 }
 
 }  // namespace nmoe::data

@@ -189,11 +189,13 @@ BOOST_AUTO_TEST_CASE(tokenizers_that_cannot_be_read) {
     return expect_error(ErrorCode::bad_data, {word}, [&] { load_tokenizer(path); });
   };
   BOOST_TEST(refused(dir / "none.model", "none.model") == "");
-  BOOST_TEST(refused(dir.path(), "neither") == "");
+  BOOST_TEST(refused(dir.path(), "holds none of") == "");
+  test::write_bytes(dir / "qwen.tiktoken", "IQ== 0\nIg== 1\n");
+  BOOST_TEST(refused(dir.path(), "2 ranks") == "");
   test::write_bytes(dir / "tokenizer.json", "{}");
-  BOOST_TEST(refused(dir.path(), "not supported yet") == "");
-  test::write_bytes(dir / "tokenizer.model", "IQ== 0\nIg== 1\n");
-  BOOST_TEST(refused(dir.path(), "tiktoken") == "");
+  BOOST_TEST(refused(dir.path(), "tokenizer.json: tokenizer.pre_tokenizer is missing") == "");
+  test::write_bytes(dir / "tokenizer.model", "IQ== 0\nIg== 2\n");
+  BOOST_TEST(refused(dir.path(), "rank 2 in a file of 2 tokens") == "");
 }
 
 BOOST_AUTO_TEST_CASE(input_specifications) {

@@ -13,12 +13,18 @@ namespace nmoe::data {
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
-  /// Ids of `text` alone: no BOS, no EOS.
+  /// Ids of `text` alone: no BOS, no EOS. Added tokens that are spelled out in `text` ("<|endoftext|>")
+  /// become their ids, as in Hugging Face tokenizers; sentencepiece encodes the names of its control symbols
+  /// as text.
+  /// @throws Error(bad_data) if `text` is not UTF-8 (sentencepiece replaces what is ill-formed by U+FFFD)
   virtual std::vector<std::int32_t> encode(std::string_view text) const = 0;
+  /// The text behind `ids`: decode(encode(x)) == x unless the tokenizer normalises x. Added tokens appear
+  /// spelled out, sentencepiece's control symbols do not; bytes that form no character become U+FFFD.
+  /// @throws Error(bad_data) for an id outside the vocabulary
   virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
-  virtual std::int64_t vocab_size() const = 0;
-  virtual std::int32_t bos_id() const = 0;  ///< −1 if there is none
-  virtual std::int32_t eos_id() const = 0;  ///< −1 if there is none
+  virtual std::int64_t vocab_size() const = 0;  ///< largest id + 1, added tokens included
+  virtual std::int32_t bos_id() const = 0;      ///< −1 if there is none
+  virtual std::int32_t eos_id() const = 0;      ///< −1 if there is none
   /// Whether "special tokens on" puts a BOS in front (analysis, METHOD 1.2).
   virtual bool add_bos() const = 0;
   /// Kind and file, for messages: "sentencepiece spm.model".
@@ -37,8 +43,8 @@ class Tokenizer {
   std::string path_, sha256_;
 };
 
-/// Path of the tokenizer file behind `path`: the file itself, or tokenizer.model / tokenizer.json in a
-/// directory, in that order. @throws Error(bad_data) naming what was looked for.
+/// Path of the tokenizer file behind `path`: the file itself, or tokenizer.model, tokenizer.json or
+/// qwen.tiktoken in a directory, in that order. @throws Error(bad_data) naming what was looked for.
 std::string find_tokenizer_file(const std::string& path);
 /// Loads the tokenizer behind `path`: a sentencepiece .model, a tokenizer.json, a tiktoken rank file, or a
 /// directory. @throws Error(bad_data) for an unreadable or unsupported file, Error(config) if the build lacks
@@ -46,5 +52,22 @@ std::string find_tokenizer_file(const std::string& path);
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path);
 /// A sentencepiece model (the build may lack the library: Error(config)).
 std::unique_ptr<Tokenizer> load_sentencepiece(const std::string& path);
+
+/// A byte-level BPE tokenizer.json of Hugging Face tokenizers (DATA 2.3); eos_token and bos_token come from
+/// tokenizer_config.json beside it, or else from well-known names. @throws Error(bad_data) naming the field
+/// for anything that is damaged or not supported.
+std::unique_ptr<Tokenizer> load_tokenizer_json(const std::string& path);
+/// The same from memory. @param config text of tokenizer_config.json, empty if there is none
+/// @param path for messages
+std::unique_ptr<Tokenizer> parse_tokenizer_json(const std::string& text, const std::string& config,
+                                                const std::string& path);
+
+/// Whose rank file: it settles the split expression, the special tokens and the normalisation (DATA 2.2).
+enum class RankFamily { by_size, llama3, qwen, gpt2 };
+/// A tiktoken rank file, lines of "base64 rank". by_size knows the real vocabularies by their number of
+/// ranks. @throws Error(bad_data) naming the line
+std::unique_ptr<Tokenizer> load_rank_file(const std::string& path, RankFamily family = RankFamily::by_size);
+std::unique_ptr<Tokenizer> parse_rank_file(const std::string& bytes, const std::string& path,
+                                           RankFamily family);
 
 }  // namespace nmoe::data

@@ -1,0 +1,36 @@
+#pragma once
+// Byte-level BPE: what a loader found in a tokenizer.json or rank file, and the tokenizer made of it.
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "added_tokens.hpp"
+#include "bpe_model.hpp"
+#include "neuronmoe/data/tokenizer.hpp"
+
+namespace nmoe::data {
+
+/// Everything a byte-level BPE tokenizer needs, checked by the loader.
+struct BpeParts {
+  std::string kind, path, sha256;
+  std::vector<std::string> tokens;  ///< bytes of each id of the model, empty where it has none
+  std::vector<BpeMerge> merges;
+  bool whole_pieces = false;
+  bool nfc = false;
+  std::string split;  ///< expression of the pre-tokenizer; empty: text is one piece
+  bool add_prefix_space = false;
+  std::vector<AddedToken> added;
+  std::int32_t bos_id = -1, eos_id = -1;
+  bool add_bos = false;
+};
+
+/// GPT-2's expression, which ByteLevel{use_regex: true} stands for, and those of the rank files (DATA 2.2).
+extern const char* const gpt2_split;
+extern const char* const llama3_split;
+extern const char* const qwen_split;
+
+/// @throws Error(bad_data) if the split expression is refused or a byte has no token
+std::unique_ptr<Tokenizer> make_bpe_tokenizer(BpeParts parts);
+
+}  // namespace nmoe::data

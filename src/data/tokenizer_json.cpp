@@ -1,0 +1,199 @@
+// tokenizer.json of Hugging Face tokenizers: the byte-level BPE part of it, everything else refused by name
+// (DATA 2.3).
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "bpe_tokenizer.hpp"
+#include "json_fields.hpp"
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/base/sha256.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/json_file.hpp"
+#include "tokenizer_json_model.hpp"
+
+namespace nmoe::data {
+namespace {
+
+using nlohmann::json;
+using Ids = std::unordered_map<std::string, std::int32_t>;
+
+constexpr std::int64_t max_file_bytes = std::int64_t{64} << 20;
+constexpr int max_depth = 12;
+
+[[noreturn]] void refuse_type(const JsonObject& object, const std::string& type) {
+  throw Error(ErrorCode::bad_data,
+              fmt::format("{} is \"{}\", which is not supported", object.where("type"), type));
+}
+
+/// The parts of a Sequence, or the object itself.
+std::vector<JsonObject> parts_of(const JsonObject& object, const char* list) {
+  if (object.text("type") != "Sequence") return {object};
+  object.allow({"type", list});
+  std::vector<JsonObject> parts;
+  for (const json& part : object.array(list))
+    parts.emplace_back(part, fmt::format("{}[{}]", object.where(list), parts.size()));
+  return parts;
+}
+
+void read_normalizer(const JsonObject& root, BpeParts& parts) {
+  if (!root.has("normalizer")) return;
+  for (const JsonObject& step : parts_of(root.object("normalizer"), "normalizers")) {
+    const std::string type = step.text("type");
+    if (type != "NFC") refuse_type(step, type);
+    step.allow({"type"});
+    parts.nfc = true;
+  }
+}
+
+void check_byte_level(const JsonObject& object) {
+  object.allow({"type", "add_prefix_space", "trim_offsets", "use_regex"});
+  object.flag("trim_offsets", true);  // about positions in the text, which we do not give
+}
+
+void read_split(const JsonObject& split, BpeParts& parts) {
+  split.allow({"type", "pattern", "behavior", "invert"});
+  const JsonObject pattern = split.object("pattern");
+  pattern.allow({"Regex"});
+  NMOE_CHECK(split.text("behavior") == "Isolated", bad_data, "{} is \"{}\"; only Isolated is supported",
+             split.where("behavior"), split.text("behavior"));
+  NMOE_CHECK(!split.flag("invert", false), bad_data, "{} is true, which is not supported",
+             split.where("invert"));
+  parts.split = pattern.text("Regex");
+  NMOE_CHECK(!parts.split.empty(), bad_data, "{} is empty", pattern.where("Regex"));
+}
+
+/// ByteLevel, or Split and then ByteLevel{use_regex: false}.
+void read_pre_tokenizer(const JsonObject& root, BpeParts& parts) {
+  const auto steps = parts_of(root.object("pre_tokenizer"), "pretokenizers");
+  const std::string last = steps.empty() ? "" : steps.back().text("type");
+  NMOE_CHECK(last == "ByteLevel" && steps.size() <= 2, bad_data,
+             "{}: only ByteLevel, or Split and then ByteLevel, is supported; it ends in \"{}\"",
+             root.where("pre_tokenizer"), last);
+  const JsonObject& byte_level = steps.back();
+  check_byte_level(byte_level);
+  parts.add_prefix_space = byte_level.flag("add_prefix_space", true);
+  const bool use_regex = byte_level.flag("use_regex", true);
+  if (steps.size() == 2) {
+    if (steps[0].text("type") != "Split") refuse_type(steps[0], steps[0].text("type"));
+    read_split(steps[0], parts);
+    NMOE_CHECK(!use_regex && !parts.add_prefix_space, bad_data,
+               "{}: use_regex or add_prefix_space behind a Split is not supported", byte_level.where());
+  } else if (use_regex) {
+    parts.split = gpt2_split;
+  }
+}
+
+/// "single" of a TemplateProcessing: at most one special token, before the text.
+void read_template(const JsonObject& object, const Ids& ids, BpeParts& parts) {
+  object.allow({"type", "single", "pair", "special_tokens"});
+  const json& single = object.array("single");
+  std::string before;
+  bool seen_text = false;
+  for (std::size_t i = 0; i < single.size(); ++i) {
+    const JsonObject piece(single[i], fmt::format("{}[{}]", object.where("single"), i));
+    piece.allow({"SpecialToken", "Sequence"});
+    if (piece.has("Sequence")) {
+      NMOE_CHECK(!seen_text && piece.object("Sequence").text("id") == "A", bad_data,
+                 "{}: the text \"A\" once is what is supported", piece.where());
+      seen_text = true;
+      continue;
+    }
+    NMOE_CHECK(!seen_text && before.empty(), bad_data,
+               "{}: one special token before the text is supported, not more and none behind it",
+               piece.where());
+    before = piece.object("SpecialToken").text("id");
+  }
+  NMOE_CHECK(seen_text, bad_data, "{} has no text \"A\"", object.where("single"));
+  if (before.empty()) return;
+  const JsonObject token = object.object("special_tokens").object(before.c_str());
+  const json& token_ids = token.array("ids");
+  NMOE_CHECK(token_ids.size() == 1, bad_data, "{} needs to be one id", token.where("ids"));
+  parts.bos_id = token_id(token_ids[0], token.where("ids"));
+  const auto known = ids.find(before);
+  NMOE_CHECK(known != ids.end() && known->second == parts.bos_id, bad_data,
+             "{}: \"{}\" is not the token of id {}", token.where("ids"), before, parts.bos_id);
+  parts.add_bos = true;
+}
+
+void read_post_processor(const JsonObject& root, const Ids& ids, BpeParts& parts) {
+  if (!root.has("post_processor")) return;
+  for (const JsonObject& step : parts_of(root.object("post_processor"), "processors")) {
+    const std::string type = step.text("type");
+    if (type == "ByteLevel")
+      check_byte_level(step);
+    else if (type == "TemplateProcessing")
+      read_template(step, ids, parts);
+    else
+      refuse_type(step, type);
+  }
+}
+
+void check_decoder(const JsonObject& root) {
+  for (const JsonObject& step : parts_of(root.object("decoder"), "decoders")) {
+    const std::string type = step.text("type");
+    if (type != "ByteLevel") refuse_type(step, type);
+    check_byte_level(step);
+  }
+}
+
+/// The token that tokenizer_config.json names under `key`, "" if it names none.
+std::string named_token(const json& config, const char* key, const std::string& where) {
+  if (!config.contains(key) || config[key].is_null()) return "";
+  const json& value = config[key];
+  const bool wrapped = value.is_object() && value.contains("content");
+  const json& content = wrapped ? value["content"] : value;
+  NMOE_CHECK(content.is_string(), bad_data, "{}: {} is not a token", where, key);
+  return content.get<std::string>();
+}
+
+/// BOS and EOS. tokenizer.json does not say which token ends a document: tokenizer_config.json beside it
+/// does, and without one the names of Llama 3 and of GPT-2 and Qwen.
+void read_names(const std::string& config_text, const std::string& path, const Ids& ids, BpeParts& parts) {
+  std::string eos, bos;
+  if (!config_text.empty()) {
+    const std::string where = (std::filesystem::path(path).parent_path() / "tokenizer_config.json").string();
+    const json config = io::parse_json(config_text, where);
+    NMOE_CHECK(config.is_object(), bad_data, "{} is not an object", where);
+    eos = named_token(config, "eos_token", where);
+    bos = named_token(config, "bos_token", where);
+    for (const std::string& name : {eos, bos})
+      NMOE_CHECK(name.empty() || ids.contains(name), bad_data, "{}: token \"{}\" is not in {}", where, name,
+                 path);
+  }
+  for (const char* known : {"<|end_of_text|>", "<|endoftext|>", "</s>"})
+    if (eos.empty() && ids.contains(known)) eos = known;
+  if (!eos.empty()) parts.eos_id = ids.at(eos);
+  if (!bos.empty() && !parts.add_bos) parts.bos_id = ids.at(bos);
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> parse_tokenizer_json(const std::string& text, const std::string& config,
+                                                const std::string& path) {
+  const json document = io::parse_json(text, path, max_depth);
+  const JsonObject root(document, path + ": tokenizer");
+  root.allow({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
+              "post_processor", "decoder", "model"});
+  BpeParts parts;
+  parts.kind = "tokenizer.json";
+  parts.path = path;
+  parts.sha256 = sha256_text(text);
+  // The short sections first: a file of another kind is named as such before its vocabulary is looked at.
+  read_normalizer(root, parts);
+  read_pre_tokenizer(root, parts);
+  check_decoder(root);
+  const Ids ids = read_bpe_model(root, parts);
+  read_post_processor(root, ids, parts);
+  read_names(config, path, ids, parts);
+  return make_bpe_tokenizer(std::move(parts));
+}
+
+std::unique_ptr<Tokenizer> load_tokenizer_json(const std::string& path) {
+  const std::string text = io::read_file(path, max_file_bytes);
+  const auto config = std::filesystem::path(path).parent_path() / "tokenizer_config.json";
+  const bool has_config = std::filesystem::is_regular_file(config);
+  return parse_tokenizer_json(text, has_config ? io::read_file(config.string(), max_file_bytes) : "", path);
+}
+
+}  // namespace nmoe::data
