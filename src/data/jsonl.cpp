@@ -3,11 +3,14 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cstring>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/io/json_file.hpp"
 #include "neuronmoe/io/mapped_file.hpp"
+#include "utf8.hpp"
 
 namespace nmoe::data {
 namespace {
@@ -17,40 +20,19 @@ constexpr std::size_t max_reported = 10;
 constexpr std::size_t max_reason_bytes = 160;
 constexpr std::string_view byte_order_mark = "\xEF\xBB\xBF";
 
-bool is_jsonl(const std::string& path) {
-  if (path.ends_with(".txt")) return false;
-  NMOE_CHECK(path.ends_with(".jsonl") || path.ends_with(".json"), bad_data,
-             "{}: the name must end in .jsonl (JSON lines with \"text\") or .txt (one document per line)",
-             path);
-  return true;
-}
-
-/// The document in a line. @throws Error(bad_data) with the bare reason
-std::string document_of(std::string_view line, bool jsonl) {
-  NMOE_CHECK(line.size() <= max_line_bytes, bad_data, "line of {} bytes; at most {} are read", line.size(),
-             max_line_bytes);
-  NMOE_CHECK(is_valid_utf8(line), bad_data, "invalid UTF-8");
-  std::string text(line);
-  if (jsonl) {
-    const nlohmann::json row = io::parse_json(line, "line");  // refuses lone surrogates
-    NMOE_CHECK(row.is_object() && row.contains("text") && row["text"].is_string(), bad_data,
-               "no \"text\" field that is a string");
-    text = row["text"].get<std::string>();
-  }
-  NMOE_CHECK(text.find('\0') == std::string::npos, bad_data, "NUL character in the text");
-  return text;
-}
-
 bool is_blank(std::string_view line) {
   return line.find_first_not_of(" \t\r") == std::string_view::npos;
 }
 
+/// Valid UTF-8 of a bounded length: the parser's messages may quote half a character.
 std::string shortened(std::string reason) {
-  if (reason.size() <= max_reason_bytes) return reason;
-  std::size_t end = max_reason_bytes;
-  while (end > 0 && (static_cast<unsigned char>(reason[end]) & 0xC0U) == 0x80U)
-    --end;  // not inside a character
-  return reason.substr(0, end) + "...";
+  if (reason.size() > max_reason_bytes) {
+    std::size_t end = max_reason_bytes;
+    while (end > 0 && (static_cast<unsigned char>(reason[end]) & 0xC0U) == 0x80U)
+      --end;  // not inside a character
+    reason = reason.substr(0, end) + "...";
+  }
+  return replace_ill_formed(std::move(reason));
 }
 
 }  // namespace
@@ -59,6 +41,14 @@ bool is_valid_utf8(std::string_view text) {
   const auto* p = reinterpret_cast<const unsigned char*>(text.data());
   const auto* const end = p + text.size();
   while (p < end) {
+    if (end - p >= 8) {
+      std::uint64_t eight = 0;
+      std::memcpy(&eight, p, 8);
+      if ((eight & 0x8080808080808080U) == 0) {
+        p += 8;
+        continue;
+      }
+    }
     const unsigned first = *p++;
     if (first < 0x80U) continue;
     const int more = first >= 0xF0U ? 3 : first >= 0xE0U ? 2 : 1;
@@ -79,40 +69,85 @@ BadLinePolicy parse_bad_line_policy(const std::string& text) {
   return text == "error" ? BadLinePolicy::error : BadLinePolicy::skip;
 }
 
+TextFormat text_format_of(const std::string& path) {
+  if (path.ends_with(".txt")) return TextFormat::plain;
+  NMOE_CHECK(path.ends_with(".jsonl") || path.ends_with(".json"), bad_data,
+             "{}: the name must end in .jsonl (JSON lines with \"text\") or .txt (one document per line)",
+             path);
+  return TextFormat::jsonl;
+}
+
+std::string document_of(std::string_view line, TextFormat format) {
+  NMOE_CHECK(line.size() <= max_line_bytes, bad_data, "line of {} bytes; at most {} are read", line.size(),
+             max_line_bytes);
+  NMOE_CHECK(is_valid_utf8(line), bad_data, "invalid UTF-8");
+  std::string text(line);
+  if (format == TextFormat::jsonl) {
+    const nlohmann::json row = io::parse_json(line, "line");  // refuses lone surrogates
+    NMOE_CHECK(row.is_object() && row.contains("text") && row["text"].is_string(), bad_data,
+               "no \"text\" field that is a string");
+    text = row["text"].get<std::string>();
+  }
+  NMOE_CHECK(text.find('\0') == std::string::npos, bad_data, "NUL character in the text");
+  return text;
+}
+
+LineReader::LineReader(std::string_view file, std::int64_t begin, std::int64_t end)
+    : file_(file),
+      at_(static_cast<std::size_t>(begin)),
+      stop_(std::min(file.size(), static_cast<std::size_t>(std::max<std::int64_t>(0, end)))) {
+  if (at_ > 0 && at_ < stop_ && file_[at_ - 1] != '\n') at_ = after_line(at_);  // began before this piece
+}
+
+std::size_t LineReader::after_line(std::size_t from) const {
+  const std::size_t newline = file_.find('\n', from);
+  return newline == std::string_view::npos ? file_.size() : newline + 1;
+}
+
+bool LineReader::next(Line& line) {
+  while (at_ < stop_) {
+    const std::size_t begin = std::exchange(at_, after_line(at_));
+    std::string_view text = file_.substr(begin, at_ - begin);
+    if (text.ends_with('\n')) text.remove_suffix(1);
+    if (text.ends_with('\r')) text.remove_suffix(1);
+    if (begin == 0 && text.starts_with(byte_order_mark)) text.remove_prefix(byte_order_mark.size());
+    ++num_lines_;
+    if (is_blank(text)) continue;
+    line = {text, num_lines_, static_cast<std::int64_t>(at_)};
+    return true;
+  }
+  return false;
+}
+
+void report_bad_line(PieceReport& report, std::int64_t line, std::string reason) {
+  ++report.num_bad;
+  if (report.first_bad.size() < max_reported)
+    report.first_bad.push_back({line, shortened(std::move(reason))});
+}
+
 PieceReport read_piece(const std::string& path, std::int64_t begin, std::int64_t end,
                        const OnDocument& on_document) {
-  const bool jsonl = is_jsonl(path);
+  const TextFormat format = text_format_of(path);
   const io::MappedFile file(path);
-  const std::string_view bytes = file.bytes();
-  const auto next_line = [&](std::size_t from) {
-    const std::size_t newline = bytes.find('\n', from);
-    return newline == std::string_view::npos ? bytes.size() : newline + 1;
-  };
-  const std::size_t stop = std::min(bytes.size(), static_cast<std::size_t>(std::max<std::int64_t>(0, end)));
-  auto at = static_cast<std::size_t>(begin);
-  if (at > 0 && at < stop && bytes[at - 1] != '\n') at = next_line(at);  // that line began before this piece
+  return read_piece_of(file.bytes(), format, begin, end, on_document);
+}
+
+PieceReport read_piece_of(std::string_view file, TextFormat format, std::int64_t begin, std::int64_t end,
+                          const OnDocument& on_document) {
   PieceReport report;
-  while (at < stop) {
-    const std::size_t next = next_line(at);
-    std::string_view line = bytes.substr(at, next - at);
-    if (line.ends_with('\n')) line.remove_suffix(1);
-    if (line.ends_with('\r')) line.remove_suffix(1);
-    if (at == 0 && line.starts_with(byte_order_mark)) line.remove_prefix(byte_order_mark.size());
-    at = next;
-    ++report.num_lines;
-    if (is_blank(line)) continue;
+  LineReader reader(file, begin, end);
+  for (Line line; reader.next(line);) {
     std::string text;
     try {
-      text = document_of(line, jsonl);
+      text = document_of(line.text, format);
     } catch (const Error& e) {
-      ++report.num_bad;
-      if (report.first_bad.size() < max_reported)
-        report.first_bad.push_back({report.num_lines, shortened(e.what())});
+      report_bad_line(report, line.number, e.what());
       continue;
     }
     ++report.num_docs;
-    on_document(text, static_cast<std::int64_t>(next));
+    on_document(text, line.end);
   }
+  report.num_lines = reader.num_lines();
   return report;
 }
 

@@ -28,16 +28,50 @@ struct PieceReport {
   std::vector<BadLine> first_bad;  ///< at most 10
 };
 
+/// What a line of a file is.
+enum class TextFormat { plain, jsonl };
+/// By the name: .txt is plain, .jsonl and .json are JSONL. @throws Error(bad_data) for any other
+TextFormat text_format_of(const std::string& path);
+
+/// A line of a file, without its end and without a byte order mark.
+struct Line {
+  std::string_view text;
+  std::int64_t number = 0;  ///< 1-based, of the piece
+  std::int64_t end = 0;     ///< position in the file behind the line
+};
+
+/// The lines that begin in bytes [begin, end) of a file in memory; blank ones are counted and passed over.
+class LineReader {
+ public:
+  LineReader(std::string_view file, std::int64_t begin, std::int64_t end);
+  bool next(Line& line);
+  std::int64_t num_lines() const { return num_lines_; }  ///< so far, blank ones included
+
+ private:
+  std::size_t after_line(std::size_t from) const;
+  std::string_view file_;
+  std::size_t at_, stop_;
+  std::int64_t num_lines_ = 0;
+};
+/// The document in a line. @throws Error(bad_data) with the bare reason (read_piece lists them)
+std::string document_of(std::string_view line, TextFormat format);
+
+/// Notes a line that is no document; only the first ten keep their reason.
+void report_bad_line(PieceReport& report, std::int64_t line, std::string reason);
+
 /// Receives a document and the position in the file behind its line.
 using OnDocument = std::function<void(std::string_view text, std::int64_t line_end)>;
 
 /// Calls `on_document` for each document whose line begins in bytes [begin, end) of `path`, in file
 /// order. Pieces that tile a file give each document exactly once. Lines that are not documents (invalid
 /// JSON or UTF-8, no "text" string, NUL or lone surrogate in it, longer than 64 MiB) are reported, never
-/// passed on; blank lines are ignored. A name ending in .txt is plain text; .jsonl or .json is JSONL.
-/// @throws Error(bad_data) if the file cannot be read or its name says neither.
+/// passed on; blank lines are ignored.
+/// @throws Error(bad_data) if the file cannot be read or its name does not tell its format
 PieceReport read_piece(const std::string& path, std::int64_t begin, std::int64_t end,
                        const OnDocument& on_document);
+/// The same on a file in memory.
+PieceReport read_piece_of(std::string_view file, TextFormat format, std::int64_t begin, std::int64_t end,
+                          const OnDocument& on_document);
 
 /// A byte range of one input.
 struct InputPiece {
