@@ -22,8 +22,7 @@ constexpr std::int64_t max_file_bytes = std::int64_t{64} << 20;
 constexpr int max_depth = 12;
 
 [[noreturn]] void refuse_type(const JsonObject& object, const std::string& type) {
-  throw Error(ErrorCode::bad_data,
-              fmt::format("{} is \"{}\", which is not supported", object.where("type"), type));
+  NMOE_CHECK(false, bad_data, "{} is \"{}\", which is not supported", object.where("type"), type);
 }
 
 /// The parts of a Sequence, or the object itself.

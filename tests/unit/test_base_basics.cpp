@@ -100,6 +100,16 @@ void destroy(int) {
 }
 }  // namespace
 
+BOOST_AUTO_TEST_CASE(errors_stay_on_one_line) {
+  const auto hostile = [] { NMOE_CHECK(false, bad_data, "key \"{}\" of Ελλάδα", "a\nb\x1b[2J\x7f"); };
+  try {
+    hostile();
+    BOOST_TEST(false);
+  } catch (const Error& e) {
+    BOOST_TEST(std::string(e.what()) == "key \"a\\x0ab\\x1b[2J\\x7f\" of Ελλάδα");
+  }
+}
+
 BOOST_AUTO_TEST_CASE(handle_destroys_once) {
   using Number = Handle<int, destroy>;
   {
