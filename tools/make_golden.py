@@ -192,8 +192,10 @@ RUNS = {
     "eos_label": dict(eos_label=True, max_grad_norm=1.0),
     "packed": dict(batch_docs=7, shards=3, max_grad_norm=1.0),
     "global_balancing": dict(lbl_scope="global", micro_batch_size=6, router_aux_loss_coef=1.0),
-    "bfloat16": dict(dtype="bfloat16"),
-    "bfloat16_release": dict(dtype="bfloat16", router_compat="release", loss_norm="microbatch_mean"),
+    # A step of 2e-4 is below half a unit of most bfloat16 weights: without float32 masters they would not move.
+    "bfloat16": dict(dtype="bfloat16", learning_rate=2e-4),
+    "bfloat16_release": dict(dtype="bfloat16", learning_rate=2e-4, router_compat="release",
+                             loss_norm="microbatch_mean"),
 }
 
 
