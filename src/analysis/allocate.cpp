@@ -6,7 +6,9 @@
 #include <algorithm>
 
 #include "neuronmoe/analysis/counts_csv.hpp"
+#include "neuronmoe/analysis/layer_sizes.hpp"
 #include "neuronmoe/analysis/neuron_file.hpp"
+#include "neuronmoe/analysis/parameter_count.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
@@ -18,35 +20,31 @@ CountRule rule_of(const AllocationConfig& config) {
   return {config.e_min, config.e_max, parse_rounding(config.rounding), parse_min_over(config.min_over)};
 }
 
-Allocation from_counts(const AllocationConfig& config) {
-  const auto columns = split_list(config.columns);
-  auto sizes = read_counts_csv(config.counts, columns);
-  std::vector<double> total;
-  std::string how;
-  if (config.mode == "sum_mean") {
-    total = sum_mean_sizes(sizes);
-    how = fmt::format("S = {} + mean of {}", columns[0], fmt::join(columns.begin() + 1, columns.end(), ", "));
-  } else {
-    NMOE_CHECK(config.mode == "union", config,
-               "allocation.mode = {} cannot use a counts CSV; wanted union or sum_mean", config.mode);
-    total = sizes[0];
-    for (std::size_t c = 1; c < sizes.size(); ++c)
-      for (std::size_t l = 0; l < total.size(); ++l) total[l] += sizes[c][l];
-    how = fmt::format("S = {} (overlap between columns is not known, so they are summed)",
-                      fmt::join(columns, " + "));
-    if (columns.size() == 1) how = fmt::format("S = {}", columns[0]);
+// Experts from sizes, with the lines that say why.
+Allocation from_sizes(const AllocationConfig& config, const LayerSizes& sizes) {
+  const CountRule rule = rule_of(config);
+  Allocation allocation = allocate_by_count(sizes.total, rule);
+  if (config.explain) {
+    const auto lines = explain_counts(sizes, rule, allocation);
+    const auto layers = std::find_if(allocation.reasons.begin(), allocation.reasons.end(),
+                                     [](const std::string& line) { return line.starts_with("layer "); });
+    allocation.reasons.erase(layers, allocation.reasons.end());
+    allocation.reasons.insert(allocation.reasons.end(), lines.begin(), lines.end());
   }
-  Allocation allocation = allocate_by_count(total, rule_of(config));
-  allocation.reasons.insert(allocation.reasons.begin(), how);
+  allocation.reasons.insert(allocation.reasons.begin(), sizes.how.begin(), sizes.how.end());
   return allocation;
 }
 
-std::size_t language_index(const NeuronStatistics& statistics, const std::string& language,
-                           const std::string& path) {
-  const auto at = std::find(statistics.languages.begin(), statistics.languages.end(), language);
-  NMOE_CHECK(at != statistics.languages.end(), bad_data, "{}: language '{}' was not analysed; it has: {}",
-             path, language, fmt::join(statistics.languages, ", "));
-  return static_cast<std::size_t>(at - statistics.languages.begin());
+Allocation from_counts(const AllocationConfig& config) {
+  if (config.mode != "similarity") return from_sizes(config, sizes_from_counts(config));
+  const auto columns = split_list(config.columns);
+  NMOE_CHECK(columns.size() == 1, config,
+             "mode similarity takes one column of the counts CSV with a similarity per layer, got {}: {}",
+             columns.size(), config.columns);
+  Allocation allocation =
+      allocate_by_similarity(read_counts_csv(config.counts, columns)[0], config.similarity_n);
+  allocation.reasons.insert(allocation.reasons.begin(), fmt::format("layer similarity = {}", columns[0]));
+  return allocation;
 }
 
 Allocation from_similarity(const AllocationConfig& config, const NeuronStatistics& statistics,
@@ -75,47 +73,10 @@ Allocation from_neurons(const AllocationConfig& config, const NeuronStatistics& 
              "say which languages to allocate for: allocation.languages = en,el; {} has: {}", config.neurons,
              fmt::join(statistics.languages, ", "));
   if (config.mode == "similarity") return from_similarity(config, statistics, languages);
-  const NeuronKey key = parse_neuron_key(config.key);
-  std::vector<const Selection*> selections;
-  for (const auto& language : languages)
-    selections.push_back(&statistics.selected[language_index(statistics, language, config.neurons)]);
-  std::vector<double> sizes;
-  std::string how;
-  if (config.mode == "sum_mean") {
-    std::vector<std::vector<double>> each;
-    for (const Selection*& selection : selections)
-      each.push_back(union_sizes({&selection, 1}, statistics.modules, key));
-    sizes = sum_mean_sizes(each);
-    how = fmt::format("S = |{}| + mean over {} of their sizes", languages[0],
-                      fmt::join(languages.begin() + 1, languages.end(), ", "));
-  } else {
-    NMOE_CHECK(config.mode == "union", config,
-               "allocation.mode = {} is not one of union, sum_mean, similarity, uniform, list", config.mode);
-    sizes = union_sizes(selections, statistics.modules, key);
-    how = fmt::format("S = |union of the language-specific neurons of {}|", fmt::join(languages, ", "));
-  }
-  Allocation allocation = allocate_by_count(sizes, rule_of(config));
-  allocation.reasons.insert(allocation.reasons.begin(), how + fmt::format(", neurons.key = {}", config.key));
-  for (std::size_t i = 0; i < languages.size(); ++i)
-    allocation.reasons.insert(
-        allocation.reasons.begin() + static_cast<std::ptrdiff_t>(i),
-        fmt::format("{}: {} neurons, AP of the last {:.4f}; {}", languages[i], selections[i]->neurons.size(),
-                    selections[i]->threshold, selections[i]->rule));
-  return allocation;
+  return from_sizes(config, sizes_from_neurons(config, statistics));
 }
 
-}  // namespace
-
-Allocation allocate_from_files(const AllocationConfig& config, int num_layers) {
-  NMOE_CHECK(config.neurons.empty() || config.counts.empty(), config,
-             "allocation.neurons = {} and allocation.counts = {}: give one of them", config.neurons,
-             config.counts);
-  if (config.mode == "list") return allocate_list(config.list);
-  if (config.mode == "uniform" && config.neurons.empty() && config.counts.empty()) {
-    NMOE_CHECK(num_layers > 0, config,
-               "allocation.mode = uniform needs --model or allocation.neurons for the number of layers");
-    return allocate_uniform(num_layers, config.experts);
-  }
+Allocation measured(const AllocationConfig& config) {
   const std::string& input = config.counts.empty() ? config.neurons : config.counts;
   NMOE_CHECK(!input.empty(), config,
              "nothing to allocate from: give allocation.neurons or --counts FILE.csv --columns a[,b]");
@@ -123,6 +84,33 @@ Allocation allocate_from_files(const AllocationConfig& config, int num_layers) {
       config.counts.empty() ? from_neurons(config, read_neuron_file(config.neurons)) : from_counts(config);
   allocation.reasons.insert(allocation.reasons.begin(),
                             fmt::format("input {} sha256 {}", input, sha256_file(input)));
+  return allocation;
+}
+
+Allocation allocate(const AllocationConfig& config, const std::optional<model::ModelConfig>& model) {
+  if (config.mode == "list") return allocate_list(config.list);
+  if (config.mode == "uniform" && config.neurons.empty() && config.counts.empty()) {
+    NMOE_CHECK(model, config,
+               "allocation.mode = uniform needs --model or allocation.neurons for the number of layers");
+    return allocate_uniform(model->num_layers, config.experts);
+  }
+  return measured(config);
+}
+
+}  // namespace
+
+Allocation allocate_from_files(const AllocationConfig& config,
+                               const std::optional<model::ModelConfig>& model) {
+  NMOE_CHECK(config.neurons.empty() || config.counts.empty(), config,
+             "allocation.neurons = {} and allocation.counts = {}: give one of them", config.neurons,
+             config.counts);
+  Allocation allocation = allocate(config, model);
+  if (!model) return allocation;
+  const auto counts = count_parameters(*model, allocation.num_experts);
+  const std::vector<int> uniform(allocation.num_experts.size(), config.experts);
+  for (auto& line : compare_parameters(counts, count_parameters(*model, uniform),
+                                       fmt::format("uniform {}", config.experts)))
+    allocation.reasons.push_back(std::move(line));
   return allocation;
 }
 

@@ -84,7 +84,7 @@ int Allocation::total() const {
   return sum_of(num_experts);
 }
 
-Allocation allocate_by_count(std::span<const double> sizes, const CountRule& rule) {
+CountRange count_range(std::span<const double> sizes, const CountRule& rule) {
   NMOE_CHECK(rule.e_min >= 1 && rule.e_min <= rule.e_max, config,
              "allocation.e_min = {} and allocation.e_max = {}: need 1 <= e_min <= e_max", rule.e_min,
              rule.e_max);
@@ -92,28 +92,40 @@ Allocation allocate_by_count(std::span<const double> sizes, const CountRule& rul
   for (std::size_t l = 0; l < sizes.size(); ++l)
     NMOE_CHECK(std::isfinite(sizes[l]) && sizes[l] >= 0.0, bad_data,
                "layer {} has {} neurons; counts must be >= 0", l, sizes[l]);
-  const double max = *std::max_element(sizes.begin(), sizes.end());
+  CountRange range;
+  range.max = *std::max_element(sizes.begin(), sizes.end());
   NMOE_CHECK(
-      max > 0.0, bad_data,
+      range.max > 0.0, bad_data,
       "no layer has a language-specific neuron, so there is nothing to allocate by; lower analysis.ap_min, "
       "raise analysis.top_k, or use allocation.mode = uniform");
-  double min = max;
+  range.min = range.max;
   for (const double s : sizes)
-    if (s > 0.0 || rule.min_over == MinOver::all) min = std::min(min, s);
+    if (s > 0.0 || rule.min_over == MinOver::all) range.min = std::min(range.min, s);
+  return range;
+}
 
+double scaled_count(double size, const CountRange& range, const CountRule& rule) {
+  if (size <= 0.0 || range.max <= range.min) return 0.0;
+  return ((size - range.min) / (range.max - range.min)) * (rule.e_max - rule.e_min);
+}
+
+int experts_for(double size, const CountRange& range, const CountRule& rule) {
+  const double x = scaled_count(size, range, rule);
+  return std::clamp(rule.e_min + static_cast<int>(rounded(x, rule.rounding)), rule.e_min, rule.e_max);
+}
+
+Allocation allocate_by_count(std::span<const double> sizes, const CountRule& rule) {
+  const CountRange range = count_range(sizes, rule);
   Allocation result;
   result.reasons.push_back(fmt::format(
       "E_l = clamp({0} + {1}(((S_l - {2}) / ({3} - {2})) * {4}), {0}, {5}), minimum over {6} layers",
-      rule.e_min, name_of(rule.rounding), min, max, rule.e_max - rule.e_min, rule.e_max,
+      rule.e_min, name_of(rule.rounding), range.min, range.max, rule.e_max - rule.e_min, rule.e_max,
       rule.min_over == MinOver::all ? "all" : "non-zero"));
-  if (max == min) result.reasons.emplace_back("all layers are equal: every layer gets e_min");
+  if (range.max == range.min) result.reasons.emplace_back("all layers are equal: every layer gets e_min");
   for (std::size_t l = 0; l < sizes.size(); ++l) {
-    double x = 0.0;
-    if (sizes[l] > 0.0 && max > min) x = ((sizes[l] - min) / (max - min)) * (rule.e_max - rule.e_min);
-    const int experts =
-        std::clamp(rule.e_min + static_cast<int>(rounded(x, rule.rounding)), rule.e_min, rule.e_max);
-    result.num_experts.push_back(experts);
-    result.reasons.push_back(fmt::format("layer {}: S = {}, x = {:.4f}, E = {}", l, sizes[l], x, experts));
+    result.num_experts.push_back(experts_for(sizes[l], range, rule));
+    result.reasons.push_back(fmt::format("layer {}: S = {}, x = {:.4f}, E = {}", l, sizes[l],
+                                         scaled_count(sizes[l], range, rule), result.num_experts.back()));
   }
   return result;
 }

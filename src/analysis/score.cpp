@@ -3,126 +3,93 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <ctime>
+#include <limits>
 #include <map>
 
 #include "neuron_file_parts.hpp"
 #include "neuronmoe/analysis/responses.hpp"
 #include "neuronmoe/comm/agree.hpp"
+#include "response_source.hpp"
 
 namespace nmoe::analysis {
 namespace {
 
-// A rank's neurons [first, first + count) over all samples.
-struct Matrix {
-  std::int64_t num_neurons = 0, num_samples = 0, first = 0, count = 0;
-  std::vector<float> single;
-  std::vector<double> wide;  // filled instead for float64 files
-  std::vector<std::int64_t> labels;
-};
-
-std::vector<std::int64_t> read_labels(io::H5File& file, std::int64_t num_samples) {
-  const io::DatasetInfo info = file.info("/labels");
-  const std::int64_t shape[] = {num_samples};
-  NMOE_CHECK(info.kind == io::DatasetInfo::Kind::numbers, bad_data, "{}: /labels does not hold numbers",
-             file.path());
-  const auto widened = [&](const auto& values) {
-    return std::vector<std::int64_t>(values.begin(), values.end());
-  };
-  switch (info.type) {
-    case io::ElementType::uint8:
-      return widened(file.read<std::uint8_t>("/labels", shape));
-    case io::ElementType::uint16:
-      return widened(file.read<std::uint16_t>("/labels", shape));
-    case io::ElementType::int32:
-      return widened(file.read<std::int32_t>("/labels", shape));
-    case io::ElementType::uint32:
-      return widened(file.read<std::uint32_t>("/labels", shape));
-    case io::ElementType::int64:
-      return file.read<std::int64_t>("/labels", shape);
-    default:
-      throw Error(ErrorCode::bad_data,
-                  fmt::format("{}: /labels is {}, wanted integers (uint8, uint16, int32, uint32 or int64)",
-                              file.path(), io::name_of(info.type)));
-  }
-}
-
-Matrix read_matrix(const std::string& path, int rank, int size) {
-  io::H5File file = io::H5File::open_foreign(path);
-  const io::DatasetInfo info = file.info("/responses");
-  NMOE_CHECK(info.kind == io::DatasetInfo::Kind::numbers && info.shape.size() == 2 &&
-                 (info.type == io::ElementType::float32 || info.type == io::ElementType::float64),
-             bad_data, "{}: /responses must be a float32 or float64 matrix [neuron, sample]", path);
-  Matrix matrix;
-  matrix.num_neurons = info.shape[0];
-  matrix.num_samples = info.shape[1];
-  matrix.first = matrix.num_neurons * rank / size;
-  matrix.count = matrix.num_neurons * (rank + 1) / size - matrix.first;
-  matrix.labels = read_labels(file, matrix.num_samples);
-  const io::FileRange range{matrix.first * matrix.num_samples, matrix.count * matrix.num_samples};
-  const auto read = [&](auto& values) {
-    values.resize(static_cast<std::size_t>(range.count));
-    file.read_ranges("/responses", info.type, info.shape, {&range, range.count > 0 ? 1U : 0U}, values.data());
-  };
-  if (info.type == io::ElementType::float32)
-    read(matrix.single);
-  else
-    read(matrix.wide);
-  file.close();
-  return matrix;
-}
-
 // Distinct labels ascending; {0, 1} is the binary question "1 or not".
-std::vector<std::int64_t> scored_labels(const Matrix& matrix, const std::string& path) {
-  std::vector<std::int64_t> labels = matrix.labels;
+std::vector<std::int64_t> scored_labels(const ResponseSource& source) {
+  std::vector<std::int64_t> labels = source.labels();
   std::sort(labels.begin(), labels.end());
   labels.erase(std::unique(labels.begin(), labels.end()), labels.end());
   NMOE_CHECK(labels.size() >= 2, bad_data,
-             "{}: /labels holds {} distinct values; positives and negatives are needed", path, labels.size());
+             "{}: /labels holds {} distinct values; positives and negatives are needed", source.name(),
+             labels.size());
   NMOE_CHECK(labels.front() >= 0 && labels.size() <= 1024, bad_data,
-             "{}: /labels runs from {} with {} distinct values; wanted at most 1024 values >= 0", path,
-             labels.front(), labels.size());
+             "{}: /labels runs from {} with {} distinct values; wanted at most 1024 values >= 0",
+             source.name(), labels.front(), labels.size());
   if (labels.size() == 2 && labels[0] == 0 && labels[1] == 1) labels.erase(labels.begin());
   return labels;
 }
 
-SampleRoles roles_of(const Matrix& matrix, const std::vector<std::int64_t>& scored) {
+SampleRoles roles_of(const ResponseSource& source, const std::vector<std::int64_t>& scored) {
   std::map<std::int64_t, int> classes;
-  for (const std::int64_t label : matrix.labels) classes.emplace(label, 0);
+  for (const std::int64_t label : source.labels()) classes.emplace(label, 0);
   int next = 0;
   for (auto& [label, id] : classes) id = next++;
   std::vector<int> language_of_sample, analysed;
-  for (const std::int64_t label : matrix.labels) language_of_sample.push_back(classes[label]);
+  for (const std::int64_t label : source.labels()) language_of_sample.push_back(classes[label]);
   for (const std::int64_t label : scored) analysed.push_back(classes[label]);
   return shared_pool_roles(language_of_sample, next, analysed);
 }
 
-// float64 responses are not rounded to fit the fast path, where they could tie: the plain reference takes
-// them.
-void score_wide(const Matrix& matrix, const SampleRoles& roles, std::vector<NeuronScore>& scores) {
-  const auto samples = static_cast<std::size_t>(matrix.num_samples);
-  for (std::int64_t n = 0; n < matrix.count; ++n) {
-    const std::span<const double> row(matrix.wide.data() + static_cast<std::size_t>(n) * samples, samples);
-    for (int g = 0; g < roles.num_languages; ++g) {
-      std::vector<std::uint8_t> labels(samples);
-      std::vector<double> on, off;
-      double off_sum = 0.0;
-      for (std::size_t s = 0; s < samples; ++s) {
-        labels[s] = roles.role(g, roles.class_of_sample[s]) == Role::positive ? 1 : 0;
-        (labels[s] == 1 ? on : off).push_back(row[s]);
-        if (labels[s] == 0) off_sum += row[s];
-      }
-      NeuronScore& score = scores[static_cast<std::size_t>(n * roles.num_languages + g)];
-      try {
-        score.ap = average_precision(row, labels);
-      } catch (const Error& error) {
-        throw Error(error.code(), fmt::format("neuron {}: {}", matrix.first + n, error.what()));
-      }
-      std::sort(on.begin(), on.end());
-      std::sort(off.begin(), off.end());
-      score.on_p50 = static_cast<float>(percentile_sorted(on, 0.5));
-      score.on_p90 = static_cast<float>(percentile_sorted(on, 0.9));
-      score.off_p50 = static_cast<float>(percentile_sorted(off, 0.5));
-      score.off_mean = static_cast<float>(off_sum / static_cast<double>(off.size()));
+// One float64 row by the plain reference: it would tie if it were rounded to fit the fast path.
+void score_wide_row(std::span<const double> row, const SampleRoles& roles, std::span<NeuronScore> scores) {
+  for (int g = 0; g < roles.num_languages; ++g) {
+    std::vector<std::uint8_t> labels(row.size());
+    std::vector<double> on, off;
+    double off_sum = 0.0;
+    for (std::size_t s = 0; s < row.size(); ++s) {
+      labels[s] = roles.role(g, roles.class_of_sample[s]) == Role::positive ? 1 : 0;
+      (labels[s] == 1 ? on : off).push_back(row[s]);
+      if (labels[s] == 0) off_sum += row[s];
+    }
+    NeuronScore& score = scores[static_cast<std::size_t>(g)];
+    score.ap = average_precision(row, labels);
+    std::sort(on.begin(), on.end());
+    std::sort(off.begin(), off.end());
+    score.on_p50 = static_cast<float>(percentile_sorted(on, 0.5));
+    score.on_p90 = static_cast<float>(percentile_sorted(on, 0.9));
+    score.off_p50 = static_cast<float>(percentile_sorted(off, 0.5));
+    score.off_mean = static_cast<float>(off_sum / static_cast<double>(off.size()));
+  }
+}
+
+// float64 rows; those that float32 holds exactly take the fast path.
+void score_wide(std::span<const double> responses, const SampleRoles& roles, std::span<NeuronScore> scores,
+                std::int64_t first) {
+  const auto samples = static_cast<std::size_t>(roles.num_samples());
+  const auto languages = static_cast<std::size_t>(roles.num_languages);
+  NeuronScorer scorer(roles);
+  std::vector<float> narrow(samples);
+  for (std::size_t n = 0; n * samples < responses.size(); ++n) {
+    const auto row = responses.subspan(n * samples, samples);
+    const auto out = scores.subspan(n * languages, languages);
+    bool exact = true;
+    for (std::size_t s = 0; s < samples; ++s) {
+      const bool fits = std::abs(row[s]) <= static_cast<double>(std::numeric_limits<float>::max());
+      narrow[s] = fits ? static_cast<float>(row[s]) : 0.0F;
+      exact = exact && static_cast<double>(narrow[s]) == row[s];
+    }
+    if (exact) {
+      scorer.score(narrow, out);
+      continue;
+    }
+    try {
+      score_wide_row(row, roles, out);
+    } catch (const Error& error) {
+      throw Error(error.code(),
+                  fmt::format("neuron {}: {}", first + static_cast<std::int64_t>(n), error.what()));
     }
   }
 }
@@ -158,26 +125,76 @@ void write_scores(const std::string& output, const NeuronStatistics& statistics,
   });
 }
 
+struct Times {
+  double read_s = 0.0, score_s = 0.0, score_processor_s = 0.0;
+  std::int64_t slabs = 0, rows = 0;
+};
+
+// This rank's neurons, as many at a time as the memory allows. The slab of a neuron changes nothing in its
+// score.
+Times score_slabs(comm::ExecutionContext& context, ResponseSource& source, const SampleRoles& roles,
+                  std::int64_t memory_bytes, std::vector<NeuronScore>& scores) {
+  using Clock = std::chrono::steady_clock;
+  const std::int64_t rank = context.world.rank(), size = context.world.size(), samples = source.num_samples();
+  const std::int64_t first = source.num_neurons() * rank / size;
+  const std::int64_t count = source.num_neurons() * (rank + 1) / size - first;
+  const std::int64_t row_bytes =
+      samples * static_cast<std::int64_t>(source.wide() ? sizeof(double) : sizeof(float));
+  Times times;
+  times.rows = std::clamp<std::int64_t>(memory_bytes / std::max<std::int64_t>(row_bytes, 1), 1,
+                                        std::max<std::int64_t>(count, 1));
+  scores.resize(static_cast<std::size_t>(count * roles.num_languages));
+  std::vector<float> single;
+  std::vector<double> wide;
+  const auto run = [&](auto& slab, auto&& read, auto&& score) {
+    for (std::int64_t done = 0; done < count; done += times.rows, ++times.slabs) {
+      const std::int64_t rows = std::min(times.rows, count - done);
+      const std::span<NeuronScore> out(scores.data() + done * roles.num_languages,
+                                       static_cast<std::size_t>(rows * roles.num_languages));
+      slab.resize(static_cast<std::size_t>(rows * samples));
+      const auto start = Clock::now();
+      read(first + done);
+      const auto middle = Clock::now();
+      const std::clock_t processor = std::clock();
+      score(first + done, out);
+      times.score_processor_s += static_cast<double>(std::clock() - processor) / CLOCKS_PER_SEC;
+      times.read_s += std::chrono::duration<double>(middle - start).count();
+      times.score_s += std::chrono::duration<double>(Clock::now() - middle).count();
+      context.heartbeat.beat();
+    }
+  };
+  if (source.wide())
+    run(
+        wide, [&](std::int64_t at) { source.read_wide(at, wide); },
+        [&](std::int64_t at, std::span<NeuronScore> out) { score_wide(wide, roles, out, at); });
+  else
+    run(
+        single, [&](std::int64_t at) { source.read(at, single); },
+        [&](std::int64_t at, std::span<NeuronScore> out) { score_rows(single, roles, out, at); });
+  return times;
+}
+
 }  // namespace
 
-void score_file(comm::ExecutionContext& context, const std::string& input, const std::string& output,
-                const Provenance& provenance) {
-  Matrix matrix;
+void score_responses(comm::ExecutionContext& context, const ScoreRequest& request, const std::string& output,
+                     const Provenance& provenance) {
+  std::unique_ptr<ResponseSource> source;
   std::vector<std::int64_t> scored;
   SampleRoles roles;
   std::vector<NeuronScore> scores;
+  Times times;
   comm::agree(context.world, [&] {
-    matrix = read_matrix(input, context.world.rank(), context.world.size());
-    scored = scored_labels(matrix, input);
-    roles = roles_of(matrix, scored);
-    scores.resize(static_cast<std::size_t>(matrix.count) * scored.size());
-    if (matrix.wide.empty())
-      score_rows(matrix.single, roles, scores, matrix.first);
-    else
-      score_wide(matrix, roles, scores);
+    NMOE_CHECK(request.input.empty() != request.synthetic.empty(), config,
+               "score.input = '{}' and score.synthetic = '{}': give one of them", request.input,
+               request.synthetic);
+    source = request.input.empty() ? make_synthetic_responses(request.synthetic)
+                                   : open_response_file(request.input);
+    scored = scored_labels(*source);
+    roles = roles_of(*source, scored);
+    times = score_slabs(context, *source, roles, request.memory_bytes, scores);
   });
-  const auto all =
-      gather_scores(context.world, context.stream, scores, matrix.num_neurons, roles.num_languages);
+  const std::int64_t neurons = source->num_neurons();
+  const auto all = gather_scores(context.world, context.stream, scores, neurons, roles.num_languages);
   comm::agree(context.world, [&] {
     if (context.world.rank() != 0) return;
     NeuronStatistics statistics;
@@ -185,8 +202,15 @@ void score_file(comm::ExecutionContext& context, const std::string& input, const
     statistics.languages.resize(scored.size());
     append_scores(statistics, all);
     write_scores(output, statistics, roles, scored);
-    context.log.info("{} neurons scored for {} labels over {} samples: {}", matrix.num_neurons, scored.size(),
-                     matrix.num_samples, output);
+    const double mine = static_cast<double>(static_cast<std::int64_t>(scores.size()) / roles.num_languages);
+    context.log.info("{}: {} neurons scored for {} labels over {} samples", source->name(), neurons,
+                     scored.size(), source->num_samples());
+    context.log.info(
+        "rank 0: {} slabs of at most {} neurons; {:.2f} s of input; {:.2f} s of scoring, {:.2f} s of "
+        "processor "
+        "time: {:.0f} neurons/s and core",
+        times.slabs, times.rows, times.read_s, times.score_s, times.score_processor_s,
+        times.score_processor_s > 0.0 ? mine / times.score_processor_s : 0.0);
   });
 }
 

@@ -1,7 +1,8 @@
 // neuronmoe allocate: counts or similarities to experts.cfg.
 #include <fmt/core.h>
 
-#include <sstream>
+#include <algorithm>
+#include <optional>
 
 #include "commands.hpp"
 #include "model_setup.hpp"
@@ -9,6 +10,7 @@
 #include "neuronmoe/app/schema.hpp"
 #include "neuronmoe/app/version.hpp"
 #include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/model/config.hpp"
 
 namespace nmoe::app {
@@ -32,13 +34,19 @@ std::vector<std::string> provenance_lines(const AppConfig& config) {
 }  // namespace
 
 int run_allocate(comm::ExecutionContext& context, const AppConfig& config) {
-  require_option(config.run.output, "output", "the experts.cfg to write");
+  require_option(config.run.output, "output", "the experts.cfg to write, or the CSV of allocation.sweep");
   comm::agree(context.world, [&] {
     if (context.world.rank() != 0) return;
-    const std::string& directory = config.run.model;
-    const int num_layers =
-        directory.empty() ? 0 : model::load_model_config(directory + "/config.json").num_layers;
-    const auto allocation = analysis::allocate_from_files(config.allocation, num_layers);
+    std::optional<model::ModelConfig> model;
+    if (!config.run.model.empty()) model = model::load_model_config(config.run.model + "/config.json");
+    if (!config.allocation.sweep.empty()) {
+      const std::string table = analysis::sweep_csv(config.allocation, model);
+      io::write_file_atomically(config.run.output, table);
+      context.log.info("{}: {} settings", config.run.output,
+                       std::count(table.begin(), table.end(), '\n') - 1);
+      return;
+    }
+    const auto allocation = analysis::allocate_from_files(config.allocation, model);
     analysis::write_experts_cfg(config.run.output, allocation, provenance_lines(config));
     std::string list;
     for (const int count : allocation.num_experts)

@@ -63,6 +63,11 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
     line.command = rest.front();
     rest.erase(rest.begin());
   }
+  for (std::size_t i = 0; i < rest.size(); ++i) {
+    const bool bare =
+        rest[i].find('=') == std::string::npos && (i + 1 == rest.size() || rest[i + 1].starts_with("--"));
+    if (bare && is_flag(option_name(rest[i]))) rest[i] += "=true";
+  }
   const po::options_description options = describe_options(rest);
   namespace style = po::command_line_style;
   po::parsed_options parsed(&options);

@@ -8,13 +8,16 @@
 namespace nmoe::app {
 
 int run_score(comm::ExecutionContext& context, const AppConfig& config) {
-  require_option(config.score.input, "score.input",
-                 "an HDF5 file with responses[neuron, sample] and labels[sample]");
+  if (config.score.synthetic.empty())
+    require_option(config.score.input, "score.input",
+                   "an HDF5 file with responses[neuron, sample] and labels[sample]");
   require_option(config.run.output, "output", "the HDF5 file to write");
   analysis::Provenance provenance;
   provenance.config = config_to_ini(config, false);
   provenance.version = version();
-  analysis::score_file(context, config.score.input, config.run.output, provenance);
+  analysis::score_responses(context,
+                            {config.score.input, config.score.synthetic, config.score.memory_mb * 1'000'000},
+                            config.run.output, provenance);
   context.log.info("{}: written", config.run.output);
   return 0;
 }

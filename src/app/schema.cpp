@@ -15,7 +15,7 @@
 namespace nmoe::app {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, std::string_view>, 10> aliases{{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 14> aliases{{
     {"model", "run.model"},
     {"experts", "run.experts"},
     {"tokens", "run.tokens"},
@@ -26,6 +26,10 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 10> aliases{
     {"counts", "allocation.counts"},
     {"columns", "allocation.columns"},
     {"rounding", "allocation.rounding"},
+    {"overlap", "allocation.overlap"},
+    {"explain", "allocation.explain"},
+    {"sweep", "allocation.sweep"},
+    {"synthetic", "score.synthetic"},
 }};
 
 /// The parts of "data.<name>.<key>"; empty if the key has another form.
@@ -223,6 +227,16 @@ std::vector<std::string> all_keys() {
                  [&](std::string_view name, const auto&, const FieldInfo&) { keys.emplace_back(name); });
   for (const auto& alias : aliases) keys.emplace_back(alias.first);
   return keys;
+}
+
+bool is_flag(std::string_view key) {
+  AppConfig defaults;
+  bool flag = false;
+  const std::string wanted = expand_alias(std::string(key));
+  for_each_field(defaults, [&](std::string_view name, const auto& member, const FieldInfo&) {
+    if (name == wanted) flag = std::is_same_v<std::remove_cvref_t<decltype(member)>, bool>;
+  });
+  return flag;
 }
 
 bool is_data_key(std::string_view key) {

@@ -8,6 +8,7 @@
 #include "neuronmoe/analysis/score.hpp"
 #include "neuronmoe/analysis/specialize.hpp"
 #include "neuronmoe/base/philox.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
 #include "support/fake_analysis.hpp"
 #include "support/mpi_fixture.hpp"
@@ -314,7 +315,8 @@ BOOST_AUTO_TEST_CASE(score_file_over_ranks) {
       });
     }
     world().barrier();
-    score_file(many.context, input, output, {});
+    // Slabs of all rows, and of one row each.
+    score_responses(many.context, {input, "", wide ? 1 : 1 << 20}, output, {});
     if (world().rank() != 0) continue;
     io::H5File file = io::H5File::open(output, "neuronmoe-scores");
     const auto ap = file.read<double>("/ap");
@@ -335,5 +337,30 @@ BOOST_AUTO_TEST_CASE(score_file_over_ranks) {
       }
     }
   }
-  BOOST_CHECK_THROW(score_file(many.context, directory.path() + "/none.h5", output, {}), Error);
+  BOOST_CHECK_THROW(score_responses(many.context, {directory.path() + "/none.h5", ""}, output, {}), Error);
+  BOOST_CHECK_THROW(score_responses(many.context, {input, "4x4x2"}, output, {}), Error);
+}
+
+BOOST_AUTO_TEST_CASE(slabs_change_nothing) {
+  TestContext many(world());
+  const SharedDirectory directory("slabs");
+  std::vector<std::string> contents;
+  for (const std::int64_t bytes : {1 << 30, 4 * 90 * 7, 1}) {  // all at once, seven neurons, one
+    const std::string output = directory.path() + "/scores.h5";
+    score_responses(many.context, {"", "50x90x3", bytes}, output, {});
+    if (world().rank() == 0) contents.push_back(io::read_file(output));
+    world().barrier();
+  }
+  if (world().rank() != 0) return;
+  BOOST_TEST((contents[0] == contents[1] && contents[0] == contents[2]));
+  const auto alone = comm::make_local_communicator();
+  TestContext one(*alone);
+  score_responses(one.context, {"", "50x90x3"}, directory.path() + "/alone.h5", {});
+  BOOST_TEST((contents[0] == io::read_file(directory.path() + "/alone.h5")));
+}
+
+BOOST_AUTO_TEST_CASE(synthetic_sizes_are_checked) {
+  TestContext many(world());
+  for (const char* bad : {"", "5", "5x6", "5x6x", "5x6x1", "5x2x3", "0x6x2", "-5x6x2", "5x6x2x", "axbxc"})
+    BOOST_CHECK_THROW(score_responses(many.context, {"", bad}, "none.h5", {}), Error);
 }

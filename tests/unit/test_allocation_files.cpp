@@ -7,6 +7,7 @@
 
 #include "neuronmoe/analysis/allocate.hpp"
 #include "neuronmoe/analysis/counts_csv.hpp"
+#include "neuronmoe/analysis/layer_sizes.hpp"
 #include "neuronmoe/analysis/neuron_file.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
@@ -85,6 +86,98 @@ BOOST_AUTO_TEST_CASE(columns_are_summed) {
   const Allocation allocation = allocate_from_files(config);  // S = 11, 22, 33
   const std::vector<int> expected = {1, 2, 3};
   BOOST_TEST(allocation.num_experts == expected, boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(overlap_of_columns_is_taken_off) {
+  const Folder folder;
+  AllocationConfig config;
+  config.counts = folder.write("counts.csv", "layer,en,hu\n0,10,0\n1,60,303\n2,1,1\n");
+  config.columns = "en,hu";
+  config.overlap = "1:3,2:1";
+  const LayerSizes sizes = sizes_from_counts(config);
+  const std::vector<double> expected = {10, 360, 1};
+  BOOST_TEST(sizes.total == expected, boost::test_tools::per_element());
+  for (const auto& [text, wanted] :
+       std::vector<std::pair<std::string, std::string>>{{"3:1", "layers 0..2"},
+                                                        {"1", "LAYER:N"},
+                                                        {"x:1", "LAYER:N"},
+                                                        {"1:-2", "LAYER:N"},
+                                                        {"1:1,1:2", "layer 1 twice"},
+                                                        {"1:61", "at most 60 can be shared"}}) {
+    config.overlap = text;
+    BOOST_CHECK_EXCEPTION(sizes_from_counts(config), Error, [&](const Error& e) {
+      BOOST_TEST_MESSAGE(e.what());
+      return e.code() == ErrorCode::config && std::string(e.what()).find(wanted) != std::string::npos;
+    });
+  }
+  config.overlap = "1:3";
+  config.mode = "sum_mean";
+  BOOST_CHECK_THROW(sizes_from_counts(config), Error);
+}
+
+BOOST_AUTO_TEST_CASE(explanation_says_how_far_a_layer_is_from_another_count) {
+  const Folder folder;
+  AllocationConfig config;
+  config.counts = folder.write("counts.csv", "layer,en,el\n0,300,42\n1,70,9\n2,4,2\n3,24,27\n");
+  config.columns = "en,el";
+  config.explain = true;
+  const auto text = experts_cfg_text(allocate_from_files(config), {});
+  // (79 − 6)/336·5 = 1.0863: E = 2. x >= 2 needs S >= 6 + 2·67.2 = 140.4, 62 more; x < 1 needs S <= 73.
+  BOOST_TEST(
+      text.find("# layer 1: en 70, el 9 -> S = 79; (S - 6) / (342 - 6) = 0.217262; * 5 = 1.0863; E = 2; "
+                "next whole number 0.9137 up; E grows with 62 neurons more; E shrinks with 6 fewer\n") !=
+      std::string::npos);
+  BOOST_TEST(text.find("layer 3: en 24, el 27 -> S = 51") != std::string::npos);
+  BOOST_TEST(text.find("E = 1; next whole number 0.3304 up; E grows with 23 neurons more\n") !=
+             std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(similarity_from_a_column) {
+  const Folder folder;
+  AllocationConfig config;
+  config.counts = folder.write("sim.csv", "layer,similarity\n0,0.1\n1,0.2\n2,0.4\n");
+  config.columns = "similarity";
+  config.mode = "similarity";
+  config.similarity_n = 7;  // 7·(10, 5, 2.5)/17.5 = 4, 2, 1
+  const std::vector<int> expected = {4, 2, 1};
+  BOOST_TEST(allocate_from_files(config).num_experts == expected, boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(sweep_has_a_row_per_setting) {
+  const Folder folder;
+  AllocationConfig config;
+  config.counts = folder.write("counts.csv", "layer,en\n0,342\n1,79\n2,6\n");
+  config.columns = "en";
+  config.sweep = "e_max=2,6; e_min=1,3";
+  const std::string counts = sweep_csv(config, std::nullopt);
+  BOOST_TEST(counts ==
+             "e_min,e_max,threshold,top_k,experts,moe_layers,new_experts,new_parameters,total_parameters,"
+             "active_parameters,list,note\n"
+             "1,2,,,4,1,1,,,,\"2,1,1\",\n"
+             "1,6,,,9,2,6,,,,\"6,2,1\",\n"
+             "3,6,,,12,3,9,,,,\"6,3,3\",\n");
+  for (const char* bad :
+       {"e_max", "e_max=", "e_max=2.5", "threshold=2", "rounding=ceil", "e_max=2;e_max=3", "top_k=9"}) {
+    config.sweep = bad;
+    BOOST_CHECK_EXCEPTION(sweep_csv(config, std::nullopt), Error, [](const Error& e) {
+      return e.code() == ErrorCode::config &&
+             std::string(e.what()).find("allocation.sweep") != std::string::npos;
+    });
+  }
+  const std::string path = folder.path + "/neurons.h5";
+  write_neuron_file(path, small_statistics());
+  config = {};
+  config.neurons = path;
+  config.languages = "en,el";
+  config.e_max = 3;
+  config.sweep = "top_k=1,10;threshold=0.5,0.85,0.95";
+  const std::string rows = sweep_csv(config, std::nullopt);
+  // AP > 0.5: en keeps units 0..7 and 0, 1 (8 distinct) of layer 0, el 4 of layer 1; top 1: one each.
+  BOOST_TEST(rows.find("\n1,3,0.5,1,2,0,0,,,,\"1,1\",\n") != std::string::npos);
+  BOOST_TEST(rows.find("\n1,3,0.5,10,4,1,2,,,,\"3,1\",\n") != std::string::npos);
+  BOOST_TEST(rows.find("\n1,3,0.85,10,2,0,0,,,,\"1,1\",\n") !=
+             std::string::npos);  // layer 0 alone: max = min
+  BOOST_TEST(rows.find("\n1,3,0.95,10,,,,,,,,\"no layer has a neuron\"\n") != std::string::npos);
 }
 
 BOOST_AUTO_TEST_CASE(hostile_counts) {

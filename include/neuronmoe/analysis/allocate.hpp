@@ -1,18 +1,28 @@
 #pragma once
-// `neuronmoe allocate` without its command line: options in, experts.cfg out. Rank 0 calls it, inside
-// comm::agree.
+// `neuronmoe allocate` without its command line: options in, experts.cfg or a table of settings out. Rank 0
+// calls it, inside comm::agree.
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "neuronmoe/analysis/allocation.hpp"
+#include "neuronmoe/model/config.hpp"
 
 namespace nmoe::analysis {
 
 /// Reads what the options name (neurons.h5, a counts CSV, or nothing for a list) and allocates. The reasons
-/// begin with the input's name and hash. @param num_layers of the model for mode uniform without an input; 0
-/// = unknown
+/// begin with the input's name and hash; with allocation.explain they show the arithmetic of every layer, and
+/// with a model what the allocation costs in parameters.
+/// @param model for parameters, and for the number of layers of mode uniform without an input
 /// @throws Error(config) for contradicting options, Error(bad_data) for the inputs
-Allocation allocate_from_files(const AllocationConfig& config, int num_layers = 0);
+Allocation allocate_from_files(const AllocationConfig& config,
+                               const std::optional<model::ModelConfig>& model = std::nullopt);
+
+/// The table of allocation.sweep as CSV: one row per setting with experts, layers with new experts, new
+/// experts, new, total and active parameters (empty without a model) and the list. A setting that allocates
+/// nothing has an empty list and says why in `note`.
+/// @throws Error(config) for a malformed sweep, or thresholds and top-k without neurons.h5
+std::string sweep_csv(const AllocationConfig& config, const std::optional<model::ModelConfig>& model);
 
 /// Text of experts.cfg (METHOD 3.5): reasons as comments, then ADA_MOE_NUM_EXPERTS_LIST=.
 std::string experts_cfg_text(const Allocation& allocation, const std::vector<std::string>& provenance);

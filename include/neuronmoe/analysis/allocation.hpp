@@ -26,8 +26,9 @@ enum class NeuronKey { unit, module_unit };
 struct AllocationConfig {
   std::string neurons, counts, columns;
   std::string mode = "union", languages, old_languages;
-  std::string rounding = "trunc", min_over = "nonzero", key = "unit", list;
+  std::string rounding = "trunc", min_over = "nonzero", key = "unit", list, overlap, sweep;
   int e_min = 1, e_max = 6, experts = 3, similarity_n = 0;
+  bool explain = false;
 };
 template <class Config, class F>
 requires std::same_as<std::remove_const_t<Config>, AllocationConfig>
@@ -54,7 +55,17 @@ void for_each_field(Config& c, F&& f) {
   f("neurons.key", c.key,
     FieldInfo{.help = "what makes two neurons of a layer the same", .choices = "unit|module_unit"});
   f("allocation.experts", c.experts,
-    FieldInfo{.help = "mode uniform: experts of every layer, base included", .min = 1, .max = 1024});
+    FieldInfo{
+        .help = "mode uniform: experts of every layer, base included; other modes are compared with that",
+        .min = 1,
+        .max = 1024});
+  f("allocation.overlap", c.overlap,
+    FieldInfo{.help = "LAYER:N[,LAYER:N]: neurons that the columns of the counts CSV share in a layer"});
+  f("allocation.explain", c.explain,
+    FieldInfo{.help = "show the arithmetic of every layer and how far it is from another count"});
+  f("allocation.sweep", c.sweep,
+    FieldInfo{.help = "e_max=4,6;e_min=1,2;threshold=0.5,0.8;top_k=500,1000: instead of experts.cfg write a "
+                      "CSV with a row per combination"});
   f("allocation.list", c.list, FieldInfo{.help = "mode list: experts per layer, comma-separated"});
   f("allocation.similarity_n", c.similarity_n,
     FieldInfo{
@@ -81,6 +92,16 @@ struct CountRule {
   Rounding rounding = Rounding::trunc;
   MinOver min_over = MinOver::nonzero;
 };
+
+/// Minimum and maximum of S as the rule takes them. @throws as allocate_by_count
+struct CountRange {
+  double min = 0.0, max = 0.0;
+};
+CountRange count_range(std::span<const double> sizes, const CountRule& rule);
+/// x of one layer before rounding: ((S − min)/(max − min)) · (E_max − E_min); 0 for S = 0 or max = min.
+double scaled_count(double size, const CountRange& range, const CountRule& rule);
+/// E of one layer.
+int experts_for(double size, const CountRange& range, const CountRule& rule);
 
 /// METHOD 3.1 in its executed form: E_l = clamp(E_min + round(((S_l − min)/(max − min)) · (E_max − E_min))),
 /// in double, in this order; S_l = 0 gives E_min.   @param sizes [L] S_l

@@ -38,7 +38,8 @@ struct PretrainConfig {
 
 /// [score]
 struct ScoreConfig {
-  std::string input;
+  std::string input, synthetic;
+  std::int64_t memory_mb = 1024;
 };
 
 /// [evaluation]
@@ -102,6 +103,10 @@ void for_each_field(Config& c, F&& f) {
   for_each_field(c.analysis, f);
 
   f("score.input", c.score.input, FieldInfo{"HDF5 file with responses[neuron, sample] and labels[sample]"});
+  f("score.synthetic", c.score.synthetic,
+    FieldInfo{"NEURONSxSAMPLESxLANGUAGES made on the fly instead of a file, to measure the scorer"});
+  f("score.memory_mb", c.score.memory_mb,
+    FieldInfo{"responses a rank holds at a time; the rest follows slab by slab", "MB", 1, 1e9, "", true});
 
   for_each_field(c.allocation, f);
   for_each_field(c.train, f);

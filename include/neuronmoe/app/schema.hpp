@@ -24,6 +24,8 @@ std::string expand_alias(const std::string& key);
 
 /// Every fixed key, for the command line; `[data.<name>]` keys are checked by `is_data_key`.
 std::vector<std::string> all_keys();
+/// Whether a key or alias takes true or false: on the command line its name alone means true.
+bool is_flag(std::string_view key);
 bool is_data_key(std::string_view key);
 /// Known key or alias with the smallest edit distance.
 std::string nearest_key(const std::string& key);
