@@ -3,12 +3,14 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <exception>
 #include <nlohmann/json.hpp>
 
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/mapped_file.hpp"
 
 namespace nmoe::data {
 namespace {
@@ -16,6 +18,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t max_reported = 10;
+constexpr std::size_t batch_bytes = std::size_t{1} << 20;  // work for many threads between two heartbeats
 
 /// Index of each input's language in `languages`, which lists them in order of appearance.
 std::vector<std::uint16_t> index_languages(const std::vector<TokenizeInput>& inputs,
@@ -47,6 +50,50 @@ std::string hash_inputs(comm::Communicator& comm, const std::vector<TokenizeInpu
   return sha256_text(list);
 }
 
+/// What became of a line: ids, or the reason why it is no document.
+struct EncodedLine {
+  std::vector<std::int32_t> ids;
+  std::string bad;
+  std::exception_ptr fault;
+};
+
+EncodedLine encode_line(const Tokenizer& tokenizer, TextFormat format, std::string_view line) {
+  EncodedLine encoded;
+  try {
+    std::string text;
+    try {
+      text = document_of(line, format);
+    } catch (const Error& e) {
+      encoded.bad = e.what();
+      return encoded;
+    }
+    encoded.ids = tokenizer.encode(text);
+  } catch (...) {  // must not leave the parallel region
+    encoded.fault = std::current_exception();
+  }
+  return encoded;
+}
+
+/// Encodes lines on all threads; the result does not depend on how many there are.
+std::vector<EncodedLine> encode_lines(const Tokenizer& tokenizer, TextFormat format,
+                                      const std::vector<Line>& lines) {
+  std::vector<EncodedLine> encoded(lines.size());
+#pragma omp parallel for schedule(dynamic, 4)
+  for (std::size_t i = 0; i < lines.size(); ++i) encoded[i] = encode_line(tokenizer, format, lines[i].text);
+  for (const EncodedLine& e : encoded)
+    if (e.fault) std::rethrow_exception(e.fault);
+  return encoded;
+}
+
+/// The next lines of a piece, about batch_bytes of them; false at its end.
+bool next_batch(LineReader& reader, std::vector<Line>& lines) {
+  lines.clear();
+  std::size_t num_bytes = 0;
+  for (Line line; num_bytes < batch_bytes && reader.next(line); num_bytes += line.text.size())
+    lines.push_back(line);
+  return !lines.empty();
+}
+
 /// Tokenizes this rank's pieces into `documents`; returns one report per piece.
 std::vector<PieceReport> tokenize_pieces(comm::ExecutionContext& context,
                                          const std::vector<TokenizeInput>& inputs,
@@ -60,18 +107,30 @@ std::vector<PieceReport> tokenize_pieces(comm::ExecutionContext& context,
   std::vector<PieceReport> reports;
   for (const InputPiece& piece : pieces) {
     const auto input = static_cast<std::size_t>(piece.input);
-    const auto on_document = [&](std::string_view text, std::int64_t line_end) {
-      const std::vector<std::int32_t> ids = tokenizer.encode(text);
-      documents.ids.insert(documents.ids.end(), ids.begin(), ids.end());
-      documents.ids.push_back(static_cast<std::uint32_t>(tokenizer.eos_id()));
-      documents.lengths.push_back(ids.size() + 1);
-      documents.lang.push_back(languages[input]);
-      documents.mark.push_back(static_cast<std::uint8_t>(inputs[input].mark));
+    const TextFormat format = text_format_of(inputs[input].path);
+    const io::MappedFile file(inputs[input].path);
+    LineReader reader(file.bytes(), piece.begin, piece.end);
+    PieceReport& report = reports.emplace_back();
+    for (std::vector<Line> lines; next_batch(reader, lines);) {
+      const std::vector<EncodedLine> encoded = encode_lines(tokenizer, format, lines);
+      for (std::size_t i = 0; i < lines.size(); ++i) {
+        if (!encoded[i].bad.empty()) {
+          report_bad_line(report, lines[i].number, encoded[i].bad);
+          continue;
+        }
+        ++report.num_docs;
+        const auto& ids = encoded[i].ids;
+        documents.ids.insert(documents.ids.end(), ids.begin(), ids.end());
+        documents.ids.push_back(static_cast<std::uint32_t>(tokenizer.eos_id()));
+        documents.lengths.push_back(ids.size() + 1);
+        documents.lang.push_back(languages[input]);
+        documents.mark.push_back(static_cast<std::uint8_t>(inputs[input].mark));
+      }
       context.heartbeat.beat();
-      const std::int64_t done = done_bytes + std::min(line_end, piece.end) - piece.begin;
+      const std::int64_t done = done_bytes + std::min(lines.back().end, piece.end) - piece.begin;
       progress.update(static_cast<std::uint64_t>(done), static_cast<double>(documents.ids.size()));
-    };
-    reports.push_back(read_piece(inputs[input].path, piece.begin, piece.end, on_document));
+    }
+    report.num_lines = reader.num_lines();
     done_bytes += piece.end - piece.begin;
   }
   return reports;

@@ -1,4 +1,6 @@
 // tokenize over ranks: the same bytes, counts and messages for any world size.
+#include <omp.h>
+
 #include <boost/test/unit_test.hpp>
 
 #include "neuronmoe/base/sha256.hpp"
@@ -111,5 +113,66 @@ BOOST_AUTO_TEST_CASE(bad_lines_stop_every_rank_and_nothing_is_written) {
   missing[1].path = dir.path() + "/missing.jsonl";
   BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"missing.jsonl"},
                                 [&] { run(comm, missing, path, BadLinePolicy::skip); }) == "");
+  comm.barrier();
+}
+
+// More than one batch of lines (1 MiB), with bad ones among them.
+BOOST_AUTO_TEST_CASE(same_file_for_any_number_of_threads) {
+  const test::TempDir dir;
+  std::string text;
+  for (int i = 0; i < 6000; ++i)
+    text += i % 1000 == 999 ? "bad\n"
+                            : "{\"text\": \"" + std::string(static_cast<std::size_t>(i * 37 % 701), 'a') +
+                                  std::to_string(i) + "\"}\n";
+  BOOST_TEST(text.size() > (std::size_t{3} << 19U));
+  test::write_bytes(dir / "en.jsonl", text);
+  const auto local = comm::make_local_communicator();
+  const int before = omp_get_max_threads();
+  std::vector<std::string> hashes, third_bad_line;
+  for (const int threads : {1, 2, 5}) {
+    omp_set_num_threads(threads);
+    const std::string output = dir / (std::to_string(threads) + ".h5");
+    const TokenizeResult result =
+        run(*local, {{"en", Mark::new_language, dir / "en.jsonl"}}, output, BadLinePolicy::skip);
+    BOOST_TEST(result.num_docs == 5994);
+    BOOST_TEST(result.num_bad_lines == 6);
+    third_bad_line.push_back(result.bad_lines.at(2));
+    hashes.push_back(sha256_file(output));
+  }
+  omp_set_num_threads(before);
+  BOOST_TEST((hashes[0] == hashes[1] && hashes[0] == hashes[2]));
+  BOOST_TEST((third_bad_line[0] == third_bad_line[1] && third_bad_line[0] == third_bad_line[2]));
+  BOOST_TEST(third_bad_line[0].find("en.jsonl:3000: ") != std::string::npos);
+}
+
+// A tokenizer that fails on one document must end the command, not the process.
+BOOST_AUTO_TEST_CASE(a_fault_in_a_thread_is_an_error_of_all_ranks) {
+  comm::Communicator& comm = test::world();
+  const test::SharedDirectory dir("fault");
+  if (comm.rank() == 0) test::write_bytes(dir.path() + "/en.txt", "one\ntwo\nthree\n");
+  comm.barrier();
+  class Failing final : public Tokenizer {
+   public:
+    Failing() : Tokenizer("failing", "none") {}
+    std::vector<std::int32_t> encode(std::string_view text) const override {
+      NMOE_CHECK(text != "two", bad_data, "cannot encode {}", text);
+      return {1};
+    }
+    std::string decode(std::span<const std::int32_t>) const override { return {}; }
+    std::int64_t vocab_size() const override { return 4; }
+    std::int32_t bos_id() const override { return -1; }
+    std::int32_t eos_id() const override { return 2; }
+    bool add_bos() const override { return false; }
+    std::string name() const override { return "failing"; }
+  };
+  Stream stream;
+  const Logger log(1);
+  comm::Heartbeat heartbeat;
+  comm::ExecutionContext context{comm, Device::cpu, stream, log, heartbeat};
+  const auto work = [&] {
+    tokenize_corpus(context, {{"en", Mark::new_language, dir.path() + "/en.txt"}}, Failing(),
+                    dir.path() + "/out.h5", BadLinePolicy::skip);
+  };
+  BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"cannot encode two"}, work) == "");
   comm.barrier();
 }
