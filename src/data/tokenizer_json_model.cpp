@@ -96,30 +96,36 @@ void read_merges(const JsonObject& model, const Ids& ids, BpeParts& parts) {
   }
 }
 
+AddedToken parse_added_token(const JsonObject& entry) {
+  entry.allow({"id", "content", "special", "lstrip", "rstrip", "single_word", "normalized"});
+  AddedToken token;
+  token.id = token_id(entry.at("id"), entry.where("id"));
+  token.content = entry.text("content");
+  NMOE_CHECK(!token.content.empty(), bad_data, "{} is empty", entry.where("content"));
+  token.lstrip = entry.flag("lstrip", false);
+  token.rstrip = entry.flag("rstrip", false);
+  token.single_word = entry.flag("single_word", false);
+  token.normalized = entry.flag("normalized", !entry.flag("special", false));
+  return token;
+}
+
+/// Hugging Face tokenizers does not take the ids of the list: a token of the vocabulary has its id there, any
+/// other the next one behind all. Files where that gives other ids than they say are refused.
 void read_added_tokens(const JsonObject& root, Ids& ids, BpeParts& parts) {
   if (!root.has("added_tokens")) return;
   const json& list = root.array("added_tokens");
-  std::vector<bool> taken(parts.tokens.size());
-  for (const auto& [spelling, id] : ids) taken[static_cast<std::size_t>(id)] = true;
+  auto next = static_cast<std::int32_t>(ids.size());
   for (std::size_t i = 0; i < list.size(); ++i) {
     const JsonObject entry(list[i], fmt::format("{}[{}]", root.where("added_tokens"), i));
-    entry.allow({"id", "content", "special", "lstrip", "rstrip", "single_word", "normalized"});
-    AddedToken token;
-    token.id = token_id(entry.at("id"), entry.where("id"));
-    token.content = entry.text("content");
-    NMOE_CHECK(!token.content.empty(), bad_data, "{} is empty", entry.where("content"));
-    check_dense(token.id, parts.tokens.size() + list.size(), entry.where("id"));
-    token.lstrip = entry.flag("lstrip", false);
-    token.rstrip = entry.flag("rstrip", false);
-    token.single_word = entry.flag("single_word", false);
-    token.normalized = entry.flag("normalized", !entry.flag("special", false));
-    const auto at = static_cast<std::size_t>(token.id);
-    if (at >= taken.size()) taken.resize(at + 1);
+    AddedToken token = parse_added_token(entry);
     const auto found = ids.find(token.content);
-    const bool fits = found == ids.end() ? !taken[at] : found->second == token.id;
-    NMOE_CHECK(fits, bad_data, "{}: id {} of \"{}\" contradicts another token or id of the file",
-               entry.where("id"), token.id, token.content);
-    taken[at] = true;
+    const std::int32_t id = found != ids.end() ? found->second : next;
+    NMOE_CHECK(token.id == id, bad_data,
+               "{} is {}, but \"{}\" has id {} in the vocabulary or by its place behind it",
+               entry.where("id"), token.id, token.content, id);
+    NMOE_CHECK(found != ids.end() || static_cast<std::size_t>(id) >= parts.tokens.size(), bad_data,
+               "{} is {}, which the vocabulary, having gaps, uses too", entry.where("id"), id);
+    next = std::max(next, id + 1);
     ids.emplace(token.content, token.id);
     parts.added.push_back(std::move(token));
   }

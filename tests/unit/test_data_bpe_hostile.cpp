@@ -104,8 +104,9 @@ BOOST_AUTO_TEST_CASE(unsupported_settings_are_named) {
       {"/decoder", {{"type", "Metaspace"}}, "Metaspace"},
       {"/added_tokens/0/content", "", "added_tokens[0].content is empty"},
       {"/added_tokens/0/id", 3, "added_tokens[0].id"},
-      {"/added_tokens/1/id", 1 << 30, "far beyond"},
-      {"/added_tokens/1/content", "<|begin|>", "contradicts"},
+      {"/added_tokens/1/id", 1 << 30, "added_tokens[1].id is 1073741824"},
+      {"/added_tokens/1/id", 900, "added_tokens[1].id is 900"},
+      {"/added_tokens/1/content", "<|begin|>", "added_tokens[1].id is 802, but \"<|begin|>\" has id 801"},
       {"/added_tokens/0/rstrip", 1, "added_tokens[0].rstrip"},
       {"/added_tokens", json::object(), "tokenizer.added_tokens is not an array"},
       {"/extra", 1, "tokenizer.extra is not supported"},
@@ -127,13 +128,20 @@ BOOST_AUTO_TEST_CASE(vocabularies_that_lose_bytes_are_refused) {
   json document = sound_document();
   document["model"]["merges"] = json::array();
   document["model"]["vocab"].erase("Ġ");  // the space
+  document["added_tokens"] = json::array();
+  document["post_processor"] = nullptr;
   BOOST_TEST(refused(document.dump(), {"byte 0x20 (\"Ġ\") has no token"}) == "");
   json raw = json::object();  // characters instead of GPT-2's alphabet: Hugging Face would drop every space
   for (int c = 0; c < 128; ++c) raw[std::string(1, static_cast<char>(c))] = c;
   document["model"]["vocab"] = raw;
-  document["added_tokens"] = json::array();
-  document["post_processor"] = nullptr;
   BOOST_TEST(refused(document.dump(), {"byte 0x00", "has no token"}) == "");
+}
+
+BOOST_AUTO_TEST_CASE(added_tokens_do_not_share_ids_with_a_vocabulary_that_has_gaps) {
+  json document = sound_document();
+  document["model"]["vocab"].erase("Ġunreachable");  // id 800, the last
+  document["model"]["vocab"]["Ġfar"] = 805;
+  BOOST_TEST(refused(document.dump(), {"added_tokens[0].id is 801", "uses too"}) == "");
 }
 
 BOOST_AUTO_TEST_CASE(damaged_json_is_refused) {
