@@ -13,7 +13,7 @@
 namespace nmoe::app {
 namespace {
 
-/// Expert counts: stage 1 takes them from --experts, stage 2 from the checkpoint it starts from.
+/// Expert counts: from the checkpoint that the run starts from, else (stage 1) from --experts.
 model::ModelConfig expanded_architecture(const AppConfig& config, const std::string& init_from) {
   model::ModelConfig architecture = model::load_model_config(config.run.model + "/config.json");
   architecture.num_experts.assign(static_cast<std::size_t>(architecture.num_layers), 1);
@@ -33,10 +33,9 @@ model::ModelConfig expanded_architecture(const AppConfig& config, const std::str
     NMOE_CHECK(config.train.router_compat == compat, config,
                "router.compat = {}, but {} was trained with {}; set router.compat = {}",
                config.train.router_compat, init_from, compat, compat);
-    NMOE_CHECK(
-        wanted.empty() || wanted == architecture.num_experts, config,
-        "--experts {} differs from the experts of train.init_from = {}; leave --experts out in stage 2",
-        config.run.experts, init_from);
+    NMOE_CHECK(wanted.empty() || wanted == architecture.num_experts, config,
+               "--experts {} differs from the experts of train.init_from = {}; leave --experts out",
+               config.run.experts, init_from);
   }
   NMOE_CHECK(architecture.num_moe_layers() > 0, config,
              "{} gives every layer one expert: there is nothing to train; raise allocation.e_max or use "
@@ -52,15 +51,15 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
   require_option(config.run.model, "model", "the Hugging Face directory of the dense base");
   require_option(config.run.output, "output", "the run directory to write");
   if (stage1) {
-    require_option(config.run.experts, "experts", "the experts.cfg made by `allocate`");
-    NMOE_CHECK(config.train.init_from.empty(), config,
-               "train.init_from = {} belongs to stage 2; this is stage 1", config.train.init_from);
+    if (config.train.init_from.empty())
+      require_option(config.run.experts, "experts", "the experts.cfg made by `allocate`");
   } else {
     require_option(config.train.init_from, "train.init_from", "stage 2 starts from a checkpoint of stage 1");
   }
   const train::ParallelGroups groups(context.world, config.train.expert_parallel_size);
-  const std::string init_from = stage1 ? "" : resolve_checkpoint(context, config.train.init_from);
-  if (!stage1) require_same_base(context, init_from, config.run.model);
+  const std::string init_from =
+      config.train.init_from.empty() ? "" : resolve_checkpoint(context, config.train.init_from);
+  if (!init_from.empty()) require_same_base(context, init_from, config.run.model);
   model::ModelConfig architecture;
   comm::agree(context.world, [&] { architecture = expanded_architecture(config, init_from); });
   const data::Mixture mixture = load_training_data(context, config, architecture);
@@ -68,11 +67,12 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
   const auto kind = stage1 ? train::RunKind::stage1 : train::RunKind::stage2;
   std::unique_ptr<model::Decoder> decoder;
   comm::agree(context.world, [&] {
+    model::require_dense_weights(architecture, config.run.model);
     decoder = std::make_unique<model::Decoder>(architecture, parse_dtype(config.train.dtype),
                                                train::trainables_of(kind),
                                                groups.experts(architecture.num_experts), context.stream);
     model::load_dense_weights(*decoder, config.run.model);
-    if (stage1) {
+    if (init_from.empty()) {
       decoder->upcycle(config.train.seed);
     } else {
       model::load_checkpoint_weights(*decoder, init_from);

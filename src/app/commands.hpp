@@ -16,7 +16,7 @@ struct Command {
   std::vector<std::string> sections;  ///< of the config that it reads, for its --help
   CommandFunction function;
   bool saves_on_signal = false;
-  bool takes_file = false;  ///< `inspect FILE`: one word that is not an option, put into run.input
+  bool takes_file = false;  ///< `inspect FILE`, `convert DIR`: one word that is not an option, put into run.input
 };
 
 int run_tokenize(comm::ExecutionContext& context, const AppConfig& config);
@@ -27,6 +27,7 @@ int run_allocate(comm::ExecutionContext& context, const AppConfig& config);
 int run_train(comm::ExecutionContext& context, const AppConfig& config);
 int run_specialize(comm::ExecutionContext& context, const AppConfig& config);
 int run_evaluate(comm::ExecutionContext& context, const AppConfig& config);
+int run_convert(comm::ExecutionContext& context, const AppConfig& config);
 int run_check(comm::ExecutionContext& context, const AppConfig& config);
 int run_inspect(comm::ExecutionContext& context, const AppConfig& config);
 

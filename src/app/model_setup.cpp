@@ -83,6 +83,7 @@ LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig&
   if (!checkpoint.empty()) require_same_base(context, checkpoint, directory);
   loaded.groups = std::make_unique<train::ParallelGroups>(context.world, expert_parallel_size);
   comm::agree(context.world, [&] {
+    model::require_dense_weights(architecture, directory);
     loaded.decoder =
         std::make_unique<model::Decoder>(architecture, parse_dtype(dtype), model::TrainableSet::none,
                                          loaded.groups->experts(architecture.num_experts), context.stream);

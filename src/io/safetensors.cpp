@@ -146,20 +146,26 @@ void SafetensorsReader::read_bytes(const std::string& name, std::int64_t begin, 
 
 void SafetensorsReader::read(const std::string& name, TensorView out) const {
   const LocatedTensor& t = impl_->find(name);
-  NMOE_CHECK(out && out.device() == Device::cpu, internal, "{}: {} can only be read into a CPU tensor",
-             impl_->path, name);
-  NMOE_CHECK(t.entry.shape == out.shape(), bad_data, "{}: tensor {} has shape {} but {} is needed",
-             impl_->files[t.shard], name, t.entry.shape.to_string(), out.shape().to_string());
+  const auto bytes = [&](std::int64_t begin, std::span<char> piece) { read_bytes(name, begin, piece); };
+  read_tensor({t.entry, bytes}, out, impl_->files[t.shard]);
+}
+
+void read_tensor(const TensorSource& source, TensorView out, const std::string& where) {
+  const SafetensorsEntry& entry = source.entry;
+  NMOE_CHECK(out && out.device() == Device::cpu, internal, "{}: {} can only be read into a CPU tensor", where,
+             entry.name);
+  NMOE_CHECK(entry.shape == out.shape(), bad_data, "{}: tensor {} has shape {} but {} is needed", where,
+             entry.name, entry.shape.to_string(), out.shape().to_string());
   constexpr std::int64_t piece_bytes = std::int64_t{4} << 20;
-  const std::int64_t element_bytes = safetensors_element_bytes(t.entry.dtype), total = out.num_elements();
+  const std::int64_t element_bytes = safetensors_element_bytes(entry.dtype), total = out.num_elements();
   const std::int64_t piece = piece_bytes / element_bytes;
   std::vector<char> buffer(static_cast<std::size_t>(std::min(piece, total) * element_bytes));
   const TensorView flat = out.reshape({total});
   for (std::int64_t first = 0; first < total; first += piece) {
     const std::int64_t count = std::min(piece, total - first);
     const std::span<char> bytes(buffer.data(), static_cast<std::size_t>(count * element_bytes));
-    read_bytes(name, first * element_bytes, bytes);
-    safetensors_convert(bytes.data(), t.entry.dtype, flat.rows(first, count));
+    source.read(first * element_bytes, bytes);
+    safetensors_convert(bytes.data(), entry.dtype, flat.rows(first, count));
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <set>
 
 namespace nmoe::model {
 
@@ -16,6 +17,25 @@ std::int64_t product(const std::vector<std::int64_t>& shape) {
   std::int64_t n = 1;
   for (const std::int64_t extent : shape) n *= extent;
   return n;
+}
+
+io::H5File create_model_file(comm::Communicator& comm, const std::string& path, const ModelConfig& config,
+                             const std::string& dtype) {
+  io::H5File file = io::H5File::create(path, comm);
+  file.write_attribute("/", "format", model_file_format);
+  file.write_attribute("/", "format_version", 1);
+  file.write_attribute("/", "top_k", config.top_k);
+  file.write_attribute("/", "router_compat", config.release_router ? "release" : "none");
+  file.write_attribute("/", "dtype", dtype);
+  const std::vector<int>& counts = config.num_experts;
+  file.write("/num_experts", std::vector<std::int32_t>(counts.begin(), counts.end()));
+  return file;
+}
+
+io::ElementType element_type_of(const std::string& dtype) {
+  if (dtype == "F64") return io::ElementType::float64;
+  if (dtype == "BF16") return io::ElementType::bfloat16;
+  return dtype == "F16" ? io::ElementType::float16 : io::ElementType::float32;
 }
 
 }  // namespace
@@ -53,14 +73,7 @@ void write_model_file(comm::Communicator& comm, const std::string& path, const D
     const FileLocation location = file_location(decoder.config(), *piece.parameter);
     datasets.at(location.dataset).pieces.emplace(location.first_element + piece.begin, piece);
   }
-  io::H5File file = io::H5File::create(path, comm);
-  file.write_attribute("/", "format", model_file_format);
-  file.write_attribute("/", "format_version", 1);
-  file.write_attribute("/", "top_k", decoder.config().top_k);
-  file.write_attribute("/", "router_compat", decoder.config().release_router ? "release" : "none");
-  file.write_attribute("/", "dtype", name_of(decoder.dtype()));
-  const std::vector<int>& counts = decoder.config().num_experts;
-  file.write("/num_experts", std::vector<std::int32_t>(counts.begin(), counts.end()));
+  io::H5File file = create_model_file(comm, path, decoder.config(), std::string(name_of(decoder.dtype())));
   const std::int64_t element = size_of(decoder.dtype());
   for (const auto& [name, dataset] : datasets) {
     std::vector<io::FileRange> ranges;
@@ -75,14 +88,68 @@ void write_model_file(comm::Communicator& comm, const std::string& path, const D
   file.finish();
 }
 
+void write_model_file(comm::Communicator& comm, const std::string& path, const ModelConfig& config,
+                      const TensorSources& sources) {
+  struct Dataset {
+    std::vector<std::int64_t> shape;
+    std::vector<io::TensorSource> rows;  // the experts of a layer, or the one tensor
+  };
+  std::map<std::string, Dataset> datasets;
+  std::set<std::string> dtypes, left;
+  for (const auto& [name, source] : sources) left.insert(name);
+  for (const Parameter& p : list_parameters(config)) {
+    if (left.erase(p.name) == 0) continue;
+    const FileLocation location = file_location(config, p);
+    Dataset& dataset = datasets[location.dataset];
+    dataset.shape = location.shape;
+    dataset.rows.push_back(sources.at(p.name));
+  }
+  for (const std::string& name : left) {  // what the architecture derives travels along
+    const io::TensorSource& source = sources.at(name);
+    datasets["/model/" + name] = {{}, {source}};
+    for (int axis = 0; axis < source.entry.shape.rank(); ++axis)
+      datasets["/model/" + name].shape.push_back(source.entry.shape[axis]);
+  }
+  for (auto& [name, dataset] : datasets) {
+    // list_parameters sorts by name: expert 10 before expert 2
+    std::sort(dataset.rows.begin(), dataset.rows.end(), [](const auto& a, const auto& b) {
+      return std::pair(a.entry.name.size(), a.entry.name) < std::pair(b.entry.name.size(), b.entry.name);
+    });
+    const std::string& dtype = dataset.rows.front().entry.dtype;
+    dtypes.insert(dtype);
+    for (const io::TensorSource& row : dataset.rows)
+      NMOE_CHECK(row.entry.dtype == dtype, bad_data, "{} is {} but {} is {}; set convert.dtype",
+                 dataset.rows.front().entry.name, dtype, row.entry.name, row.entry.dtype);
+  }
+  const std::string dtype =
+      dtypes.size() == 1 ? std::string(io::name_of(element_type_of(*dtypes.begin()))) : "mixed";
+  io::H5File file = create_model_file(comm, path, config, dtype);
+  for (const auto& [name, dataset] : datasets) {
+    const std::int64_t row_bytes = dataset.rows.front().entry.num_bytes();
+    const io::ElementType type = element_type_of(dataset.rows.front().entry.dtype);
+    file.write_streamed(name, type, dataset.shape, [&](std::int64_t begin, std::span<char> bytes) {
+      for (std::int64_t at = begin * io::size_of(type); !bytes.empty();) {
+        const std::int64_t rest = row_bytes - at % row_bytes;
+        const auto count = std::min(bytes.size(), static_cast<std::size_t>(rest));
+        dataset.rows[static_cast<std::size_t>(at / row_bytes)].read(at % row_bytes, bytes.first(count));
+        bytes = bytes.subspan(count);
+        at += static_cast<std::int64_t>(count);
+      }
+    });
+  }
+  file.finish();
+}
+
 ModelConfig apply_checkpoint_config(ModelConfig dense, const std::string& checkpoint_dir) {
   io::H5File file = io::H5File::open(checkpoint_dir + "/model.h5", model_file_format);
   const std::vector<std::int32_t> counts = file.read<std::int32_t>("/num_experts");
   NMOE_CHECK(static_cast<int>(counts.size()) == dense.num_layers, bad_data,
              "{}/model.h5: made for {} layers, the model has {}; pass the --model it was trained from",
              checkpoint_dir, counts.size(), dense.num_layers);
-  NMOE_CHECK(std::all_of(counts.begin(), counts.end(), [](std::int32_t c) { return c >= 1 && c <= 4096; }),
-             bad_data, "{}/model.h5: /num_experts has an entry outside 1..4096", checkpoint_dir);
+  NMOE_CHECK(std::all_of(counts.begin(), counts.end(),
+                         [](std::int32_t c) { return c >= 1 && c <= max_num_experts; }),
+             bad_data, "{}/model.h5: /num_experts has an entry outside 1..{}", checkpoint_dir,
+             max_num_experts);
   dense.num_experts.assign(counts.begin(), counts.end());
   dense.top_k = static_cast<int>(file.read_int_attribute("/", "top_k"));
   NMOE_CHECK(dense.top_k >= 1, bad_data, "{}/model.h5: top_k is {}", checkpoint_dir, dense.top_k);
@@ -92,6 +159,8 @@ ModelConfig apply_checkpoint_config(ModelConfig dense, const std::string& checkp
              "{}/model.h5: router_compat is \"{}\"; it may be none or release", checkpoint_dir, compat);
   dense.release_router = compat == "release";
   file.close();
+  require_tensors(checkpoint_tensors(checkpoint_dir), dense, checkpoint_dir + "/model.h5",
+                  [](const Parameter& p) { return p.is_router || p.is_new_expert(); });
   return dense;
 }
 
@@ -99,9 +168,10 @@ void load_checkpoint_weights(Decoder& decoder, const std::string& checkpoint_dir
   const std::string path = checkpoint_dir + "/model.h5";
   io::H5File file = io::H5File::open(path, model_file_format);
   const std::string stored = file.read_string_attribute("/", "dtype");
-  NMOE_CHECK(stored == name_of(decoder.dtype()), bad_data,
-             "{}: weights are {}, the run asks for {}; set train.dtype = {}", path, stored,
-             name_of(decoder.dtype()), stored);
+  NMOE_CHECK(stored == name_of(decoder.dtype()), bad_data, "{}: weights are {}, the run asks for {}; {}",
+             path, stored, name_of(decoder.dtype()),
+             stored == "float32" || stored == "bfloat16" ? "set train.dtype = " + stored
+                                                         : "convert them again with convert.dtype = float32");
   for_each_parameter(decoder, [&](Parameter& p) {
     if (!p.held()) return;
     const FileLocation location = file_location(decoder.config(), p);

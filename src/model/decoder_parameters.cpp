@@ -57,10 +57,11 @@ bool is_trainable(const Parameter& p, TrainableSet set) {
 
 }  // namespace
 
-void Decoder::declare_parameters() {
-  const std::int64_t d = config_.hidden_size, f = config_.intermediate_size, v = config_.vocab_size;
-  const std::int64_t q = static_cast<std::int64_t>(config_.num_attention_heads) * config_.head_dim;
-  const std::int64_t kv = static_cast<std::int64_t>(config_.num_key_value_heads) * config_.head_dim;
+std::vector<Parameter> list_parameters(const ModelConfig& config) {
+  std::vector<Parameter> parameters;
+  const std::int64_t d = config.hidden_size, f = config.intermediate_size, v = config.vocab_size;
+  const std::int64_t q = static_cast<std::int64_t>(config.num_attention_heads) * config.head_dim;
+  const std::int64_t kv = static_cast<std::int64_t>(config.num_key_value_heads) * config.head_dim;
   const auto declare = [&](std::string name, Shape shape, int layer = -1, int expert = -1,
                            bool router = false) {
     Parameter p;
@@ -69,12 +70,12 @@ void Decoder::declare_parameters() {
     p.layer = layer;
     p.expert = expert;
     p.is_router = router;
-    parameters_.push_back(std::move(p));
+    parameters.push_back(std::move(p));
   };
   declare("model.embed_tokens.weight", {v, d});
   declare("model.norm.weight", {d});
-  if (!config_.tie_word_embeddings) declare("lm_head.weight", {v, d});
-  for (int l = 0; l < config_.num_layers; ++l) {
+  if (!config.tie_word_embeddings) declare("lm_head.weight", {v, d});
+  for (int l = 0; l < config.num_layers; ++l) {
     const std::string layer = fmt::format("model.layers.{}.", l);
     declare(layer + "input_layernorm.weight", {d}, l);
     declare(layer + "post_attention_layernorm.weight", {d}, l);
@@ -82,12 +83,12 @@ void Decoder::declare_parameters() {
     declare(layer + "self_attn.k_proj.weight", {kv, d}, l);
     declare(layer + "self_attn.v_proj.weight", {kv, d}, l);
     declare(layer + "self_attn.o_proj.weight", {d, q}, l);
-    if (config_.attention_bias) {
+    if (config.attention_bias) {
       declare(layer + "self_attn.q_proj.bias", {q}, l);
       declare(layer + "self_attn.k_proj.bias", {kv}, l);
       declare(layer + "self_attn.v_proj.bias", {kv}, l);
     }
-    const int num_experts = config_.num_experts[static_cast<std::size_t>(l)];
+    const int num_experts = config.num_experts[static_cast<std::size_t>(l)];
     for (int e = 0; e < num_experts; ++e) {
       const std::string mlp = e == 0 ? layer + "mlp." : fmt::format("{}mlp.experts.{}.", layer, e);
       const int expert = e == 0 ? -1 : e;
@@ -97,9 +98,13 @@ void Decoder::declare_parameters() {
     }
     if (num_experts > 1) declare(layer + "mlp.router.weight", {num_experts, d}, l, -1, true);
   }
-  std::sort(parameters_.begin(), parameters_.end(),
+  std::sort(parameters.begin(), parameters.end(),
             [](const Parameter& a, const Parameter& b) { return a.name < b.name; });
+  return parameters;
+}
 
+void Decoder::declare_parameters() {
+  parameters_ = list_parameters(config_);
   const DType acc = accumulator_of(dtype_);
   for (Parameter& p : parameters_) {
     p.trainable = is_trainable(p, trainable_);

@@ -2,29 +2,25 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <set>
 
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/manifest.hpp"
 #include "neuronmoe/io/safetensors.hpp"
+#include "neuronmoe/model/tensor_sources.hpp"
 
 namespace nmoe::model {
 
+void require_dense_weights(const ModelConfig& config, const std::string& directory) {
+  ModelConfig dense = config;
+  dense.num_experts.assign(static_cast<std::size_t>(config.num_layers), 1);
+  require_tensors(dense_tensors(directory), dense, directory, [](const Parameter&) { return true; });
+}
+
 void load_dense_weights(Decoder& decoder, const std::string& directory) {
-  const io::SafetensorsReader reader(directory);
-  // A tensor without a place (a bias, a norm of another architecture) means that this is not the model that
-  // was trained.
-  std::set<std::string> known;
-  for_each_parameter(decoder, [&](const Parameter& p) { known.insert(p.name); });
-  for (const std::string& name : reader.names()) {
-    const bool derived = name.ends_with("rotary_emb.inv_freq") ||
-                         (name == "lm_head.weight" && decoder.config().tie_word_embeddings);
-    NMOE_CHECK(derived || known.contains(name), bad_data,
-               "{}: tensor {} has no place in the architecture of its config.json", directory, name);
-  }
+  const TensorSources sources = dense_tensors(directory);
   for_each_parameter(decoder, [&](Parameter& p) {
-    if (p.is_router || p.is_new_expert()) return;
-    reader.read(p.name, p.value.view());
+    if (!p.is_router && !p.is_new_expert()) read_tensor(sources, p.name, p.value.view(), directory);
   });
 }
 
@@ -39,6 +35,11 @@ void save_dense_model(const Decoder& decoder, const std::string& directory) {
 }
 
 std::string model_directory_hash(const std::string& directory) {
+  if (std::filesystem::exists(directory + "/manifest.json")) {
+    const std::string hash = io::read_manifest_facts(directory)["base_model_sha256"];
+    NMOE_CHECK(!hash.empty(), bad_data, "{}: the checkpoint does not say which weights it holds", directory);
+    return hash;
+  }
   std::vector<std::string> files = io::SafetensorsReader(directory).files();
   std::sort(files.begin(), files.end());
   std::string digests = sha256_file(directory + "/config.json");

@@ -42,6 +42,13 @@ struct ScoreConfig {
   std::int64_t memory_mb = 1024;
 };
 
+/// [convert]
+struct ConvertConfig {
+  std::string to;
+  std::string dtype = "keep";
+  std::int64_t max_shard_bytes = 5'000'000'000;
+};
+
 /// [evaluation]
 struct EvaluationConfig {
   std::vector<std::string> texts;          ///< LANG:tokens.h5
@@ -61,6 +68,7 @@ struct AppConfig {
   analysis::AllocationConfig allocation;
   train::TrainConfig train;
   EvaluationConfig evaluation;
+  ConvertConfig convert;
   std::vector<data::DataSetConfig> data;  ///< [data.<name>], in the order in which they are first named
 };
 
@@ -74,7 +82,8 @@ void for_each_field(Config& c, F&& f) {
   f("run.experts", c.run.experts, FieldInfo{"experts per layer, made by `allocate`"});
   f("run.tokens", c.run.tokens, FieldInfo{"token file: the whole of it as the only data set"});
   f("run.output", c.run.output, FieldInfo{"what the command writes", "", 0, 0, "", true});
-  f("run.input", c.run.input, FieldInfo{"inspect: the file or directory to look at", "", 0, 0, "", true});
+  f("run.input", c.run.input,
+    FieldInfo{"inspect, convert: the file or directory to read", "", 0, 0, "", true});
   f("run.resume", c.run.resume,
     FieldInfo{
         "pretrain, train: auto (newest in the output), none or a step directory; specialize, evaluate: a "
@@ -118,6 +127,14 @@ void for_each_field(Config& c, F&& f) {
   f("evaluation.continuation", c.evaluation.continuations, FieldInfo{"LANG:PATH.jsonl of items; repeatable"});
   f("evaluation.limit", c.evaluation.limit, FieldInfo{"items per language; 0 = all", "items", 0, many});
   f("evaluation.seed", c.evaluation.seed, FieldInfo{"seed of the choice of items"});
+
+  f("convert.to", c.convert.to,
+    FieldInfo{"form of the output; that of the input is detected", "", 0, 0,
+              "checkpoint|huggingface|adapter"});
+  f("convert.dtype", c.convert.dtype,
+    FieldInfo{"element type of the tensors written", "", 0, 0, "keep|float32|bfloat16"});
+  f("convert.max_shard_bytes", c.convert.max_shard_bytes,
+    FieldInfo{"largest .safetensors file of a model", "bytes", 1, many});
 }
 
 }  // namespace nmoe::app

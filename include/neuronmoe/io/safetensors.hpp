@@ -80,6 +80,9 @@ struct TensorSource {
   SafetensorsEntry entry;
   std::function<void(std::int64_t begin, std::span<char> out)> read;
 };
+/// Fills `out` (CPU; float64, float32 or bfloat16), converting with round to nearest even, 4 MiB at a time.
+/// @param where file named in messages   @throws Error(bad_data) if shapes differ
+void read_tensor(const TensorSource& source, TensorView out, const std::string& where);
 /// As write_safetensors, holding 16 MiB at a time.
 void write_tensor_sources(const std::string& path, std::vector<TensorSource> sources,
                           const std::map<std::string, std::string>& metadata = {{"format", "pt"}});

@@ -10,6 +10,7 @@
 #include "neuronmoe/comm/communicator.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
 #include "neuronmoe/model/decoder.hpp"
+#include "neuronmoe/model/tensor_sources.hpp"
 
 namespace nmoe::model {
 
@@ -41,8 +42,15 @@ struct ParameterPiece {
 void write_model_file(comm::Communicator& comm, const std::string& path, const Decoder& decoder,
                       std::span<const ParameterPiece> pieces);
 
+/// The same file from tensors that lie elsewhere, each in its own element type, streamed: a rank holds 16
+/// MiB. `sources` are parameters of `config` and what the architecture derives. Collective over `comm`.
+/// @throws Error(bad_data) if experts of one layer have different types
+void write_model_file(comm::Communicator& comm, const std::string& path, const ModelConfig& config,
+                      const TensorSources& sources);
+
 /// Expert counts and top_k from a checkpoint directory's model.h5 put into a dense config. Not collective.
-/// @throws Error(bad_data) if the checkpoint does not belong to this architecture; names both values.
+/// @throws Error(bad_data) if the checkpoint does not belong to this architecture, down to the shape of every
+/// tensor, so that nothing is allocated for one that does not; names both values.
 ModelConfig apply_checkpoint_config(ModelConfig dense, const std::string& checkpoint_dir);
 /// Fills every parameter that is held here and stored in the checkpoint. Not collective: each rank reads for
 /// itself.

@@ -7,6 +7,9 @@
 
 namespace nmoe::model {
 
+/// Most experts of a layer, base included.
+inline constexpr int max_num_experts = 4096;
+
 /// Rotary frequency scaling; the fields of Hugging Face's `rope_scaling`.
 struct RopeScaling {
   std::string type = "default";  ///< default | linear | llama3
@@ -35,8 +38,8 @@ struct ModelConfig {
   int num_moe_layers() const;
 };
 
-/// Parses config.json. @throws Error(bad_data) naming the file, the field and both values for anything
-/// unsupported.
+/// Parses config.json. @throws Error(bad_data) naming the file, the field and its value for anything that is
+/// not supported and would change the numbers.
 ModelConfig load_model_config(const std::string& path);
 /// The same fields as JSON text, loadable by transformers.
 std::string model_config_json(const ModelConfig& config);

@@ -38,6 +38,9 @@ struct Losses {
   double lpr = 0.0;             ///< 0 when no token is masked
 };
 
+/// Names and shapes of all parameters of an architecture, sorted by name; nothing is allocated.
+std::vector<Parameter> list_parameters(const ModelConfig& config);
+
 class Decoder {
  public:
   /// Allocates the parameters this rank holds (zeros). `group` is the expert-parallel group of this rank; its

@@ -1,20 +1,28 @@
 #pragma once
-// Hugging Face model directories in and out: config.json and safetensors. Used by pretrain (out) and by every command
-// that starts from a dense model (in).
+// Hugging Face model directories in and out: config.json and safetensors. Used by pretrain (out) and by every
+// command that starts from a dense model (in).
 #include <string>
 
 #include "neuronmoe/model/decoder.hpp"
 
 namespace nmoe::model {
 
-/// Reads the dense weights this decoder holds from `directory` (new experts and routers are left alone). Each rank reads
-/// for itself. @throws Error(bad_data) naming the tensor for anything missing or of another shape.
+/// Checks name and shape of every dense weight against the architecture, before anything is allocated.
+/// `directory` is a Hugging Face directory or a checkpoint that `convert` made of one. @throws
+/// Error(bad_data) naming the tensor
+void require_dense_weights(const ModelConfig& config, const std::string& directory);
+
+/// Reads the dense weights of this decoder from such a directory (new experts and routers are left alone).
+/// Each rank reads for itself and holds a few MiB beside its model. @throws Error(bad_data) naming the tensor
+/// for anything missing or of another shape.
 void load_dense_weights(Decoder& decoder, const std::string& directory);
 
-/// Writes config.json and model.safetensors, atomically and without new experts or routers. Rank 0 only; not collective.
+/// Writes config.json and model.safetensors, atomically and without new experts or routers. Rank 0 only; not
+/// collective.
 void save_dense_model(const Decoder& decoder, const std::string& directory);
 
-/// Identity of a model directory for checkpoints: SHA-256 over config.json and the weight files, in name order.
+/// Identity of a model directory for checkpoints: SHA-256 over config.json and the weight files, in name
+/// order. A checkpoint that `convert` made has that of the directory it came from.
 std::string model_directory_hash(const std::string& directory);
 
 }  // namespace nmoe::model

@@ -15,7 +15,7 @@ namespace nmoe::train {
 /// Batch sizes are in sequences, lengths in tokens, bucket sizes in bytes.
 struct TrainConfig {
   int stage = 1;  ///< 1 new experts + routers; 2 routers only; `pretrain` trains everything and ignores it
-  std::string init_from;  ///< stage 2: checkpoint of stage 1 (step directory or run directory)
+  std::string init_from;  ///< checkpoint to start from (step directory or run directory); stage 2 needs one
 
   std::int64_t seq_length = 1024;
   std::int64_t micro_batch_size = 32;
@@ -72,7 +72,8 @@ void for_each_field(Config& c, F&& f) {
   constexpr double many = 1e15;
   f("train.stage", c.stage, FieldInfo{"what trains: 1 new experts and routers, 2 routers only", "", 1, 2});
   f("train.init_from", c.init_from,
-    FieldInfo{"stage 2 starts from this stage-1 checkpoint or run directory"});
+    FieldInfo{
+        "checkpoint or run directory whose experts and routers the run starts from; needed by stage 2"});
   f("train.seq_length", c.seq_length,
     FieldInfo{"length of a packed sequence (stage 2: 512)", "tokens", 2, 1 << 20});
   f("train.micro_batch_size", c.micro_batch_size,

@@ -1,0 +1,32 @@
+#pragma once
+// PEFT-MoE adapters, the form in which the method's Python lineage keeps routers and new experts (METHOD 5,
+// "upstream checkpoint names"): adapter_config.json and adapter_model.safetensors. Used by convert.
+#include <string>
+
+#include "neuronmoe/model/config.hpp"
+#include "neuronmoe/model/tensor_sources.hpp"
+
+namespace nmoe::model {
+
+/// `model.layers.<l>.mlp.router.weight` and `.experts.<e>.` (e >= 1) under the lineage's names:
+/// `base_model.model.model.layers.<l>.mlp.moe_router_embedding.weight`, `.moe_experts.<e − 1>.`
+std::string adapter_name(const std::string& parameter_name);
+
+/// An adapter as read: the base's config with its experts and top_k, its tensors under our names.
+struct Adapter {
+  ModelConfig config;
+  TensorSources tensors;
+};
+
+/// Reads headers and configuration; the number of experts per layer is that of the tensors. `base_hash` is
+/// compared with the one an export of ours carries. @throws Error(bad_data) naming file and tensor or field
+/// for another peft_type, a pickle, names or shapes that do not belong, experts missing in between, both loss
+/// coefficients set
+Adapter open_adapter(const std::string& directory, const ModelConfig& base, const std::string& base_hash);
+
+/// Writes adapter_model.safetensors, adapter_config.json and experts.cfg (the list the lineage's scripts
+/// source) into `directory`. `tensors` are routers and new experts under our names. Not collective.
+void write_adapter(const std::string& directory, const ModelConfig& config, const TensorSources& tensors,
+                   const std::string& base_model, const std::string& base_hash);
+
+}  // namespace nmoe::model

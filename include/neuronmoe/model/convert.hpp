@@ -1,0 +1,36 @@
+#pragma once
+// One form of a model into another: Hugging Face directory, checkpoint, PEFT-MoE adapter (METHOD 5). Called
+// by `neuronmoe convert`.
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "neuronmoe/comm/communicator.hpp"
+
+namespace nmoe::model {
+
+enum class ModelForm { huggingface, checkpoint, adapter };
+std::string_view name_of(ModelForm form);
+
+struct Conversion {
+  std::string input;  ///< Hugging Face directory, step directory, adapter directory
+  ModelForm from, to;
+  /// Dense base: of adapters always; of checkpoints without their own config.json it replaces the one they
+  /// name.
+  std::string base;
+  std::string output;          ///< directory to make; absent or empty
+  std::string dtype = "keep";  ///< keep | float32 | bfloat16
+  std::int64_t max_shard_bytes = 5'000'000'000;
+  bool release_router = false;  ///< of adapters that do not say themselves (router.compat = release)
+  std::string version;          ///< of the program, for the manifest
+  std::function<void()> beat;   ///< called while bytes move, for the watchdog
+};
+
+/// Dense models: Hugging Face ⇄ checkpoint, and Hugging Face → Hugging Face for other shards or element
+/// types; tensors keep their bytes unless `dtype` says otherwise, and every other file of the directory
+/// (config.json, tokenizer, licence) goes along. Mixtures of experts: checkpoint ⇄ adapter. Streamed: a rank
+/// holds tens of MiB. `output` appears whole or not at all. Returns one line on what was written. Collective.
+/// @throws Error(bad_data|config|io|no_space), the same on every rank
+std::string convert_model(comm::Communicator& comm, const Conversion& conversion);
+
+}  // namespace nmoe::model

@@ -1,0 +1,219 @@
+#include "neuronmoe/model/convert.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "neuronmoe/base/sha256.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/json_file.hpp"
+#include "neuronmoe/io/manifest.hpp"
+#include "neuronmoe/model/adapter.hpp"
+#include "neuronmoe/model/checkpoint_weights.hpp"
+#include "neuronmoe/model/hf_model.hpp"
+
+namespace nmoe::model {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// What is to be written, whatever it was read from.
+struct Opened {
+  ModelConfig config;
+  TensorSources tensors;
+  std::string files;      // directory whose other files go along, or ""
+  std::string base;       // name of the dense model
+  std::string base_hash;  // its identity, "" if not known
+};
+
+/// config.json, tokenizer, licence...: all plain files that are neither weights nor ours.
+std::vector<std::string> accompanying_files(const std::string& directory) {
+  constexpr std::array weights = {".safetensors", ".bin",  ".pt",   ".pth",   ".h5", ".msgpack",
+                                  ".gguf",        ".onnx", ".ckpt", ".index", ".ot", ".tmp"};
+  constexpr std::array ours = {"manifest.json", "provenance.json"};
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    const std::string name = entry.path().filename().string(), extension = entry.path().extension().string();
+    const bool skipped = std::find(weights.begin(), weights.end(), extension) != weights.end() ||
+                         std::find(ours.begin(), ours.end(), name) != ours.end() ||
+                         name.ends_with(".index.json") || name.starts_with('.');
+    if (entry.is_regular_file() && !skipped) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+/// The text of config.json with the element type that transformers loads by default.
+std::string with_dtype(const std::string& path, const std::string& dtype) {
+  nlohmann::ordered_json config = nlohmann::ordered_json::parse(io::read_file(path));
+  for (const char* key : {"torch_dtype", "dtype"})
+    if (config.contains(key)) config[key] = dtype;
+  return config.dump(2) + "\n";
+}
+
+void copy_accompanying_files(const Opened& model, const Conversion& c, const std::string& to) {
+  constexpr std::int64_t max_bytes = 256 << 20;
+  for (const std::string& name : accompanying_files(model.files)) {
+    const std::string from = (fs::path(model.files) / name).string(), target = (fs::path(to) / name).string();
+    const bool changed = name == "config.json" && c.dtype != "keep";
+    io::write_file_atomically(target, changed ? with_dtype(from, c.dtype) : io::read_file(from, max_bytes));
+  }
+}
+
+ModelConfig open_dense_model(const std::string& directory) {
+  ModelConfig config = load_model_config((fs::path(directory) / "config.json").string());
+  require_dense_weights(config, directory);
+  return config;
+}
+
+Opened open_checkpoint(const Conversion& c) {
+  io::ManifestFacts facts = io::read_manifest_facts(c.input);
+  Opened model;
+  model.base = facts["base_model"];
+  model.base_hash = facts["base_model_sha256"];
+  const auto has_config = [](const std::string& directory) {
+    return fs::exists(fs::path(directory) / "config.json");
+  };
+  model.files = has_config(c.input) ? c.input : c.base.empty() ? model.base : c.base;
+  NMOE_CHECK(!model.files.empty() && has_config(model.files), config,
+             "{} has no config.json of its own{}: pass --model, the Hugging Face directory it belongs to",
+             c.input, model.files.empty() ? "" : " and there is none in " + model.files);
+  const ModelConfig dense = load_model_config((fs::path(model.files) / "config.json").string());
+  model.config = apply_checkpoint_config(dense, c.input);
+  model.tensors = checkpoint_tensors(c.input);
+  return model;
+}
+
+Opened open_input(const Conversion& c) {
+  if (c.from == ModelForm::checkpoint) return open_checkpoint(c);
+  if (c.from == ModelForm::adapter) {
+    NMOE_CHECK(!c.base.empty(), config,
+               "--model is not set: {} is an adapter, name the dense model it belongs to", c.input);
+    const std::string hash = model_directory_hash(c.base);
+    ModelConfig base = open_dense_model(c.base);
+    base.release_router = c.release_router;
+    Adapter adapter = open_adapter(c.input, base, hash);
+    return {std::move(adapter.config), std::move(adapter.tensors), "", c.base, hash};
+  }
+  return {open_dense_model(c.input), dense_tensors(c.input), c.input, c.input, model_directory_hash(c.input)};
+}
+
+/// @throws Error(config) for a pair that has no meaning, with the one that was meant
+void require_sensible(const Conversion& c, const ModelConfig& config) {
+  const bool mixture = config.num_moe_layers() > 0;
+  NMOE_CHECK(c.from != c.to || c.from == ModelForm::huggingface, config,
+             "{} is a {} already; set convert.to to another form", c.input, name_of(c.to));
+  NMOE_CHECK(
+      !mixture || c.to != ModelForm::huggingface, config,
+      "{} is a mixture of experts, for which transformers has no class; set convert.to = adapter, and take "
+      "the dense part from its base",
+      c.input);
+  NMOE_CHECK(mixture || c.to != ModelForm::adapter, config,
+             "{} is a dense model: it has no experts to put into an adapter", c.input);
+}
+
+void write_huggingface(comm::Communicator& comm, const Opened& model, const Conversion& c,
+                       const std::string& directory) {
+  std::vector<io::TensorSource> sources;
+  for (const auto& [name, source] : model.tensors) sources.push_back(source);
+  const std::vector<io::Shard> shards = io::plan_shards(sources, c.max_shard_bytes);
+  comm::agree(comm, [&] {
+    const auto stride = static_cast<std::size_t>(comm.size());
+    for (auto s = static_cast<std::size_t>(comm.rank()); s < shards.size(); s += stride) {
+      std::vector<io::TensorSource> part;
+      for (const std::size_t i : shards[s].tensors) part.push_back(sources[i]);
+      io::write_tensor_sources((fs::path(directory) / shards[s].file).string(), std::move(part));
+    }
+    if (comm.rank() != 0) return;
+    copy_accompanying_files(model, c, directory);
+    if (shards.size() > 1)
+      io::write_file_atomically(directory + "/model.safetensors.index.json",
+                                io::shard_index_json(sources, shards));
+  });
+}
+
+void write_checkpoint(comm::Communicator& comm, const Opened& model, const Conversion& c,
+                      const std::string& directory) {
+  write_model_file(comm, directory + "/model.h5", model.config, model.tensors);
+  comm::agree(comm, [&] {
+    if (comm.rank() == 0 && !model.files.empty()) copy_accompanying_files(model, c, directory);
+  });
+  // Other element types are other weights: a dense model converted so is not the base its source was.
+  const bool same = c.dtype == "keep" || model.config.num_moe_layers() > 0;
+  io::write_manifest(
+      comm, directory,
+      {{"step", "0"},
+       {"version", c.version},
+       {"converted_from", c.input},
+       {"base_model", model.base},
+       {"base_model_sha256", same ? model.base_hash : sha256_text(model.base_hash + c.dtype)}});
+}
+
+/// Makes OUTPUT.tmp after the checks that need no bytes. Rank 0.
+void begin_output(const Conversion& c, const Opened& model, const std::string& tmp) {
+  NMOE_CHECK(!fs::exists(c.output) || (fs::is_directory(c.output) && fs::is_empty(c.output)), config,
+             "--output {} exists; choose another directory or remove it", c.output);
+  std::int64_t bytes = 1 << 20;
+  for (const auto& [name, source] : model.tensors) bytes += source.entry.num_bytes();
+  io::require_free_space(c.output, bytes);
+  fs::remove_all(tmp);
+  io::make_directories(tmp);
+}
+
+}  // namespace
+
+std::string_view name_of(ModelForm form) {
+  return form == ModelForm::huggingface  ? "huggingface"
+         : form == ModelForm::checkpoint ? "checkpoint"
+                                         : "adapter";
+}
+
+std::string convert_model(comm::Communicator& comm, const Conversion& c) {
+  Opened model;
+  const std::string tmp = c.output + ".tmp";
+  comm::agree(comm, [&] {
+    model = open_input(c);
+    require_sensible(c, model.config);
+    for (auto& [name, source] : model.tensors) {
+      const auto read = source.read;
+      source.read = [read, beat = c.beat](std::int64_t begin, std::span<char> out) {
+        read(begin, out);
+        if (beat) beat();
+      };
+      if (c.dtype != "keep")
+        source = converted(source, c.dtype == "bfloat16" ? DType::bfloat16 : DType::float32);
+    }
+    if (comm.rank() == 0) begin_output(c, model, tmp);
+  });
+  try {
+    if (c.to == ModelForm::huggingface) write_huggingface(comm, model, c, tmp);
+    if (c.to == ModelForm::checkpoint) write_checkpoint(comm, model, c, tmp);
+    if (c.to == ModelForm::adapter)
+      comm::agree(comm, [&] {
+        if (comm.rank() == 0) write_adapter(tmp, model.config, model.tensors, model.base, model.base_hash);
+      });
+  } catch (const Error&) {  // agreed, so every rank is here
+    if (comm.rank() == 0) {
+      std::error_code ignored;
+      fs::remove_all(tmp, ignored);
+    }
+    throw;
+  }
+  io::commit_directory(comm, tmp, c.output);
+  std::int64_t bytes = 0;
+  std::set<std::string> dtypes;
+  for (const auto& [name, source] : model.tensors) {
+    bytes += source.entry.num_bytes();
+    dtypes.insert(source.entry.dtype);
+  }
+  return fmt::format("{}: {} with {} tensors ({}), {} bytes", c.output, name_of(c.to), model.tensors.size(),
+                     fmt::join(dtypes, ", "), bytes);
+}
+
+}  // namespace nmoe::model
