@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <span>
 
 #include "neuronmoe/analysis/allocation.hpp"
 #include "neuronmoe/analysis/layer_similarity.hpp"
@@ -12,57 +13,129 @@
 namespace nmoe::analysis {
 namespace {
 
-std::vector<WatchedSite> dense_sites(const ModuleTable& modules) {
+using Modules = std::span<const Module>;
+
+std::vector<WatchedSite> sites_of(Modules modules) {
   std::vector<WatchedSite> sites;
-  for (const auto& module : modules.modules())
-    sites.push_back({{module.layer, module.projection, -1}, module.width});
+  for (const auto& module : modules) sites.push_back({{module.layer, module.projection, -1}, module.width});
   return sites;
 }
 
-// Pools the projections and, from the same pass, collects the MLP inputs for layer similarity.
-class AnalysisObserver : public RoundObserver {
- public:
-  AnalysisObserver(ResponseStore& store, LayerSimilarity& similarity,
-                   const std::vector<int>& language_of_sample)
-      : store_(store), similarity_(similarity), language_of_sample_(language_of_sample) {}
-  bool wants(const model::ActivationSite& site) const override {
-    return site.projection == model::Projection::mlp_input || store_.wants(site);
-  }
-  void observe(const model::ActivationSite& site, ConstTensorView values,
-               ConstTensorView row_sample) override {
-    if (site.projection != model::Projection::mlp_input) {
-      store_.observe(site, values, row_sample);
-      return;
+// Runs of modules whose responses fit into a rank's memory together, each at least one module long.
+std::vector<Modules> slabs_of(const ModuleTable& table, std::int64_t num_samples, int world_size,
+                              std::int64_t memory_bytes) {
+  const Modules all(table.modules());
+  std::vector<Modules> slabs;
+  std::size_t begin = 0;
+  std::int64_t bytes = 0;
+  for (std::size_t m = 0; m < all.size(); ++m) {
+    const std::int64_t more = all[m].width * ((num_samples + world_size - 1) / world_size) *
+                              static_cast<std::int64_t>(sizeof(float));
+    if (m > begin && bytes + more > memory_bytes) {
+      slabs.push_back(all.subspan(begin, m - begin));
+      begin = m;
+      bytes = 0;
     }
+    bytes += more;
+  }
+  slabs.push_back(all.subspan(begin));
+  return slabs;
+}
+
+// The language of each row, −1 for rows that are not pooled.
+class RowLanguages {
+ public:
+  explicit RowLanguages(std::vector<int> language_of_sample)
+      : language_of_sample_(std::move(language_of_sample)) {}
+  void begin_round(std::span<const std::int64_t> samples) { round_.assign(samples.begin(), samples.end()); }
+  std::vector<int> of(ConstTensorView row_sample) const {
     std::vector<int> language(static_cast<std::size_t>(row_sample.num_elements()), -1);
     const auto* sample = row_sample.data<std::int32_t>();
     for (std::size_t t = 0; t < language.size(); ++t) {
       const auto at = static_cast<std::size_t>(sample[t]);
       if (at < round_.size()) language[t] = language_of_sample_[static_cast<std::size_t>(round_[at])];
     }
-    similarity_.add(site.layer, values, language);
+    return language;
   }
-  void begin_round(std::span<const std::int64_t> samples) override {
-    round_.assign(samples.begin(), samples.end());
-    store_.begin_round(samples);
-  }
-  void end_round() override { store_.end_round(); }
 
  private:
-  ResponseStore& store_;
-  LayerSimilarity& similarity_;
-  const std::vector<int>& language_of_sample_;
+  std::vector<int> language_of_sample_;
   std::vector<std::int64_t> round_;
 };
 
-void fill_counts(NeuronStatistics& statistics, const SampleSet& samples, const std::vector<int>& analysed) {
-  for (const int p : analysed) {
-    const auto at = static_cast<std::size_t>(p);
+// Pools the projections of a slab and, if asked to, collects from the same pass the MLP inputs for layer
+// similarity and the signs of the gates for LAPE.
+class AnalysisObserver : public RoundObserver {
+ public:
+  AnalysisObserver(ResponseStore* store, LayerSimilarity* similarity, ActivationCounter* activations,
+                   const SampleSet& samples)
+      : store_(store),
+        similarity_(similarity),
+        activations_(activations),
+        languages_(samples.language_of_sample()) {}
+  bool wants(const model::ActivationSite& site) const override {
+    return wants_similarity(site) || wants_activations(site) || (store_ != nullptr && store_->wants(site));
+  }
+  void observe(const model::ActivationSite& site, ConstTensorView values,
+               ConstTensorView row_sample) override {
+    if (wants_similarity(site)) similarity_->add(site.layer, values, languages_.of(row_sample));
+    if (wants_activations(site)) activations_->add(site.layer, values, languages_.of(row_sample));
+    if (store_ != nullptr && store_->wants(site)) store_->observe(site, values, row_sample);
+  }
+  void begin_round(std::span<const std::int64_t> samples) override {
+    languages_.begin_round(samples);
+    if (store_ != nullptr) store_->begin_round(samples);
+  }
+  void end_round() override {
+    if (store_ != nullptr) store_->end_round();
+  }
+
+ private:
+  bool wants_similarity(const model::ActivationSite& site) const {
+    return similarity_ != nullptr && site.projection == model::Projection::mlp_input;
+  }
+  bool wants_activations(const model::ActivationSite& site) const {
+    return activations_ != nullptr && site.projection == model::Projection::gate && site.expert < 0;
+  }
+  ResponseStore* store_;
+  LayerSimilarity* similarity_;
+  ActivationCounter* activations_;
+  RowLanguages languages_;
+};
+
+void fill_counts(NeuronStatistics& statistics, const SampleSet& samples, const std::vector<int>& analysed,
+                 const SampleRoles& roles) {
+  for (std::size_t g = 0; g < analysed.size(); ++g) {
+    const auto at = static_cast<std::size_t>(analysed[g]);
+    const auto count = [&](Role role) {
+      return static_cast<std::uint64_t>(roles.count(static_cast<int>(g), role));
+    };
+    NMOE_CHECK(
+        count(Role::positive) > 0 && count(Role::negative) > 0, bad_data,
+        "{}: {} positive and {} negative sentences are left after dropping the long ones; both are needed",
+        samples.languages[at], count(Role::positive), count(Role::negative));
     statistics.languages.push_back(samples.languages[at]);
-    statistics.n_pos.push_back(static_cast<std::uint64_t>(samples.num_kept[at]));
-    statistics.n_neg.push_back(static_cast<std::uint64_t>(samples.size() - samples.num_kept[at]));
+    statistics.n_pos.push_back(count(Role::positive));
+    statistics.n_neg.push_back(count(Role::negative));
     statistics.n_tokens.push_back(static_cast<std::uint64_t>(samples.num_tokens[at]));
     statistics.n_dropped.push_back(static_cast<std::uint64_t>(samples.num_dropped[at]));
+  }
+}
+
+// Responses of one slab are exchanged and scored module by module.
+void score_slab(comm::ExecutionContext& context, Modules slab, ResponseStore& store, const SampleSet& samples,
+                const SampleRoles& roles, NeuronStatistics& statistics, Progress& progress) {
+  for (std::size_t m = 0; m < slab.size(); ++m) {
+    const auto slice =
+        exchange_site(context.world, context.stream, store.rows(m), slab[m].width, samples.size(), 0.0F);
+    store.release(m);
+    for (std::size_t s = 0; s < slice.num_tokens.size(); ++s)
+      NMOE_CHECK(slice.num_tokens[s] > 0, internal, "{}: sample {} was never observed", slab[m].name, s);
+    append_scores(statistics,
+                  score_site(context.world, context.stream, slice, slab[m].width, roles, slab[m].name));
+    context.heartbeat.beat();
+    const auto done = slab[m].offset + slab[m].width;
+    progress.update(static_cast<std::uint64_t>(done), static_cast<double>(done));
   }
 }
 
@@ -110,44 +183,42 @@ std::vector<int> analysed_languages(const std::string& wanted, const std::vector
 
 NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const AnalysisConfig& config,
                                  const model::ModelConfig& model, const SampleSet& samples,
-                                 const ObserveFunction& observe) {
+                                 const ObserveFunction& observe, const SampleSet* documents) {
   NMOE_CHECK(model.num_moe_layers() == 0, config,
              "analyze measures dense models, this one has {} layers with experts; use specialize",
              model.num_moe_layers());
   const ModuleTable modules(model);
-  const auto language_of_sample = samples.language_of_sample();
   const auto analysed = analysed_languages(config.languages, samples.languages);
-  const auto roles =
-      shared_pool_roles(language_of_sample, static_cast<int>(samples.languages.size()), analysed);
-  context.log.info("{} neurons in {} modules, {} samples in {} languages", modules.num_neurons(),
-                   modules.modules().size(), samples.size(), samples.languages.size());
-
-  ResponseStore store(dense_sites(modules));
-  LayerSimilarity similarity(static_cast<int>(samples.languages.size()), model.num_layers, model.hidden_size);
-  AnalysisObserver observer(store, similarity, language_of_sample);
-  run_sense_pass(context, samples, config.batch_tokens, config.skip_bos, observe, observer);
-
+  const SampleRoles roles = samples.roles(analysed);
   NeuronStatistics statistics;
-  fill_counts(statistics, samples, analysed);
+  fill_counts(statistics, samples, analysed, roles);
+  const auto slabs = slabs_of(modules, samples.size(), context.world.size(), config.memory_mb * 1'000'000);
+  context.log.info("{} neurons in {} modules, {} samples in {} languages, {} passes over them",
+                   modules.num_neurons(), modules.modules().size(), samples.size(), samples.languages.size(),
+                   slabs.size());
+
+  const SampleSet& of_similarity = documents != nullptr ? *documents : samples;
+  LayerSimilarity similarity(static_cast<int>(of_similarity.languages.size()), model.num_layers,
+                             model.hidden_size);
+  ActivationCounter activations(modules, static_cast<int>(samples.languages.size()));
+  if (documents != nullptr) {
+    AnalysisObserver observer(nullptr, &similarity, nullptr, *documents);
+    run_sense_pass(context, *documents, config.batch_tokens, config.skip_bos, observe, observer);
+  }
   Progress progress(context.log, "average precision", static_cast<std::uint64_t>(modules.num_neurons()),
                     "neurons");
-  for (std::size_t m = 0; m < modules.modules().size(); ++m) {
-    const Module& module = modules.modules()[m];
-    const auto slice =
-        exchange_site(context.world, context.stream, store.rows(m), module.width, samples.size(), 0.0F);
-    store.release(m);
-    for (std::size_t s = 0; s < slice.num_tokens.size(); ++s)
-      NMOE_CHECK(slice.num_tokens[s] > 0, internal, "{}: sample {} was never observed", module.name, s);
-    append_scores(statistics,
-                  score_site(context.world, context.stream, slice, module.width, roles, module.name));
-    context.heartbeat.beat();
-    const auto done = module.offset + module.width;
-    progress.update(static_cast<std::uint64_t>(done), static_cast<double>(done));
+  for (std::size_t i = 0; i < slabs.size(); ++i) {
+    ResponseStore store(sites_of(slabs[i]));
+    AnalysisObserver observer(&store, i == 0 && documents == nullptr ? &similarity : nullptr,
+                              i == 0 ? &activations : nullptr, samples);
+    run_sense_pass(context, samples, config.batch_tokens, config.skip_bos, observe, observer);
+    score_slab(context, slabs[i], store, samples, roles, statistics, progress);
   }
   auto similarities = similarity.finish(context.world, context.stream);
+  statistics.lape = activations.finish(context.world, context.stream, analysed);
   if (context.world.rank() != 0) return {};
   statistics.modules = modules;
-  statistics.similarity_pairs = LayerSimilarity::pairs(samples.languages);
+  statistics.similarity_pairs = LayerSimilarity::pairs(of_similarity.languages);
   statistics.similarity = std::move(similarities);
   select_all(context, config, statistics);
   return statistics;

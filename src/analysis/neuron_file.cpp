@@ -69,6 +69,36 @@ Selection read_selection(io::H5File& file, const std::string& language, const Mo
   return selection;
 }
 
+void write_lape(io::H5File& file, const NeuronStatistics& statistics) {
+  const Lape& lape = statistics.lape;
+  if (lape.entropy.empty()) return;
+  std::vector<float> flat;
+  for (const auto& language : lape.probability) flat.insert(flat.end(), language.begin(), language.end());
+  file.write("/lape/entropy", lape.entropy);
+  file.write("/lape/probability", flat,
+             {static_cast<std::int64_t>(lape.probability.size()), statistics.modules.num_neurons()});
+  file.write_attribute("/lape", "bar", lape.bar);
+  file.write_attribute("/lape", "threshold", lape.threshold);
+  for (std::size_t g = 0; g < lape.selected.size(); ++g)
+    file.write("/lape/selected/" + statistics.languages[g], lape.selected[g]);
+}
+
+void read_lape(io::H5File& file, NeuronStatistics& statistics) {
+  if (!file.exists("/lape")) return;
+  Lape& lape = statistics.lape;
+  const std::int64_t neurons[] = {statistics.modules.num_neurons()};
+  lape.entropy = file.read<double>("/lape/entropy", neurons);
+  lape.probability = read_table<float>(file, "/lape/probability", statistics.languages.size(), neurons[0]);
+  lape.bar = file.read_double_attribute("/lape", "bar");
+  lape.threshold = file.read_double_attribute("/lape", "threshold");
+  for (const auto& language : statistics.languages) {
+    lape.selected.push_back(file.read<std::uint64_t>("/lape/selected/" + language));
+    for (const std::uint64_t uuid : lape.selected.back())
+      NMOE_CHECK(uuid < static_cast<std::uint64_t>(neurons[0]), bad_data,
+                 "{}: /lape/selected/{}: neuron {} of {}", file.path(), language, uuid, neurons[0]);
+  }
+}
+
 void write_similarity(io::H5File& file, const NeuronStatistics& statistics) {
   if (statistics.similarity_pairs.empty()) return;
   std::vector<std::string> names;
@@ -189,6 +219,7 @@ void write_neuron_file(const std::string& path, const NeuronStatistics& statisti
     write_modules(file, statistics.modules);
     write_score_tables(file, statistics);
     write_similarity(file, statistics);
+    write_lape(file, statistics);
     write_selections(file, statistics);
   });
 }
@@ -211,6 +242,7 @@ NeuronStatistics read_neuron_file(const std::string& path) {
   statistics.n_tokens = file.read<std::uint64_t>("/n_tokens", shape);
   statistics.n_dropped = file.read<std::uint64_t>("/n_dropped", shape);
   read_similarity(file, statistics);
+  read_lape(file, statistics);
   for (const auto& language : statistics.languages)
     statistics.selected.push_back(read_selection(file, language, statistics.modules));
   Provenance& from = statistics.provenance;

@@ -3,56 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
+#include <map>
 #include <numeric>
-
-#include "neuronmoe/base/philox.hpp"
-#include "neuronmoe/base/sha256.hpp"
-#include "neuronmoe/io/json_file.hpp"
+#include <utility>
 
 namespace nmoe::analysis {
 namespace {
-
-// Stream of a language's draw: the same whatever the other languages are (FNV-1a of the code).
-std::uint32_t stream_of(const std::string& language) {
-  std::uint32_t hash = 2166136261U;
-  for (const char c : language) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
-  return hash;
-}
-
-std::vector<std::string> draw(std::vector<std::string> all, std::int64_t wanted, std::uint64_t seed,
-                              const std::string& language) {
-  if (static_cast<std::int64_t>(all.size()) <= wanted) return all;
-  const Philox random(seed, RandomPurpose::sense, stream_of(language));
-  std::vector<std::size_t> order(all.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  for (std::size_t i = 0; i < static_cast<std::size_t>(wanted); ++i)  // the first steps of Fisher and Yates
-    std::swap(order[i], order[i + random.below(i, all.size() - i)]);
-  order.resize(static_cast<std::size_t>(wanted));
-  std::sort(order.begin(), order.end());
-  std::vector<std::string> drawn;
-  for (const std::size_t i : order) drawn.push_back(std::move(all[i]));
-  return drawn;
-}
-
-std::vector<std::string> read_positives(const std::string& path, const std::string& language) {
-  const nlohmann::json file = io::read_json(path);
-  NMOE_CHECK(file.is_object() && file.contains("sentences") && file["sentences"].is_object() &&
-                 file["sentences"].contains("positive") && file["sentences"]["positive"].is_array(),
-             bad_data, "{}: not a sense file; wanted an object with sentences.positive = [text, ...]", path);
-  if (file.contains("concept"))
-    NMOE_CHECK(file["concept"] == language, bad_data,
-               "{}: its concept is {}, but it was given as language {}", path, file["concept"].dump(),
-               language);
-  std::vector<std::string> sentences;
-  for (const auto& sentence : file["sentences"]["positive"]) {
-    NMOE_CHECK(sentence.is_string(), bad_data, "{}: sentences.positive[{}] is not text", path,
-               sentences.size());
-    sentences.push_back(sentence.get<std::string>());
-  }
-  NMOE_CHECK(!sentences.empty(), bad_data, "{}: sentences.positive is empty", path);
-  return sentences;
-}
 
 // One rank's batch of a round and the samples of all ranks in it.
 struct Round {
@@ -85,35 +41,37 @@ void fill_round(Round& round, const SampleSet& samples, std::span<const std::vec
 
 }  // namespace
 
-std::vector<SensePool> load_sense_pools(std::span<const std::string> specs, std::int64_t max_sentences,
-                                        std::uint64_t seed) {
-  NMOE_CHECK(
-      specs.size() >= 2, config,
-      "{} sense files given; at least two languages are needed (analysis.sense = LANG:PATH.json, repeated)",
-      specs.size());
-  NMOE_CHECK(max_sentences > 0, config, "analysis.sentences = {} must be positive", max_sentences);
-  std::vector<SensePool> pools;
-  for (const auto& spec : specs) {
-    const std::size_t colon = spec.find(':');
-    NMOE_CHECK(colon != std::string::npos && colon > 0 && colon + 1 < spec.size(), config,
-               "analysis.sense = '{}' is not LANG:PATH.json", spec);
-    SensePool pool{spec.substr(0, colon), spec.substr(colon + 1), {}, {}};
-    NMOE_CHECK(pool.language.find_first_of("/,. \t") == std::string::npos, config,
-               "analysis.sense = '{}': '{}' is not a language code", spec, pool.language);
-    for (const auto& other : pools)
-      NMOE_CHECK(other.language != pool.language, config, "analysis.sense names language {} twice: {} and {}",
-                 pool.language, other.path, pool.path);
-    pool.sentences = draw(read_positives(pool.path, pool.language), max_sentences, seed, pool.language);
-    pool.sha256 = sha256_file(pool.path);
-    pools.push_back(std::move(pool));
-  }
-  return pools;
-}
-
 std::vector<int> SampleSet::language_of_sample() const {
   std::vector<int> result;
   for (const auto& sample : samples) result.push_back(sample.language);
   return result;
+}
+
+SampleRoles SampleSet::roles(std::span<const int> analysed) const {
+  const auto num_languages = static_cast<int>(languages.size());
+  if (samples.empty() || samples[0].drawn_for.empty())
+    return shared_pool_roles(language_of_sample(), num_languages, analysed);
+  // One class for each language and set of languages that drew the sample.
+  SampleRoles roles;
+  std::map<std::pair<int, std::vector<std::uint8_t>>, std::uint16_t> classes;
+  for (const auto& sample : samples) {
+    const auto [it, fresh] =
+        classes.try_emplace({sample.language, sample.drawn_for}, static_cast<std::uint16_t>(classes.size()));
+    NMOE_CHECK(!fresh || classes.size() < 32768, bad_data,
+               "the draws fall into more than 32767 classes of samples");
+    roles.class_of_sample.push_back(it->second);
+  }
+  roles.num_languages = static_cast<int>(analysed.size());
+  roles.num_classes = static_cast<int>(classes.size());
+  roles.roles.resize(analysed.size() * classes.size());
+  for (const auto& [key, id] : classes)
+    for (std::size_t g = 0; g < analysed.size(); ++g) {
+      const bool drawn = key.second[static_cast<std::size_t>(analysed[g])] != 0;
+      roles.roles[g * classes.size() + id] = !drawn                     ? Role::absent
+                                             : key.first == analysed[g] ? Role::positive
+                                                                        : Role::negative;
+    }
+  return roles;
 }
 
 std::int32_t sense_bos(const data::Tokenizer& tokenizer, const model::ModelConfig& config) {
@@ -129,10 +87,10 @@ SampleSet tokenize_pools(std::span<const SensePool> pools, const data::Tokenizer
   for (std::size_t p = 0; p < pools.size(); ++p) {
     set.languages.push_back(pools[p].language);
     std::int64_t kept = 0, dropped = 0, tokens = 0;
-    for (const auto& sentence : pools[p].sentences) {
+    for (std::size_t i = 0; i < pools[p].sentences.size(); ++i) {
       std::vector<std::int32_t> ids;
       if (set.has_bos) ids.push_back(bos_id);
-      const auto encoded = tokenizer.encode(sentence);
+      const auto encoded = tokenizer.encode(pools[p].sentences[i]);
       ids.insert(ids.end(), encoded.begin(), encoded.end());
       if (encoded.empty() || static_cast<std::int64_t>(ids.size()) > max_tokens) {
         ++dropped;
@@ -140,11 +98,17 @@ SampleSet tokenize_pools(std::span<const SensePool> pools, const data::Tokenizer
       }
       ++kept;
       tokens += static_cast<std::int64_t>(ids.size());
-      set.samples.push_back({static_cast<int>(p), std::move(ids)});
+      set.samples.push_back(
+          {static_cast<int>(p), std::move(ids),
+           pools[p].drawn_for.empty() ? std::vector<std::uint8_t>() : pools[p].drawn_for[i]});
     }
     NMOE_CHECK(kept > 0, bad_data,
-               "{}: all {} sentences have more than {} tokens or none; raise analysis.max_tokens",
-               pools[p].path, dropped, max_tokens);
+               "{}: all {} sentences of {} have more than {} tokens or none; raise analysis.max_tokens",
+               pools[p].path, dropped, pools[p].language, max_tokens);
+    NMOE_CHECK(kept >= 2, bad_data,
+               "{}: {} is left with one sentence, {} were dropped for having more than {} tokens or none; a "
+               "language needs at least two",
+               pools[p].path, pools[p].language, dropped, max_tokens);
     set.num_kept.push_back(kept);
     set.num_dropped.push_back(dropped);
     set.num_tokens.push_back(tokens);

@@ -37,16 +37,18 @@ SampleRoles without_empty(const SampleRoles& roles, const std::vector<std::int64
   return result;
 }
 
-ExpertSummary begin_expert(const Module& module, const SampleSet& samples, const std::vector<int>& analysed,
+ExpertSummary begin_expert(const Module& module, const SampleRoles& roles,
                            const std::vector<std::int64_t>& num_tokens) {
   ExpertSummary summary;
   summary.layer = module.layer;
   summary.expert = module.expert;
-  summary.high_ap.assign(analysed.size(), 0);
-  summary.zero_samples.assign(analysed.size(), 0);
+  const auto languages = static_cast<std::size_t>(roles.num_languages);
+  summary.high_ap.assign(languages, 0);
+  summary.zero_samples.assign(languages, 0);
   for (std::size_t s = 0; s < num_tokens.size(); ++s)
-    for (std::size_t g = 0; g < analysed.size(); ++g)
-      if (num_tokens[s] == 0 && samples.samples[s].language == analysed[g]) ++summary.zero_samples[g];
+    for (std::size_t g = 0; g < languages; ++g)
+      if (num_tokens[s] == 0 && roles.role(static_cast<int>(g), roles.class_of_sample[s]) == Role::positive)
+        ++summary.zero_samples[g];
   return summary;
 }
 
@@ -60,13 +62,13 @@ void report_empty(const Logger& log, const ExpertStatistics& statistics) {
 }
 
 void describe_samples(ExpertStatistics& statistics, const AnalysisConfig& config, const SampleSet& samples,
-                      const std::vector<int>& analysed) {
+                      const std::vector<int>& analysed, const SampleRoles& roles) {
   NeuronStatistics& neurons = statistics.neurons;
-  for (const int p : analysed) {
-    const auto at = static_cast<std::size_t>(p);
+  for (std::size_t g = 0; g < analysed.size(); ++g) {
+    const auto at = static_cast<std::size_t>(analysed[g]);
     neurons.languages.push_back(samples.languages[at]);
-    neurons.n_pos.push_back(static_cast<std::uint64_t>(samples.num_kept[at]));
-    neurons.n_neg.push_back(static_cast<std::uint64_t>(samples.size() - samples.num_kept[at]));
+    neurons.n_pos.push_back(static_cast<std::uint64_t>(roles.count(static_cast<int>(g), Role::positive)));
+    neurons.n_neg.push_back(static_cast<std::uint64_t>(roles.count(static_cast<int>(g), Role::negative)));
     neurons.n_tokens.push_back(static_cast<std::uint64_t>(samples.num_tokens[at]));
     neurons.n_dropped.push_back(static_cast<std::uint64_t>(samples.num_dropped[at]));
   }
@@ -95,23 +97,21 @@ ExpertStatistics analyse_experts(comm::ExecutionContext& context, const Analysis
   const EmptyPolicy policy = parse_empty_policy(config.empty);
   const float fill = policy == EmptyPolicy::neg_inf ? -std::numeric_limits<float>::infinity() : 0.0F;
   const ModuleTable modules = expert_module_table(model);
-  const auto language_of_sample = samples.language_of_sample();
   const auto analysed = analysed_languages(config.languages, samples.languages);
-  const auto roles =
-      shared_pool_roles(language_of_sample, static_cast<int>(samples.languages.size()), analysed);
+  const SampleRoles roles = samples.roles(analysed);
 
   ResponseStore store(expert_sites(modules, model));
   run_sense_pass(context, samples, config.batch_tokens, config.skip_bos, observe, store);
 
   ExpertStatistics statistics;
-  describe_samples(statistics, config, samples, analysed);
+  describe_samples(statistics, config, samples, analysed, roles);
   for (std::size_t m = 0; m < modules.modules().size(); ++m) {
     const Module& module = modules.modules()[m];
     const auto slice =
         exchange_site(context.world, context.stream, store.rows(m), module.width, samples.size(), fill);
     store.release(m);
     if (module.projection == model::Projection::down) {  // the first of an expert's three modules
-      statistics.experts.push_back(begin_expert(module, samples, analysed, slice.num_tokens));
+      statistics.experts.push_back(begin_expert(module, roles, slice.num_tokens));
       for (const std::int64_t count : slice.num_tokens)
         statistics.count_tokens.push_back(static_cast<std::uint64_t>(count));
     }

@@ -9,12 +9,13 @@ namespace nmoe::app {
 int run_analyze(comm::ExecutionContext& context, const AppConfig& config) {
   require_option(config.run.output, "output", "the neurons.h5 to write");
   const LoadedModel loaded = load_for_inference(context, config, "", config.analysis.dtype);
-  SenseSetup setup = prepare_sense(context, config, loaded);
-  auto statistics =
-      analysis::analyse_neurons(context, config.analysis, loaded.decoder->config(), setup.samples,
-                                [&](const model::Batch& batch, model::ActivationObserver& observer) {
-                                  loaded.decoder->observe(batch, observer);
-                                });
+  SenseSetup setup = prepare_sense(context, config, loaded.decoder->config());
+  auto statistics = analysis::analyse_neurons(
+      context, config.analysis, loaded.decoder->config(), setup.samples,
+      [&](const model::Batch& batch, model::ActivationObserver& observer) {
+        loaded.decoder->observe(batch, observer);
+      },
+      setup.documents.samples.empty() ? nullptr : &setup.documents);
   comm::agree(context.world, [&] {
     if (context.world.rank() != 0) return;
     statistics.provenance = setup.provenance;

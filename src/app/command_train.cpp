@@ -3,11 +3,13 @@
 
 #include "commands.hpp"
 #include "model_setup.hpp"
+#include "neuronmoe/analysis/expert_probe.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/data/mixture.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/model/checkpoint_weights.hpp"
 #include "neuronmoe/model/hf_model.hpp"
+#include "sense_setup.hpp"
 #include "training_data.hpp"
 
 namespace nmoe::app {
@@ -42,6 +44,27 @@ model::ModelConfig expanded_architecture(const AppConfig& config, const std::str
              "another list",
              init_from.empty() ? config.run.experts : init_from);
   return architecture;
+}
+
+/// Telemetry: the experts measured on the sense sentences every expert_ap.every steps, into the run's
+/// expert_probe.h5. Empty if it is not wanted.
+std::function<void(std::int64_t)> expert_probe(comm::ExecutionContext& context, const AppConfig& config,
+                                               model::Decoder& decoder) {
+  if (config.analysis.every == 0) return {};
+  auto setup = std::make_shared<SenseSetup>(prepare_sense(context, config, decoder.config()));
+  return [&context, &config, &decoder, setup](std::int64_t step) {
+    if (step % config.analysis.every != 0) return;
+    auto statistics =
+        analysis::analyse_experts(context, config.analysis, decoder.config(), setup->samples,
+                                  [&](const model::Batch& batch, model::ActivationObserver& observer) {
+                                    decoder.observe(batch, observer);
+                                  });
+    comm::agree(context.world, [&] {
+      if (context.world.rank() != 0) return;
+      statistics.neurons.provenance = setup->provenance;
+      analysis::append_probe(config.run.output + "/expert_probe.h5", step, statistics);
+    });
+  };
 }
 
 }  // namespace
@@ -81,8 +104,12 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
   });
   context.log.info("experts:\n{}", decoder->expert_parallel_group().placement.to_string());
   context.log.info("backward:\n{}", decoder->freeze_plan().to_string());
-  train::TrainRun run{kind, with_steps(config.train, mixture), config.run.output, config.run.resume,
-                      run_identity(context, config, config.run.model)};
+  train::TrainRun run{kind,
+                      with_steps(config.train, mixture),
+                      config.run.output,
+                      config.run.resume,
+                      run_identity(context, config, config.run.model),
+                      expert_probe(context, config, *decoder)};
   train::Trainer trainer(context, run, groups, *decoder, mixture);
   const train::TrainResult result = trainer.run();
   if (result.saved_on_signal) return report_saved_on_signal(context, result);

@@ -1,5 +1,7 @@
 #include "sense_setup.hpp"
 
+#include <algorithm>
+
 #include "neuronmoe/app/schema.hpp"
 #include "neuronmoe/app/version.hpp"
 #include "neuronmoe/base/error.hpp"
@@ -10,7 +12,7 @@
 namespace nmoe::app {
 
 SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& config,
-                         const LoadedModel& loaded) {
+                         const model::ModelConfig& architecture) {
   const auto& options = config.analysis;
   NMOE_CHECK(!options.sense.empty(), config,
              "--analysis.sense is not set: LANG:PATH.json, once per language");
@@ -18,15 +20,25 @@ SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& confi
   SenseSetup setup;
   std::string corpus;
   comm::agree(context.world, [&] {
-    const auto pools = analysis::load_sense_pools(options.sense, options.sentences,
-                                                  static_cast<std::uint64_t>(options.seed));
+    auto pools = analysis::read_sense_pools(options.sense);
+    std::vector<std::string> languages;
+    for (const auto& pool : pools) languages.push_back(pool.language);
+    const auto seed = static_cast<std::uint64_t>(options.seed);
+    if (options.redraw)
+      analysis::redraw_pools(pools, analysis::analysed_languages(options.languages, languages),
+                             options.sentences, seed);
+    else
+      analysis::draw_shared(pools, options.sentences, seed);
     for (const auto& pool : pools) corpus += pool.language + " " + pool.sha256 + "\n";
-    const auto& architecture = loaded.decoder->config();
     NMOE_CHECK(tokenizer->vocab_size() <= architecture.vocab_size, bad_data,
                "{}: vocabulary of {} tokens, the model has {}; use the tokenizer the model was made with",
                tokenizer->name(), tokenizer->vocab_size(), architecture.vocab_size);
     setup.samples = analysis::tokenize_pools(pools, *tokenizer, analysis::sense_bos(*tokenizer, architecture),
                                              options.max_tokens);
+    if (options.similarity_text.empty()) return;
+    setup.documents = analysis::tokenize_documents(
+        options.similarity_text, *tokenizer, analysis::sense_bos(*tokenizer, architecture),
+        options.similarity_tokens, std::min<std::int64_t>(10000, architecture.max_position_embeddings));
   });
   for (std::size_t i = 0; i < setup.samples.languages.size(); ++i) {
     context.log.info("{}: {} sentences, {} tokens; {} dropped", setup.samples.languages[i],

@@ -9,10 +9,13 @@ namespace nmoe::app {
 
 struct SenseSetup {
   analysis::SampleSet samples;
+  analysis::SampleSet documents;  ///< of analysis.similarity_text, or empty
   analysis::Provenance provenance;
 };
 
-/// Reads analysis.sense, tokenises, and says how many sentences each language keeps. Collective.
-SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& config, const LoadedModel& loaded);
+/// Reads analysis.sense and analysis.similarity_text, tokenises, and says how many sentences each language
+/// keeps. Collective.
+SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& config,
+                         const model::ModelConfig& architecture);
 
 }  // namespace nmoe::app

@@ -369,6 +369,7 @@ TrainResult Trainer::run() {
       });
       result.checkpoint = save();
     }
+    if (run_.after_step) run_.after_step(progress_.step);
   }
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
   result.tokens_per_s =

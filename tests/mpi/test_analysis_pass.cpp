@@ -3,6 +3,8 @@
 #include <cmath>
 #include <filesystem>
 
+#include "neuronmoe/analysis/expert_probe.hpp"
+#include "neuronmoe/analysis/lape.hpp"
 #include "neuronmoe/analysis/layer_similarity.hpp"
 #include "neuronmoe/analysis/neuron_analysis.hpp"
 #include "neuronmoe/analysis/score.hpp"
@@ -101,6 +103,13 @@ void check_same(const std::vector<std::vector<T>>& a, const std::vector<std::vec
   BOOST_REQUIRE(a.size() == b.size());
   for (std::size_t g = 0; g < a.size(); ++g) BOOST_TEST(a[g] == b[g], boost::test_tools::per_element());
 }
+template <typename T>  // NaN in the same places is the same
+void check_same_or_nan(const std::vector<std::vector<T>>& a, const std::vector<std::vector<T>>& b) {
+  BOOST_REQUIRE(a.size() == b.size());
+  for (std::size_t g = 0; g < a.size(); ++g)
+    for (std::size_t n = 0; n < a[g].size(); ++n)
+      BOOST_TEST((a[g][n] == b[g][n] || (a[g][n] != a[g][n] && b[g][n] != b[g][n])));
+}
 
 void check_same(const NeuronStatistics& a, const NeuronStatistics& b) {
   check_same(a.ap, b.ap);
@@ -135,6 +144,103 @@ BOOST_AUTO_TEST_CASE(neurons_have_the_same_bits_on_any_rank_count) {
   BOOST_TEST(result.languages[0] == "el");
   BOOST_TEST(result.n_pos[0] + result.n_neg[0] == static_cast<std::uint64_t>(samples.size()));
   BOOST_TEST(result.n_dropped[0] > 0U);  // sentences of 30 letters and BOS exceed 29 tokens
+}
+
+BOOST_AUTO_TEST_CASE(slabs_of_modules_and_redrawn_pools_change_no_bit) {
+  const auto config = tiny_config({1, 1});
+  SampleSet samples = toy_samples();
+  // Language g takes part in what its own and the next language's samples are, by a rule of the index.
+  for (std::size_t s = 0; s < samples.samples.size(); ++s)
+    samples.samples[s].drawn_for = {static_cast<std::uint8_t>(s % 2), 1,
+                                    static_cast<std::uint8_t>(s % 3 != 0)};
+  AnalysisConfig options;
+  options.batch_tokens = 40;
+  options.top_k = 9;
+  options.ap_min = 0.2;
+  TestContext many(world());
+  const auto whole = analyse_neurons(many.context, options, config, samples, dense_model(config));
+  options.memory_mb = 0;  // every module alone
+  int passes = 0;
+  const auto counted = [&](const model::Batch& batch, model::ActivationObserver& observer) {
+    ++passes;
+    dense_model(config)(batch, observer);
+  };
+  const auto slabs = analyse_neurons(many.context, options, config, samples, counted);
+  BOOST_TEST(passes % 14 == 0);
+  BOOST_TEST(passes >= 14);
+  if (world().rank() != 0) return;
+  check_same(slabs, whole);
+  check_same_or_nan(slabs.lape.probability, whole.lape.probability);
+  const ModuleTable table(config);
+  for (const auto& module : table.modules()) {
+    for (int g = 0; g < 3; ++g) {
+      std::vector<float> responses;
+      std::vector<std::uint8_t> labels;
+      for (std::size_t s = 0; s < samples.samples.size(); ++s) {
+        if (samples.samples[s].drawn_for[static_cast<std::size_t>(g)] == 0) continue;
+        responses.push_back(plain_response(samples, s, {module.layer, module.projection, -1}, 2, 1, false));
+        labels.push_back(samples.samples[s].language == g ? 1 : 0);
+      }
+      const auto at = static_cast<std::size_t>(module.offset + 2);
+      BOOST_TEST(std::abs(whole.ap[static_cast<std::size_t>(g)][at] - average_precision(responses, labels)) <=
+                 1e-14);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(activation_probabilities_equal_plain_counts) {
+  const auto config = tiny_config({1, 1});
+  const SampleSet samples = toy_samples();
+  AnalysisConfig options;
+  options.batch_tokens = 40;
+  options.top_k = 9;
+  options.ap_min = 0.2;
+  options.languages = "tr,en";
+  TestContext many(world());
+  const auto result = analyse_neurons(many.context, options, config, samples, dense_model(config));
+  if (world().rank() != 0) return;
+  const Lape& lape = result.lape;
+  const int pool_of[] = {2, 0};
+  for (const auto& module : result.modules.modules()) {
+    for (std::int64_t u = 0; u < module.width; ++u) {
+      const auto uuid = static_cast<std::size_t>(module.offset + u);
+      if (module.projection != model::Projection::gate) {
+        BOOST_TEST(std::isnan(lape.entropy[uuid]));
+        continue;
+      }
+      std::vector<double> p;
+      for (const int language : pool_of) {
+        double fired = 0.0, tokens = 0.0;
+        for (const auto& sample : samples.samples)
+          for (std::size_t t = 0; t < sample.ids.size() && sample.language == language; ++t, ++tokens)
+            fired += fake_value({module.layer, module.projection, -1}, u, sample.ids[t],
+                                static_cast<std::int64_t>(t)) > 0
+                         ? 1.0
+                         : 0.0;
+        p.push_back(fired / tokens);
+        BOOST_TEST(lape.probability[p.size() - 1][uuid] == static_cast<float>(p.back()));
+      }
+      BOOST_TEST(lape.entropy[uuid] == activation_entropy(p));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(similarity_from_documents) {
+  const auto config = tiny_config({1, 1});
+  const SampleSet samples = toy_samples(), documents = toy_samples(5);
+  AnalysisConfig options;
+  options.batch_tokens = 40;
+  options.top_k = 9;
+  options.ap_min = 0.2;
+  TestContext many(world());
+  const auto result =
+      analyse_neurons(many.context, options, config, samples, dense_model(config), &documents);
+  const auto alone = analyse_neurons(many.context, options, config, documents, dense_model(config));
+  const auto without = analyse_neurons(many.context, options, config, samples, dense_model(config));
+  if (world().rank() != 0) return;
+  BOOST_TEST(result.similarity == alone.similarity, boost::test_tools::per_element());
+  BOOST_TEST((result.similarity != without.similarity));
+  check_same(result.ap, without.ap);
 }
 
 BOOST_AUTO_TEST_CASE(neurons_equal_plain_loops) {
@@ -268,6 +374,38 @@ BOOST_AUTO_TEST_CASE(expert_file_can_be_read_back) {
   BOOST_TEST(file.read<double>("/ap").size() == 3U * 78U);
   const std::vector<std::uint32_t> ids = {0, 1, 0};
   BOOST_TEST(file.read<std::uint32_t>("/expert/id") == ids, boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(probes_of_a_training_run_are_appended_and_replaced) {
+  const auto config = tiny_config({2, 1});
+  const SampleSet samples = toy_samples();
+  TestContext many(world());
+  const SharedDirectory directory("expert_probe");
+  const std::string path = directory.path() + "/expert_probe.h5";
+  AnalysisConfig options;
+  auto probe = analyse_experts(many.context, options, config, samples, expert_model(config, world()));
+  if (world().rank() != 0) return;
+  append_probe(path, 10, probe);
+  probe.experts[1].high_ap[0] = 77;
+  append_probe(path, 20, probe);
+  probe.experts[1].high_ap[0] = 55;
+  append_probe(path, 30, probe);
+  probe.experts[1].high_ap[0] = 33;
+  append_probe(path, 20, probe);  // resumed from an earlier checkpoint: 20 and 30 are of the past
+  io::H5File file = io::H5File::open(path, "neuronmoe-expert-probe");
+  const std::vector<std::uint64_t> steps = {10, 20};
+  BOOST_TEST(file.read<std::uint64_t>("/step") == steps, boost::test_tools::per_element());
+  const auto high = file.read<std::uint64_t>("/high_ap");
+  BOOST_REQUIRE(high.size() == 2U * 3U * 3U);
+  BOOST_TEST(high[1 * 9 + 0 * 3 + 1] == 33U);
+  const auto tokens = file.read<std::uint64_t>("/num_tokens");
+  std::uint64_t all = 0;
+  for (const auto& sample : samples.samples) all += sample.language == 0 ? sample.ids.size() : 0;
+  BOOST_TEST(tokens[2] == all);              // the dense layer's base sees every token of language 0
+  BOOST_TEST(tokens[0] + tokens[1] == all);  // the toy router sends each token to one of two
+  file.close();
+  probe.neurons.languages[0] = "xx";
+  BOOST_CHECK_THROW(append_probe(path, 40, probe), Error);
 }
 
 BOOST_AUTO_TEST_CASE(nan_response_is_an_error_on_every_rank) {

@@ -105,7 +105,7 @@ class Journey(unittest.TestCase):
         out = {}
         for line in lines:
             path, kind = line.split(None, 1)
-            path = re.sub(r"^/selected/\w+$", "/selected/<language>", path)
+            path = re.sub(r"^(/lape)?/selected/\w+$", r"\1/selected/<language>", path)
             path = re.sub(r"/layers/\d+", "/layers/<n>", path)
             out[path] = (kind.split()[0], kind.count(","))
         return out

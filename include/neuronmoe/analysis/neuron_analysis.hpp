@@ -17,10 +17,11 @@ namespace nmoe::analysis {
 /// Options of `analyze` and `specialize`.
 struct AnalysisConfig {
   std::string tokenizer, languages, csv, empty = "zero";
-  std::vector<std::string> sense;
+  std::vector<std::string> sense, similarity_text;
   std::int64_t top_k = 0, max_tokens = 256, sentences = 500, batch_tokens = 4096, seed = 1234;
+  std::int64_t memory_mb = 4096, similarity_tokens = 100000, every = 0;
   double ap_min = 0.5, ap_high = 0.9;
-  bool skip_bos = false;
+  bool skip_bos = false, redraw = false;
   std::string dtype = "float32";  ///< of the analysis forward, whatever training uses (METHOD 1.4)
 };
 template <class Config, class F>
@@ -29,7 +30,10 @@ void for_each_field(Config& c, F&& f) {
   constexpr double many = 9e15;
   f("analysis.tokenizer", c.tokenizer,
     FieldInfo{.help = "tokenizer file or directory (empty: the model's own)"});
-  f("analysis.sense", c.sense, FieldInfo{.help = "LANG:PATH.json, one per language; repeatable"});
+  f("analysis.sense", c.sense,
+    FieldInfo{.help =
+                  "LANG:PATH.json, one per language, or PATH.jsonl with \"text\" and \"lang\" on each line; "
+                  "repeatable"});
   f("analysis.languages", c.languages,
     FieldInfo{.help =
                   "languages to analyse, comma-separated (empty: all); the others still serve as negatives"});
@@ -51,10 +55,35 @@ void for_each_field(Config& c, F&& f) {
   f("analysis.seed", c.seed, FieldInfo{.help = "seed of the draw of sentences", .min = 0, .max = many});
   f("analysis.batch_tokens", c.batch_tokens,
     FieldInfo{.help = "tokens per forward pass", .unit = "tokens", .min = 1, .max = 1e9});
+  f("analysis.memory_mb", c.memory_mb,
+    FieldInfo{.help = "analyze: responses a rank may hold; more neurons are measured in several passes over "
+                      "the sentences",
+              .unit = "MB",
+              .min = 1,
+              .max = 1e9,
+              .layout = true});
+  f("analysis.similarity_text", c.similarity_text,
+    FieldInfo{.help = "LANG:PATH.jsonl with \"text\": layer similarity from these documents instead of the "
+                      "sense sentences; repeatable"});
+  f("analysis.similarity_tokens", c.similarity_tokens,
+    FieldInfo{.help = "tokens per language of analysis.similarity_text",
+              .unit = "tokens",
+              .min = 1,
+              .max = 16777216});
+  f("sense.redraw_per_language", c.redraw,
+    FieldInfo{.help =
+                  "draw positives and negatives anew for every analysed language, as the released code does, "
+                  "instead of one set for all"});
   f("analysis.csv", c.csv,
     FieldInfo{.help = "analyze: also write expertise.csv and friends into this directory"});
   f("analysis.ap_high", c.ap_high,
     FieldInfo{.help = "specialize: a neuron counts as specialised from this AP on", .min = 0, .max = 1});
+  f("expert_ap.every", c.every,
+    FieldInfo{
+        .help = "train: measure the experts on the analysis.sense sentences every so many steps; 0 = never",
+        .unit = "steps",
+        .min = 0,
+        .max = many});
   f("expert_ap.empty", c.empty,
     FieldInfo{.help = "specialize: response to a sentence of which an expert saw no token",
               .choices = "zero|exclude|neg_inf"});
@@ -63,11 +92,14 @@ void for_each_field(Config& c, F&& f) {
 /// Indices into `pools` of the languages to analyse. @throws Error(config) naming the ones there are
 std::vector<int> analysed_languages(const std::string& wanted, const std::vector<std::string>& pools);
 
-/// Neuron table of a dense model. Result on rank 0, empty elsewhere; the same bits for any rank count as long
-/// as the forward of a batch is. Fills everything but `provenance`. Collective over the world.
+/// Neuron table of a dense model. Result on rank 0, empty elsewhere; the same bits for any rank count and any
+/// analysis.memory_mb as long as the forward of a batch is. Where the responses of all neurons do not fit,
+/// the sentences are run again for the next slab of modules: no file is spilt, and the same forward gives the
+/// same bits. Layer similarity and LAPE come from the first pass; with `documents` similarity comes from a
+/// pass over those. Fills everything but `provenance`. Collective over the world.
 /// @throws Error(config) for a model with experts, Error(bad_data) for a NaN response, naming module and unit
 NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const AnalysisConfig& config,
                                  const model::ModelConfig& model, const SampleSet& samples,
-                                 const ObserveFunction& observe);
+                                 const ObserveFunction& observe, const SampleSet* documents = nullptr);
 
 }  // namespace nmoe::analysis

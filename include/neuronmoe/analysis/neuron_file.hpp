@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "neuronmoe/analysis/average_precision.hpp"
+#include "neuronmoe/analysis/lape.hpp"
 #include "neuronmoe/analysis/selection.hpp"
 
 namespace nmoe::analysis {
@@ -27,6 +28,7 @@ struct NeuronStatistics {
   std::vector<Selection> selected;                                    ///< [G]
   std::vector<std::pair<std::string, std::string>> similarity_pairs;
   std::vector<double> similarity;  ///< [pairs, L]
+  Lape lape;                       ///< empty if it was not measured
   Provenance provenance;
 };
 

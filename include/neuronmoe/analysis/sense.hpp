@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "neuronmoe/analysis/average_precision.hpp"
 #include "neuronmoe/comm/execution_context.hpp"
 #include "neuronmoe/data/tokenizer.hpp"
 #include "neuronmoe/model/batch.hpp"
@@ -19,11 +20,24 @@ namespace nmoe::analysis {
 struct SensePool {
   std::string language, path, sha256;
   std::vector<std::string> sentences;
+  std::vector<std::vector<std::uint8_t>> drawn_for = {};  ///< [sentences][pools] after redraw_pools, or empty
 };
 
-/// Reads `LANG:PATH.json` files. Only the positives of a file are used. More than `max_sentences` of them are
-/// thinned by a draw without replacement, a function of (seed, language) alone; file order is kept.
-/// @throws Error(config) for a malformed or repeated entry, Error(bad_data) naming the file and what is wrong
+/// Reads sense files (METHOD 1.1) and JSONL. `LANG:PATH.json` is an object with sentences.positive = [text];
+/// only the positives are used. `LANG:PATH.jsonl` has "text" on each line, and "lang", if it is there, must
+/// be LANG. `PATH.jsonl` takes the language of each line from its "lang"; one file may hold several, in order
+/// of appearance. A line's "id", if any, must be unique in its file.
+/// @throws Error(config) for a malformed or repeated entry, Error(bad_data) naming the file, the line or
+/// entry and what is wrong: a language with no or one sentence, a repeated id, labels that do not match
+std::vector<SensePool> read_sense_pools(std::span<const std::string> specs);
+/// Thins every pool to `max_sentences` by a draw without replacement, a function of (seed, language) alone;
+/// file order is kept. One set for all languages: each sentence runs once (METHOD 1.1, our default).
+void draw_shared(std::vector<SensePool>& pools, std::int64_t max_sentences, std::uint64_t seed);
+/// As the released code draws: for every language of `analysed` its positives and, from each other pool, its
+/// negatives anew, each draw a function of (seed, analysed language, language). Keeps what anybody drew.
+void redraw_pools(std::vector<SensePool>& pools, std::span<const int> analysed, std::int64_t max_sentences,
+                  std::uint64_t seed);
+/// read_sense_pools and draw_shared.
 std::vector<SensePool> load_sense_pools(std::span<const std::string> specs, std::int64_t max_sentences,
                                         std::uint64_t seed);
 
@@ -32,6 +46,7 @@ struct SampleSet {
   struct Sample {
     int language;  ///< pool
     std::vector<std::int32_t> ids;
+    std::vector<std::uint8_t> drawn_for = {};  ///< [pools] after redraw_pools, else empty: for all
   };
   std::vector<std::string> languages;  ///< of the pools
   std::vector<Sample> samples;
@@ -40,6 +55,8 @@ struct SampleSet {
 
   std::int64_t size() const { return static_cast<std::int64_t>(samples.size()); }
   std::vector<int> language_of_sample() const;
+  /// What each sample is to the languages `analysed` (pool numbers).
+  SampleRoles roles(std::span<const int> analysed) const;
 };
 
 /// The token put before each sentence; −1 for none. The tokenizer's own rule wins; a Llama model whose
@@ -49,6 +66,12 @@ std::int32_t sense_bos(const data::Tokenizer& tokenizer, const model::ModelConfi
 /// besides BOS are dropped and counted. @throws Error(bad_data) if a language keeps no sentence
 SampleSet tokenize_pools(std::span<const SensePool> pools, const data::Tokenizer& tokenizer,
                          std::int32_t bos_id, std::int64_t max_tokens);
+
+/// Documents for layer similarity (METHOD 4.1): per language the first `num_tokens` tokens of its texts, in
+/// file order, each text run alone and cut at `max_length`; texts beyond 32,000 tokens are skipped.
+/// @param specs LANG:PATH.jsonl with "text"   @throws Error(config|bad_data) naming file and line
+SampleSet tokenize_documents(std::span<const std::string> specs, const data::Tokenizer& tokenizer,
+                             std::int32_t bos_id, std::int64_t num_tokens, std::int64_t max_length);
 
 /// Batches of sample indices, longest samples first (ties by index), each of at most `batch_tokens` tokens (a
 /// longer sample stands alone). A function of the samples alone, so GEMM shapes do not depend on the rank

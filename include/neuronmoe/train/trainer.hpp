@@ -1,6 +1,7 @@
 #pragma once
 // The training loop of pretrain, stage 1 and stage 2 (DESIGN 4): one engine, three sets of trainables and
 // losses. Called by app's commands.
+#include <functional>
 #include <map>
 #include <string>
 
@@ -31,6 +32,9 @@ struct TrainRun {
   std::string resume =
       "auto";  ///< auto: newest valid checkpoint of output_dir, if any | none | a step directory
   RunIdentity identity;
+  /// Called on every rank after each step, once it is recorded and, where due, saved; may run collectives and
+  /// evaluation forwards. app installs it (telemetry).
+  std::function<void(std::int64_t step)> after_step = {};
 };
 
 struct TrainResult {
