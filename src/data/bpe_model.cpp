@@ -83,6 +83,10 @@ BpeModel::BpeModel(const std::vector<std::string>& tokens, const std::vector<Bpe
     pairs_[slot] = {merge.left, merge.right, merge.rank,
                     merge.result};  // the last of equals, as in references
   }
+  byte_pairs_.resize(256 * 256);
+  for (std::size_t left = 0; left < 256; ++left)
+    for (std::size_t right = 0; right < 256; ++right)
+      byte_pairs_[left * 256 + right] = find_pair(id_of_byte_[left], id_of_byte_[right]);
   if (!whole_pieces) return;
   whole_.assign(capacity_for(tokens.size()), -1);
   for (std::size_t id = 0; id < tokens.size(); ++id) {
@@ -129,13 +133,15 @@ void BpeModel::merge_short(std::string_view piece, std::vector<std::int32_t>& id
   constexpr std::int32_t none = INT32_MAX;
   std::array<std::int32_t, max_short> id{}, rank{}, result{};  // rank[i]: of id[i] with id[i + 1]
   std::size_t n = piece.size();
-  const auto rate = [&](std::size_t i) {
-    const Pair* pair = i + 1 < n ? find_pair(id[i], id[i + 1]) : nullptr;
+  const auto note = [&](std::size_t i, const Pair* pair) {
     rank[i] = pair != nullptr ? pair->rank : none;
     result[i] = pair != nullptr ? pair->result : -1;
   };
-  for (std::size_t i = 0; i < n; ++i) id[i] = id_of_byte_[static_cast<unsigned char>(piece[i])];
-  for (std::size_t i = 0; i < n; ++i) rate(i);
+  const auto rate = [&](std::size_t i) { note(i, i + 1 < n ? find_pair(id[i], id[i + 1]) : nullptr); };
+  for (std::size_t i = 0; i < n; ++i) {
+    id[i] = id_of_byte_[static_cast<unsigned char>(piece[i])];
+    note(i, i + 1 < n ? find_byte_pair(piece[i], piece[i + 1]) : nullptr);
+  }
   while (n > 1) {
     std::size_t best = 0;
     for (std::size_t i = 1; i + 1 < n; ++i)
