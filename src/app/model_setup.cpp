@@ -9,7 +9,9 @@
 #include "neuronmoe/app/schema.hpp"
 #include "neuronmoe/app/version.hpp"
 #include "neuronmoe/base/error.hpp"
+#include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/io/file_hash.hpp"
 #include "neuronmoe/io/manifest.hpp"
 #include "neuronmoe/model/checkpoint_weights.hpp"
 #include "neuronmoe/model/hf_model.hpp"
@@ -123,6 +125,11 @@ train::RunIdentity run_identity(comm::ExecutionContext& context, const AppConfig
   if (!base_model.empty()) {
     identity.base_model_hash = on_rank_zero(context, [&] { return model::model_directory_hash(base_model); });
   }
+  std::string token_files;
+  for (const auto& d : data_sets_of(config))
+    token_files += d.name + " " + io::file_hash(context.world, d.tokens) + "\n";
+  identity.tokens_hash = sha256_text(token_files);
+  context.heartbeat.beat();
   identity.version = version();
   context.world.drain();  // the MPI library is asked directly
   nlohmann::json provenance;

@@ -204,7 +204,9 @@ std::string save_checkpoint(const comm::ExecutionContext& context, const std::st
                           {"version", identity.version},
                           {"config_sha256", sha256_text(identity.resolved_config)},
                           {"base_model", identity.base_model},
-                          {"base_model_sha256", identity.base_model_hash}});
+                          {"base_model_sha256", identity.base_model_hash},
+                          {"tokens_sha256", identity.tokens_hash},
+                          {"frozen_sha256", identity.frozen_hash}});
 }
 
 TrainProgress load_checkpoint(const comm::ExecutionContext& context, const std::string& step_dir,

@@ -147,11 +147,17 @@ void Trainer::resume() {
   }
   std::string difference;
   comm::agree(context_.world, [&] {
-    const std::string base = io::read_manifest_facts(directory)["base_model_sha256"];
+    io::ManifestFacts facts = io::read_manifest_facts(directory);
+    const std::string base = facts["base_model_sha256"], tokens = facts["tokens_sha256"];
     NMOE_CHECK(
         base == run_.identity.base_model_hash, bad_data,
         "{}: was trained on a base model with hash {}, --model has {}; pass the same base or --resume none",
         directory, base, run_.identity.base_model_hash);
+    NMOE_CHECK(
+        tokens.empty() || tokens == run_.identity.tokens_hash, bad_data,
+        "{}: was trained on token files with hash {}, now they have {}; the data would change: pass the same "
+        "files, or start a new run with train.init_from = {}",
+        directory, tokens, run_.identity.tokens_hash, directory);
     difference = first_difference(stored_config(directory), run_.identity.resolved_config);
   });
   progress_ = load_checkpoint(context_, directory, decoder_, optimizer_);
@@ -297,9 +303,12 @@ std::map<std::string, std::int64_t> Trainer::bytes_sent() const {
 }
 
 std::string Trainer::save() {
+  frozen_->check();
+  context_.heartbeat.beat();
+  RunIdentity identity = run_.identity;
+  identity.frozen_hash = frozen_->digest();
   progress_.cursors = mixture_.cursors(static_cast<std::uint64_t>(progress_.samples_seen));
-  const std::string directory =
-      save_checkpoint(context_, run_.output_dir, optimizer_, progress_, run_.identity);
+  const std::string directory = save_checkpoint(context_, run_.output_dir, optimizer_, progress_, identity);
   for (const std::string& removed : io::prune_steps(context_.world, run_.output_dir, run_.config.keep_last)) {
     context_.log.info("removed {}", removed);
   }
@@ -309,6 +318,9 @@ std::string Trainer::save() {
 TrainResult Trainer::run() {
   const TrainConfig& c = run_.config;
   resume();
+  frozen_.emplace(context_.world, decoder_);
+  if (!resumed_from_.empty()) frozen_->require_same_as(resumed_from_);
+  context_.heartbeat.beat();
   TrainResult result;
   result.completed_steps = progress_.step;
   std::optional<MetricsFile> metrics_file;

@@ -15,7 +15,7 @@ struct TrainProgress {
   std::int64_t step = 0;  ///< completed optimizer steps
   std::int64_t tokens_seen = 0, samples_seen = 0, skipped_steps = 0;
   std::int64_t optimizer_steps = 0;  ///< updates made: the count of the bias corrections
-  int nan_steps_in_a_row = 0;      ///< skipped steps up to now without a good one between
+  int nan_steps_in_a_row = 0;        ///< skipped steps up to now without a good one between
   double learning_rate = 0.0;
   std::uint64_t seed = 0;
   std::vector<std::uint64_t> cursors;  ///< samples each data set has given
@@ -26,6 +26,8 @@ struct RunIdentity {
   std::string resolved_config;  ///< INI without layout keys
   std::string base_model;       ///< directory of the frozen base, or "" in pretrain
   std::string base_model_hash;  ///< model::model_directory_hash of it
+  std::string tokens_hash;      ///< of the names and bytes of all token files
+  std::string frozen_hash;      ///< FrozenWeights::digest; the trainer fills it in
   std::string version;
   std::string provenance_json;  ///< whatever may differ between layouts; written beside, not inside
 };

@@ -3,6 +3,7 @@
 // losses. Called by app's commands.
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "neuronmoe/comm/execution_context.hpp"
@@ -10,6 +11,7 @@
 #include "neuronmoe/model/decoder.hpp"
 #include "neuronmoe/train/checkpoint.hpp"
 #include "neuronmoe/train/config.hpp"
+#include "neuronmoe/train/frozen_weights.hpp"
 #include "neuronmoe/train/metrics.hpp"
 #include "neuronmoe/train/parallel_groups.hpp"
 
@@ -85,7 +87,8 @@ class Trainer {
   ShardedOptimizer optimizer_;
   TrainProgress progress_;
   std::int64_t num_micro_batches_ = 0;
-  std::string resumed_from_;  // the checkpoint this run goes on from, or ""
+  std::optional<FrozenWeights> frozen_;  // from the start of run() on
+  std::string resumed_from_;             // the checkpoint this run goes on from, or ""
 };
 
 }  // namespace nmoe::train
