@@ -80,8 +80,15 @@ Allocation measured(const AllocationConfig& config) {
   const std::string& input = config.counts.empty() ? config.neurons : config.counts;
   NMOE_CHECK(!input.empty(), config,
              "nothing to allocate from: give allocation.neurons or --counts FILE.csv --columns a[,b]");
-  Allocation allocation =
-      config.counts.empty() ? from_neurons(config, read_neuron_file(config.neurons)) : from_counts(config);
+  Allocation allocation;
+  try {
+    allocation =
+        config.counts.empty() ? from_neurons(config, read_neuron_file(config.neurons)) : from_counts(config);
+  } catch (const Error& error) {  // the arithmetic does not know where its numbers come from
+    const std::string what = error.what();
+    if (error.code() != ErrorCode::bad_data || what.find(input) != std::string::npos) throw;
+    throw Error(error.code(), input + ": " + what);
+  }
   allocation.reasons.insert(allocation.reasons.begin(),
                             fmt::format("input {} sha256 {}", input, sha256_file(input)));
   return allocation;

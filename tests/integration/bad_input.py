@@ -163,6 +163,14 @@ def hdf5_files(work):
         f["responses"] = values
         f["labels"] = np.array([0, 1, 0, 1], "i8")
     expect("NaN response", score + [work / "nan.h5"], 65, "neuron 2", ranks=2, untouched=out)
+    for what, labels, wanted in [("too few labels", [0, 1, 0], "/labels has 3 entries, /responses has 4 samples"),
+                                 ("one label for all", [1, 1, 1, 1], "positives and negatives are needed"),
+                                 ("negative label", [0, -1, 2, 1], "/labels runs from -1")]:
+        with h5py.File(work / "labels.h5", "w") as f:
+            f["responses"], f["labels"] = np.ones((3, 4), "f4"), np.array(labels, "i8")
+        expect(what, score + [work / "labels.h5"], 65, "labels.h5", wanted, ranks=2, untouched=out)
+    expect("input and synthetic", ["score", "--score.input", good, "--synthetic", "4x4x2", "--output", out / "ap.h5"], 78,
+           "score.input", "score.synthetic")
     expect("output directory does not exist", ["score", "--score.input", good, "--output", "/nowhere/deep/a.h5"], 70, "/nowhere",
            ranks=2)
     expect("inspect nothing", ["inspect", "/nowhere"], 65, "/nowhere")
@@ -198,12 +206,34 @@ def full_disk(work, good):
         subprocess.run(["umount", disk], check=True)
 
 
+def analysis_inputs(work):
+    """Counts that cannot be turned into experts."""
+    out = work / "allocated"
+    out.mkdir()
+    counts = work / "counts.csv"
+    counts.write_text("layer,en,el\n0,0,0\n1,0,0\n")
+    allocate = ["allocate", "--counts", counts, "--columns", "en,el", "--output", out / "experts.cfg"]
+    expect("no layer above the threshold", allocate, 65, f"{counts}: no layer has a language-specific neuron", ranks=2,
+           untouched=out)
+    counts.write_text("layer,en,el\n0,9,5\n1,2,1\n")
+    expect("overlap beyond the counts", allocate + ["--overlap", "1:2"], 78, "allocation.overlap = 1:2", "at most 1",
+           untouched=out)
+    expect("sweep over what a CSV lacks", allocate + ["--sweep", "top_k=5"], 78, "needs allocation.neurons", untouched=out)
+    expect("no such model", allocate + ["--model", work / "deep"], 65, "deep/config.json")
+    expect_ok("a flag alone", allocate + ["--explain"])
+    text = (out / "experts.cfg").read_text()
+    if "E shrinks with" not in text:
+        failures.append("--explain")
+        print("FAILED --explain:\n" + text)
+
+
 def main():
     work = Path(tempfile.mkdtemp(prefix="nmoe-bad-input-"))
     try:
         options()
         printed_config(work)
         expert_lists(work, small_model(work))
+        analysis_inputs(work)
         full_disk(work, hdf5_files(work))
     finally:
         shutil.rmtree(work, ignore_errors=True)
