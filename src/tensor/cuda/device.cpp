@@ -1,10 +1,26 @@
-// Device memory and count through the CUDA runtime.
+// Device memory, streams and events through the CUDA runtime.
+#include "neuronmoe/tensor/device.hpp"
+
 #include <cuda_runtime.h>
 
+#include <chrono>
+#include <thread>
+
+#include "../device_calls.hpp"
 #include "neuronmoe/base/error.hpp"
-#include "neuronmoe/tensor/stream.hpp"
 
 namespace nmoe {
+
+namespace {
+
+void check(cudaError_t status, const char* what) {
+  NMOE_CHECK(status == cudaSuccess, internal, "CUDA: {}: {}", what, cudaGetErrorString(status));
+}
+cudaStream_t native_of(const Stream& stream) {
+  return static_cast<cudaStream_t>(stream.native());
+}
+
+}  // namespace
 
 int num_cuda_devices() {
   int count = 0;
@@ -14,16 +30,83 @@ int num_cuda_devices() {
 void* cuda_allocate(long long num_bytes) {
   void* pointer = nullptr;
   const cudaError_t status = cudaMalloc(&pointer, static_cast<std::size_t>(num_bytes));
-  NMOE_CHECK(status == cudaSuccess, config, "cudaMalloc of {} bytes: {}", num_bytes,
+  NMOE_CHECK(status == cudaSuccess, config,
+             "{} bytes of GPU memory: {}; use smaller micro-batches or more GPUs", num_bytes,
              cudaGetErrorString(status));
-  const cudaError_t cleared = cudaMemset(pointer, 0, static_cast<std::size_t>(num_bytes));
-  NMOE_CHECK(cleared == cudaSuccess, internal, "cudaMemset of {} bytes: {}", num_bytes,
-             cudaGetErrorString(cleared));
+  check(cudaMemset(pointer, 0, static_cast<std::size_t>(num_bytes)), "clearing new memory");
+  check(cudaStreamSynchronize(nullptr), "clearing new memory");  // our streams do not wait for that one
   return pointer;
 }
 
 void cuda_free(void* pointer) noexcept {
   static_cast<void>(cudaFree(pointer));
 }
+
+CudaDevice select_cuda_device(int index) {
+  NMOE_CHECK(index >= 0 && index < num_cuda_devices(), config, "GPU {} of {} that this process sees", index,
+             num_cuda_devices());
+  check(cudaSetDevice(index), "choosing the device");
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, index), "properties of the device");
+  char bus_id[32] = {};
+  check(cudaDeviceGetPCIBusId(bus_id, sizeof(bus_id), index), "bus id of the device");
+  return {index, properties.name, bus_id, static_cast<std::int64_t>(properties.totalGlobalMem)};
+}
+
+void synchronize(Stream& stream, double timeout_s) {
+  if (stream.device() == Device::cpu) return;
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
+  for (int polls = 0;; ++polls) {
+    const cudaError_t status = cudaStreamQuery(native_of(stream));
+    if (status == cudaSuccess) return;
+    NMOE_CHECK(status == cudaErrorNotReady, internal, "CUDA: work on the stream failed: {}",
+               cudaGetErrorString(status));
+    const double waited = std::chrono::duration<double>(Clock::now() - start).count();
+    NMOE_CHECK(waited < timeout_s, watchdog, "work on the GPU has not finished after {} s", timeout_s);
+    // Most waits are for a few microseconds; a long one leaves the core to the communication thread.
+    if (waited > 1e-3) std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+}
+
+namespace detail {
+
+void cuda_copy(void* to, const void* from, std::int64_t bytes, Stream& stream) {
+  check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, native_of(stream)),
+        "copy");
+}
+void cuda_zero(void* to, std::int64_t bytes, Stream& stream) {
+  check(cudaMemsetAsync(to, 0, static_cast<std::size_t>(bytes), native_of(stream)), "clearing memory");
+}
+void* cuda_stream_create() {
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
+  return stream;
+}
+void cuda_stream_destroy(void* native) noexcept {
+  static_cast<void>(cudaStreamDestroy(static_cast<cudaStream_t>(native)));
+}
+void* cuda_event_create() {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+  return event;
+}
+void cuda_event_destroy(void* native) noexcept {
+  static_cast<void>(cudaEventDestroy(static_cast<cudaEvent_t>(native)));
+}
+void cuda_event_record(void* native, Stream& stream) {
+  check(cudaEventRecord(static_cast<cudaEvent_t>(native), native_of(stream)), "recording an event");
+}
+bool cuda_event_reached(void* native) {
+  const cudaError_t status = cudaEventQuery(static_cast<cudaEvent_t>(native));
+  if (status != cudaErrorNotReady) check(status, "asking for an event");
+  return status == cudaSuccess;
+}
+void cuda_stream_wait(Stream& stream, void* native_event) {
+  check(cudaStreamWaitEvent(native_of(stream), static_cast<cudaEvent_t>(native_event), 0),
+        "waiting for an event");
+}
+
+}  // namespace detail
 
 }  // namespace nmoe

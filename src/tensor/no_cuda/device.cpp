@@ -1,17 +1,57 @@
-// Linked instead of cuda/device.cu when no CUDA toolkit was found: honest errors, no silent fallback.
+// Linked instead of cuda/device.cpp when no CUDA toolkit was found: honest errors, no silent fallback.
+#include "neuronmoe/tensor/device.hpp"
+
+#include "../device_calls.hpp"
 #include "neuronmoe/base/error.hpp"
-#include "neuronmoe/tensor/stream.hpp"
 
 namespace nmoe {
+
+namespace {
+[[noreturn]] void missing(const char* what) {
+  throw Error(ErrorCode::config, fmt::format("{} on a GPU: built without CUDA; use --device cpu", what));
+}
+}  // namespace
 
 int num_cuda_devices() {
   return 0;
 }
-void* cuda_allocate(long long num_bytes) {
-  NMOE_CHECK(false, config, "cannot allocate {} bytes on a GPU: built without CUDA; use --device cpu",
-             num_bytes);
-  return nullptr;
+void* cuda_allocate(long long) {
+  missing("memory");
 }
 void cuda_free(void*) noexcept {}
+CudaDevice select_cuda_device(int) {
+  missing("work");
+}
+void synchronize(Stream& stream, double) {
+  if (stream.device() == Device::cuda) missing("waiting for work");
+}
+
+namespace detail {
+
+void cuda_copy(void*, const void*, std::int64_t, Stream&) {
+  missing("a copy");
+}
+void cuda_zero(void*, std::int64_t, Stream&) {
+  missing("clearing memory");
+}
+void* cuda_stream_create() {
+  missing("a stream");
+}
+void cuda_stream_destroy(void*) noexcept {}
+void* cuda_event_create() {
+  missing("an event");
+}
+void cuda_event_destroy(void*) noexcept {}
+void cuda_event_record(void*, Stream&) {
+  missing("an event");
+}
+bool cuda_event_reached(void*) {
+  missing("an event");
+}
+void cuda_stream_wait(Stream&, void*) {
+  missing("an event");
+}
+
+}  // namespace detail
 
 }  // namespace nmoe

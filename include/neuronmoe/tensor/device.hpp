@@ -1,0 +1,67 @@
+#pragma once
+// Streams, events and copies between host and GPU: what ops, comm, model and app need of a device besides
+// kernels. In a build without CUDA everything here works for Device::cpu and throws Error(config) for
+// Device::cuda.
+#include <memory>
+#include <string>
+
+#include "neuronmoe/tensor/stream.hpp"
+#include "neuronmoe/tensor/tensor.hpp"
+
+namespace nmoe {
+
+/// What a GPU is called and where it sits; `bus_id` tells two ranks whether they hold the same one.
+struct CudaDevice {
+  int index = 0;
+  std::string name, bus_id;
+  std::int64_t memory_bytes = 0;
+};
+/// Makes GPU `index` the one of this process (its calling thread) and describes it.
+/// @throws Error(config) if there is no such GPU.
+CudaDevice select_cuda_device(int index);
+
+/// A stream of its own. `stream()` stays valid as long as this lives.
+class OwnedStream {
+ public:
+  explicit OwnedStream(Device device);
+  ~OwnedStream();
+  OwnedStream(const OwnedStream&) = delete;
+  OwnedStream& operator=(const OwnedStream&) = delete;
+  Stream& stream() { return stream_; }
+
+ private:
+  Stream stream_;
+};
+
+/// A point in a stream that another stream, or the host, can wait for.
+class Event {
+ public:
+  explicit Event(Device device);
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record(Stream& stream);
+  /// Work queued on `stream` from now on comes after the recorded point.
+  void make_wait(Stream& stream) const;
+  bool reached() const;
+
+ private:
+  Device device_;
+  void* native_ = nullptr;
+};
+
+/// Returns when everything queued on the stream has finished; polls, and gives up after `timeout_s`.
+/// @throws Error(internal) on a CUDA error, Error(watchdog) after the time.
+void synchronize(Stream& stream, double timeout_s = 600.0);
+
+/// dst = src, element types and counts equal, either side on either device, in the order of the stream. When
+/// one side is host memory the call returns only when that memory may be read or written again: a
+/// device-to-host copy waits for the stream. Both on the host: done at once.   @throws Error(internal) if
+/// they disagree.
+void copy(TensorView dst, ConstTensorView src, Stream& stream);
+/// The same elements on `device`, as an owning tensor.
+Tensor copied_to(Device device, ConstTensorView src, Stream& stream);
+/// Every byte 0, in the order of the stream.
+void zero(TensorView dst, Stream& stream);
+
+}  // namespace nmoe

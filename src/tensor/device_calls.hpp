@@ -1,0 +1,20 @@
+#pragma once
+// The CUDA runtime calls behind tensor/device.hpp: cuda/device.cpp makes them, no_cuda/device.cpp says they
+// cannot be made.
+#include <cstdint>
+
+#include "neuronmoe/tensor/stream.hpp"
+
+namespace nmoe::detail {
+
+void cuda_copy(void* to, const void* from, std::int64_t bytes, Stream& stream);
+void cuda_zero(void* to, std::int64_t bytes, Stream& stream);
+void* cuda_stream_create();
+void cuda_stream_destroy(void* native) noexcept;
+void* cuda_event_create();
+void cuda_event_destroy(void* native) noexcept;
+void cuda_event_record(void* native, Stream& stream);
+bool cuda_event_reached(void* native);
+void cuda_stream_wait(Stream& stream, void* native_event);
+
+}  // namespace nmoe::detail

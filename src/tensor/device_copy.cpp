@@ -1,0 +1,59 @@
+// The parts of tensor/device.hpp that are the same in every build; cuda/ and no_cuda/ hold the rest.
+#include <cstring>
+
+#include "device_calls.hpp"
+#include "neuronmoe/tensor/device.hpp"
+
+namespace nmoe {
+
+void copy(TensorView dst, ConstTensorView src, Stream& stream) {
+  NMOE_CHECK(dst.dtype() == src.dtype() && dst.num_elements() == src.num_elements(), internal,
+             "copy of {} {} into {} {}", name_of(src.dtype()), src.shape().to_string(), name_of(dst.dtype()),
+             dst.shape().to_string());
+  if (dst.num_elements() == 0) return;
+  if (dst.device() == Device::cpu && src.device() == Device::cpu) {
+    std::memcpy(dst.raw(), src.raw(), static_cast<std::size_t>(src.num_bytes()));
+    return;
+  }
+  NMOE_CHECK(stream.device() == Device::cuda, internal, "a copy to or from the GPU was given a CPU stream");
+  detail::cuda_copy(dst.raw(), src.raw(), src.num_bytes(), stream);
+  if (dst.device() == Device::cpu) synchronize(stream);
+}
+
+Tensor copied_to(Device device, ConstTensorView src, Stream& stream) {
+  Tensor result(src.shape(), src.dtype(), device);
+  copy(result.view(), src, stream);
+  return result;
+}
+
+void zero(TensorView dst, Stream& stream) {
+  if (dst.num_elements() == 0) return;
+  if (dst.device() == Device::cpu) {
+    std::memset(dst.raw(), 0, static_cast<std::size_t>(dst.num_bytes()));
+  } else {
+    detail::cuda_zero(dst.raw(), dst.num_bytes(), stream);
+  }
+}
+
+OwnedStream::OwnedStream(Device device)
+    : stream_(device, device == Device::cuda ? detail::cuda_stream_create() : nullptr) {}
+OwnedStream::~OwnedStream() {
+  if (stream_.device() == Device::cuda) detail::cuda_stream_destroy(stream_.native());
+}
+
+Event::Event(Device device)
+    : device_(device), native_(device == Device::cuda ? detail::cuda_event_create() : nullptr) {}
+Event::~Event() {
+  if (device_ == Device::cuda) detail::cuda_event_destroy(native_);
+}
+void Event::record(Stream& stream) {
+  if (device_ == Device::cuda) detail::cuda_event_record(native_, stream);
+}
+void Event::make_wait(Stream& stream) const {
+  if (device_ == Device::cuda) detail::cuda_stream_wait(stream, native_);
+}
+bool Event::reached() const {
+  return device_ == Device::cpu || detail::cuda_event_reached(native_);
+}
+
+}  // namespace nmoe
