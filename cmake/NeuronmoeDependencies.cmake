@@ -43,7 +43,7 @@ if(NOT NMOE_CUDA STREQUAL "OFF")
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-      set(CMAKE_CUDA_ARCHITECTURES 90)
+      set(CMAKE_CUDA_ARCHITECTURES 90a)  # Hopper, with the instructions only it has
     endif()
     enable_language(CUDA)
     find_package(CUDAToolkit REQUIRED)

@@ -4,7 +4,11 @@ target_include_directories(nmoe_flags INTERFACE ${PROJECT_SOURCE_DIR}/include)
 target_compile_options(nmoe_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Werror>
   $<$<COMPILE_LANGUAGE:CXX>:-fno-math-errno>
+  $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings -Xcompiler=-Wall,-Wextra,-Werror -Xptxas=-warn-spills>
   $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-restrict>)  # GCC 12 bug 105651: false alarm on "literal" + std::string
+# nvcc's front end cannot evaluate fmt's format strings while compiling; they are checked when they are used.
+target_compile_definitions(nmoe_flags INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:FMT_CONSTEVAL=>
+  $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1>)
 target_compile_definitions(nmoe_flags INTERFACE OMPI_SKIP_MPICXX=1 MPICH_SKIP_MPICXX=1)
 if(NMOE_NATIVE)
   include(CheckCXXCompilerFlag)

@@ -1,7 +1,5 @@
 #include "check.hpp"
 
-#include "cuda_missing.hpp"
-
 namespace nmoe::ops {
 
 bool is_floating(DType dtype) {
@@ -30,7 +28,7 @@ void expect_or_acc(const char* kernel, const char* name, ConstTensorView tensor,
   expect(kernel, name, tensor, shape, is_acc ? accumulator_of(dtype) : dtype);
 }
 
-void expect_cpu(const char* kernel, std::initializer_list<ConstTensorView> tensors) {
+bool on_cuda(const char* kernel, std::initializer_list<ConstTensorView> tensors) {
   const ConstTensorView* first = nullptr;
   for (const ConstTensorView& tensor : tensors) {
     if (!tensor) continue;
@@ -38,11 +36,12 @@ void expect_cpu(const char* kernel, std::initializer_list<ConstTensorView> tenso
     NMOE_CHECK(tensor.device() == first->device(), internal, "{}: tensors on {} and on {}", kernel,
                name_of(first->device()), name_of(tensor.device()));
   }
-  if (first != nullptr && first->device() == Device::cuda) cuda_missing(kernel);
+  return first != nullptr && first->device() == Device::cuda;
 }
 
 void expect_range(const char* kernel, const char* name, ConstTensorView values, std::int64_t low,
                   std::int64_t high) {
+  if (values.device() == Device::cuda) return;  // whoever put them there has looked
   const auto* p = values.data<std::int32_t>();
   for (std::int64_t i = 0; i < values.num_elements(); ++i) {
     NMOE_CHECK(p[i] >= low && p[i] < high, bad_data, "{}: {}[{}] = {} is outside [{}, {}]", kernel, name, i,

@@ -13,10 +13,10 @@ void expect_floating(const char* kernel, const char* name, ConstTensorView tenso
 /// Like `expect`, for tensors that may hold `dtype` or its accumulator type.
 void expect_or_acc(const char* kernel, const char* name, ConstTensorView tensor, const Shape& shape,
                    DType dtype);
-/// @throws Error(internal) if the tensors that are given sit on different
-/// devices, Error(config) if they are CUDA tensors and there is no CUDA kernel.
-void expect_cpu(const char* kernel, std::initializer_list<ConstTensorView> tensors);
-/// @throws Error(bad_data) unless low <= values[i] < high for every element of the int32 tensor.
+/// Where the tensors that are given sit. @throws Error(internal) if not all on the same device.
+bool on_cuda(const char* kernel, std::initializer_list<ConstTensorView> tensors);
+/// @throws Error(bad_data) unless low <= values[i] < high for every element of the int32 tensor. Values on a
+/// GPU are not read back: they were checked when they were put there.
 void expect_range(const char* kernel, const char* name, ConstTensorView values, std::int64_t low,
                   std::int64_t high);
 bool is_floating(DType dtype);

@@ -1,5 +1,6 @@
 #include "check.hpp"
 #include "cpu/kernels.hpp"
+#include "cuda/kernels.hpp"
 #include "neuronmoe/ops/moe.hpp"
 
 namespace nmoe::ops {
@@ -15,7 +16,7 @@ void check_router(const char* name, ConstTensorView probs, ConstTensorView indic
 }  // namespace
 
 void route_forward(TensorView probs, TensorView weights, TensorView indices, ConstTensorView logits,
-                   bool normalise, Stream&) {
+                   bool normalise, Stream& stream) {
   constexpr const char* name = "route_forward";
   check_router(name, probs, indices);
   NMOE_CHECK(indices.dim(1) >= 1 && indices.dim(1) <= probs.dim(1), internal,
@@ -23,41 +24,45 @@ void route_forward(TensorView probs, TensorView weights, TensorView indices, Con
              indices.dim(1), probs.dim(1));
   expect(name, "weights", weights, indices.shape(), probs.dtype());
   expect(name, "logits", logits, probs.shape(), probs.dtype());
-  expect_cpu(name, {probs, weights, indices, logits});
+  if (on_cuda(name, {probs, weights, indices, logits}))
+    return cuda::route_forward(probs, weights, indices, logits, normalise, stream);
   reference::route_forward(probs, weights, indices, logits, normalise);
 }
 
 void route_backward(TensorView dlogits, ConstTensorView dweights, ConstTensorView dprobs,
                     ConstTensorView probs, ConstTensorView weights, ConstTensorView indices, bool normalise,
-                    Stream&) {
+                    Stream& stream) {
   constexpr const char* name = "route_backward";
   check_router(name, probs, indices);
   expect(name, "dlogits", dlogits, probs.shape(), probs.dtype());
   expect(name, "dweights", dweights, indices.shape(), probs.dtype());
   if (dprobs) expect(name, "dprobs", dprobs, probs.shape(), probs.dtype());
   expect(name, "weights", weights, indices.shape(), probs.dtype());
-  expect_cpu(name, {dlogits, dweights, dprobs, probs, weights, indices});
+  if (on_cuda(name, {dlogits, dweights, dprobs, probs, weights, indices}))
+    return cuda::route_backward(dlogits, dweights, dprobs, probs, weights, indices, normalise, stream);
   expect_range(name, "indices", indices, 0, probs.dim(1));
   reference::route_backward(dlogits, dweights, dprobs, probs, weights, indices, normalise);
 }
 
 double load_balancing_loss(TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
-                           double grad_scale, Stream&) {
+                           double grad_scale, Stream& stream) {
   constexpr const char* name = "load_balancing_loss";
   check_router(name, probs, indices);
   if (dprobs) expect(name, "dprobs", dprobs, probs.shape(), probs.dtype());
-  expect_cpu(name, {dprobs, probs, indices});
+  if (on_cuda(name, {dprobs, probs, indices}))
+    return cuda::load_balancing_loss(dprobs, probs, indices, grad_scale, stream);
   expect_range(name, "indices", indices, 0, probs.dim(1));
   return reference::load_balancing_loss(dprobs, probs, indices, grad_scale);
 }
 
 void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView probs, ConstTensorView indices,
-                          Stream&) {
+                          Stream& stream) {
   constexpr const char* name = "balancing_statistics";
   check_router(name, probs, indices);
   expect(name, "counts", counts, {probs.dim(1)}, DType::float64);
   expect(name, "sums", sums, {probs.dim(1)}, DType::float64);
-  expect_cpu(name, {counts, sums, probs, indices});
+  if (on_cuda(name, {counts, sums, probs, indices}))
+    return cuda::balancing_statistics(counts, sums, probs, indices, stream);
   expect_range(name, "indices", indices, 0, probs.dim(1));
   reference::balancing_statistics(counts, sums, probs, indices);
 }
@@ -74,35 +79,37 @@ double balancing_loss_of(ConstTensorView counts, ConstTensorView sums, double nu
 }
 
 void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_tokens, double grad_scale,
-                        Stream&) {
+                        Stream& stream) {
   constexpr const char* name = "balancing_gradient";
   expect_floating(name, "dprobs", dprobs, 2);
   expect(name, "counts", counts, {dprobs.dim(1)}, DType::float64);
-  expect_cpu(name, {dprobs, counts});
   NMOE_CHECK(num_tokens > 0.0 || dprobs.dim(0) == 0, internal, "{}: {} rows but {} tokens", name,
              dprobs.dim(0), num_tokens);
+  if (on_cuda(name, {dprobs, counts}))
+    return cuda::balancing_gradient(dprobs, counts, num_tokens, grad_scale, stream);
   reference::balancing_gradient(dprobs, counts, num_tokens, grad_scale);
 }
 
 double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView mask, LprForm form,
-                    double grad_scale, Stream&) {
+                    double grad_scale, Stream& stream) {
   constexpr const char* name = "lpr_loss_sum";
   expect_floating(name, "probs", probs, 2);
   expect(name, "probs", probs, probs.shape(), accumulator_of(probs.dtype()));
   NMOE_CHECK(probs.dim(1) >= 1, internal, "{}: no experts", name);
   expect(name, "mask", mask, {probs.dim(0)}, DType::uint8);
   if (dprobs) expect(name, "dprobs", dprobs, probs.shape(), probs.dtype());
-  expect_cpu(name, {dprobs, probs, mask});
+  if (on_cuda(name, {dprobs, probs, mask}))
+    return cuda::lpr_loss_sum(dprobs, probs, mask, form, grad_scale, stream);
   return reference::lpr_loss_sum(dprobs, probs, mask, form, grad_scale);
 }
 
-void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row, Stream&) {
+void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row, Stream& stream) {
   constexpr const char* name = "gather_rows";
   expect_floating(name, "x", x, 2);
   expect_floating(name, "rows", rows, 2);
   expect(name, "rows", rows, {rows.dim(0), x.dim(1)}, x.dtype());
   expect(name, "token_of_row", token_of_row, {rows.dim(0)}, DType::int32);
-  expect_cpu(name, {rows, x, token_of_row});
+  if (on_cuda(name, {rows, x, token_of_row})) return cuda::gather_rows(rows, x, token_of_row, stream);
   expect_range(name, "token_of_row", token_of_row, 0, x.dim(0));
   cpu::gather_rows(rows, x, token_of_row);
 }
@@ -120,46 +127,51 @@ void check_slots(const char* name, ConstTensorView tokens, ConstTensorView rows,
 }  // namespace
 
 void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot, ConstTensorView indices,
-                     ConstTensorView weights, bool accumulate, Stream&) {
+                     ConstTensorView weights, bool accumulate, Stream& stream) {
   constexpr const char* name = "combine_forward";
   check_slots(name, y, rows, row_of_slot);
   expect(name, "indices", indices, row_of_slot.shape(), DType::int32);
   if (weights) expect(name, "weights", weights, row_of_slot.shape(), accumulator_of(y.dtype()));
-  expect_cpu(name, {y, rows, row_of_slot, indices, weights});
+  if (on_cuda(name, {y, rows, row_of_slot, indices, weights}))
+    return cuda::combine_forward(y, rows, row_of_slot, indices, weights, accumulate, stream);
   expect_range(name, "row_of_slot", row_of_slot, -1, rows.dim(0));
   cpu::combine_forward(y, rows, row_of_slot, indices, weights, accumulate);
 }
 
 void combine_forward_rounded(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot,
-                             ConstTensorView indices, ConstTensorView weights, Stream&) {
+                             ConstTensorView indices, ConstTensorView weights, Stream& stream) {
   constexpr const char* name = "combine_forward_rounded";
   check_slots(name, y, rows, row_of_slot);
   expect(name, "indices", indices, row_of_slot.shape(), DType::int32);
   expect(name, "weights", weights, row_of_slot.shape(), accumulator_of(y.dtype()));
-  expect_cpu(name, {y, rows, row_of_slot, indices, weights});
+  if (on_cuda(name, {y, rows, row_of_slot, indices, weights}))
+    return cuda::combine_forward_rounded(y, rows, row_of_slot, indices, weights, stream);
   expect_range(name, "row_of_slot", row_of_slot, -1, rows.dim(0));
   reference::combine_forward_rounded(y, rows, row_of_slot, indices, weights);
 }
 
 void combine_backward(TensorView drows, TensorView dweights, ConstTensorView dy, ConstTensorView rows,
-                      ConstTensorView row_of_slot, ConstTensorView weights, Stream&) {
+                      ConstTensorView row_of_slot, ConstTensorView weights, Stream& stream) {
   constexpr const char* name = "combine_backward";
   check_slots(name, dy, rows, row_of_slot);
   expect(name, "drows", drows, rows.shape(), rows.dtype());
   expect(name, "dweights", dweights, row_of_slot.shape(), accumulator_of(dy.dtype()));
   expect(name, "weights", weights, row_of_slot.shape(), accumulator_of(dy.dtype()));
-  expect_cpu(name, {drows, dweights, dy, rows, row_of_slot, weights});
+  if (on_cuda(name, {drows, dweights, dy, rows, row_of_slot, weights}))
+    return cuda::combine_backward(drows, dweights, dy, rows, row_of_slot, weights, stream);
   expect_range(name, "row_of_slot", row_of_slot, -1, rows.dim(0));
   cpu::combine_backward(drows, dweights, dy, rows, row_of_slot, weights);
 }
 
-void accumulate_by_sample(TensorView sums, ConstTensorView values, ConstTensorView row_sample, Stream&) {
+void accumulate_by_sample(TensorView sums, ConstTensorView values, ConstTensorView row_sample,
+                          Stream& stream) {
   constexpr const char* name = "accumulate_by_sample";
   expect_floating(name, "values", values, 2);
   expect_floating(name, "sums", sums, 2);
   expect(name, "sums", sums, {sums.dim(0), values.dim(1)}, accumulator_of(values.dtype()));
   expect(name, "row_sample", row_sample, {values.dim(0)}, DType::int32);
-  expect_cpu(name, {sums, values, row_sample});
+  if (on_cuda(name, {sums, values, row_sample}))
+    return cuda::accumulate_by_sample(sums, values, row_sample, stream);
   expect_range(name, "row_sample", row_sample, 0, sums.dim(0));
   cpu::accumulate_by_sample(sums, values, row_sample);
 }

@@ -2,45 +2,46 @@
 
 #include "check.hpp"
 #include "cpu/kernels.hpp"
+#include "cuda/kernels.hpp"
 #include "neuronmoe/ops/transformer.hpp"
 
 namespace nmoe::ops {
 
-void embedding_forward(TensorView y, ConstTensorView ids, ConstTensorView table, Stream&) {
+void embedding_forward(TensorView y, ConstTensorView ids, ConstTensorView table, Stream& stream) {
   constexpr const char* name = "embedding_forward";
   expect_floating(name, "table", table, 2);
   expect_floating(name, "y", y, 2);
   expect(name, "y", y, {y.dim(0), table.dim(1)}, table.dtype());
   expect(name, "ids", ids, {y.dim(0)}, DType::int32);
-  expect_cpu(name, {y, ids, table});
+  if (on_cuda(name, {y, ids, table})) return cuda::embedding_forward(y, ids, table, stream);
   expect_range(name, "ids", ids, 0, table.dim(0));
   cpu::embedding_forward(y, ids, table);
 }
 
-void embedding_backward(TensorView dtable, ConstTensorView dy, ConstTensorView ids, Stream&) {
+void embedding_backward(TensorView dtable, ConstTensorView dy, ConstTensorView ids, Stream& stream) {
   constexpr const char* name = "embedding_backward";
   expect_floating(name, "dy", dy, 2);
   expect_floating(name, "dtable", dtable, 2);
   expect(name, "dtable", dtable, {dtable.dim(0), dy.dim(1)}, accumulator_of(dy.dtype()));
   expect(name, "ids", ids, {dy.dim(0)}, DType::int32);
-  expect_cpu(name, {dtable, dy, ids});
+  if (on_cuda(name, {dtable, dy, ids})) return cuda::embedding_backward(dtable, dy, ids, stream);
   expect_range(name, "ids", ids, 0, dtable.dim(0));
   cpu::embedding_backward(dtable, dy, ids);
 }
 
 void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, ConstTensorView w, double eps,
-                      Stream&) {
+                      Stream& stream) {
   constexpr const char* name = "rms_norm_forward";
   expect_floating(name, "x", x, 2);
   expect(name, "y", y, x.shape(), x.dtype());
   expect(name, "inv_rms", inv_rms, {x.dim(0)}, accumulator_of(x.dtype()));
   expect(name, "w", w, {x.dim(1)}, x.dtype());
-  expect_cpu(name, {y, inv_rms, x, w});
+  if (on_cuda(name, {y, inv_rms, x, w})) return cuda::rms_norm_forward(y, inv_rms, x, w, eps, stream);
   cpu::rms_norm_forward(y, inv_rms, x, w, eps);
 }
 
 void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTensorView x, ConstTensorView w,
-                       ConstTensorView inv_rms, bool accumulate, Stream&) {
+                       ConstTensorView inv_rms, bool accumulate, Stream& stream) {
   constexpr const char* name = "rms_norm_backward";
   expect_floating(name, "x", x, 2);
   expect(name, "dx", dx, x.shape(), x.dtype());
@@ -48,12 +49,13 @@ void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTe
   expect(name, "dy", dy, x.shape(), x.dtype());
   expect(name, "w", w, {x.dim(1)}, x.dtype());
   expect(name, "inv_rms", inv_rms, {x.dim(0)}, accumulator_of(x.dtype()));
-  expect_cpu(name, {dx, dw, dy, x, w, inv_rms});
+  if (on_cuda(name, {dx, dw, dy, x, w, inv_rms}))
+    return cuda::rms_norm_backward(dx, dw, dy, x, w, inv_rms, accumulate, stream);
   cpu::rms_norm_backward(dx, dw, dy, x, w, inv_rms, accumulate);
 }
 
 void rope_apply(TensorView x, ConstTensorView positions, ConstTensorView cos, ConstTensorView sin,
-                bool inverse, Stream&) {
+                bool inverse, Stream& stream) {
   constexpr const char* name = "rope_apply";
   expect_floating(name, "x", x, 3);
   expect_floating(name, "cos", cos, 2);
@@ -61,7 +63,8 @@ void rope_apply(TensorView x, ConstTensorView positions, ConstTensorView cos, Co
   expect(name, "positions", positions, {x.dim(0)}, DType::int32);
   expect(name, "cos", cos, {cos.dim(0), x.dim(2) / 2}, accumulator_of(x.dtype()));
   expect(name, "sin", sin, cos.shape(), cos.dtype());
-  expect_cpu(name, {x, positions, cos, sin});
+  if (on_cuda(name, {x, positions, cos, sin}))
+    return cuda::rope_apply(x, positions, cos, sin, inverse, stream);
   expect_range(name, "positions", positions, 0, cos.dim(0));
   cpu::rope_apply(x, positions, cos, sin, inverse);
 }
@@ -105,8 +108,9 @@ void attention_forward(TensorView o, TensorView lse, ConstTensorView q, ConstTen
   check_attention(name, q, k, v, lse, offsets);
   expect(name, "o", o, q.shape(), q.dtype());
   NMOE_CHECK(scale > 0, internal, "{}: scale {} is not positive", name, scale);
-  expect_cpu(name, {o, lse, q, k, v});
   stream.add_flops(2 * attention_flops(q, offsets));
+  if (on_cuda(name, {o, lse, q, k, v}))
+    return cuda::attention_forward(o, lse, q, k, v, offsets, scale, stream);
   cpu::attention_forward(o, lse, q, k, v, offsets, scale);
 }
 
@@ -120,64 +124,68 @@ void attention_backward(TensorView dq, TensorView dk, TensorView dv, ConstTensor
   expect(name, "dv", dv, k.shape(), q.dtype());
   expect(name, "d_o", d_o, q.shape(), q.dtype());
   expect(name, "o", o, q.shape(), q.dtype());
-  expect_cpu(name, {dq, dk, dv, d_o, o, q, k, v, lse});
   stream.add_flops(4 * attention_flops(q, offsets));
+  if (on_cuda(name, {dq, dk, dv, d_o, o, q, k, v, lse}))
+    return cuda::attention_backward(dq, dk, dv, d_o, o, q, k, v, lse, offsets, scale, stream);
   cpu::attention_backward(dq, dk, dv, d_o, o, q, k, v, lse, offsets, scale);
 }
 
-void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up, Stream&) {
+void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up, Stream& stream) {
   constexpr const char* name = "swiglu_forward";
   expect_floating(name, "gate", gate, gate.shape().rank());
   expect(name, "up", up, gate.shape(), gate.dtype());
   expect(name, "h", h, gate.shape(), gate.dtype());
-  expect_cpu(name, {h, gate, up});
+  if (on_cuda(name, {h, gate, up})) return cuda::swiglu_forward(h, gate, up, stream);
   cpu::swiglu_forward(h, gate, up);
 }
 
 void swiglu_backward(TensorView dgate, TensorView dup, ConstTensorView dh, ConstTensorView gate,
-                     ConstTensorView up, Stream&) {
+                     ConstTensorView up, Stream& stream) {
   constexpr const char* name = "swiglu_backward";
   expect_floating(name, "gate", gate, gate.shape().rank());
   expect(name, "up", up, gate.shape(), gate.dtype());
   expect(name, "dh", dh, gate.shape(), gate.dtype());
   expect(name, "dgate", dgate, gate.shape(), gate.dtype());
   expect(name, "dup", dup, gate.shape(), gate.dtype());
-  expect_cpu(name, {dgate, dup, dh, gate, up});
+  if (on_cuda(name, {dgate, dup, dh, gate, up}))
+    return cuda::swiglu_backward(dgate, dup, dh, gate, up, stream);
   cpu::swiglu_backward(dgate, dup, dh, gate, up);
 }
 
-void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels, double grad_scale, Stream&) {
+void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels, double grad_scale,
+                   Stream& stream) {
   constexpr const char* name = "cross_entropy";
   expect_floating(name, "logits", logits, 2);
   expect(name, "losses", losses, {logits.dim(0)}, accumulator_of(logits.dtype()));
   expect(name, "labels", labels, {logits.dim(0)}, DType::int32);
-  expect_cpu(name, {losses, logits, labels});
+  if (on_cuda(name, {losses, logits, labels}))
+    return cuda::cross_entropy(losses, logits, labels, grad_scale, stream);
   expect_range(name, "labels", labels, std::numeric_limits<std::int32_t>::min(), logits.dim(1));
   cpu::cross_entropy(losses, logits, labels, grad_scale);
 }
 
-void add_inplace(TensorView y, ConstTensorView x, Stream&) {
+void add_inplace(TensorView y, ConstTensorView x, Stream& stream) {
   constexpr const char* name = "add_inplace";
   expect_floating(name, "y", y, y.shape().rank());
   expect_floating(name, "x", x, x.shape().rank());
   expect(name, "x", x, y.shape(), x.dtype());
-  expect_cpu(name, {y, x});
+  if (on_cuda(name, {y, x})) return cuda::add_inplace(y, x, stream);
   cpu::add_inplace(y, x);
 }
 
-void cast(TensorView dst, ConstTensorView src, Stream&) {
+void cast(TensorView dst, ConstTensorView src, Stream& stream) {
   constexpr const char* name = "cast";
   expect_floating(name, "dst", dst, dst.shape().rank());
   expect_floating(name, "src", src, src.shape().rank());
   NMOE_CHECK(dst.num_elements() == src.num_elements(), internal, "{}: dst is {}, src is {}", name,
              dst.shape().to_string(), src.shape().to_string());
-  expect_cpu(name, {dst, src});
+  if (on_cuda(name, {dst, src})) return cuda::cast(dst, src, stream);
   cpu::cast(dst, src);
 }
 
-void fill(TensorView x, double value, Stream&) {
+void fill(TensorView x, double value, Stream& stream) {
   expect_floating("fill", "x", x, x.shape().rank());
-  expect_cpu("fill", {x});
+  if (on_cuda("fill", {x})) return cuda::fill(x, value, stream);
   cpu::fill(x, value);
 }
 

@@ -1,0 +1,81 @@
+// Softmax cross-entropy of a chunk of logits, in place: one block per row, the row read twice and written
+// once.
+#include "device/elements.cuh"
+#include "kernels.hpp"
+#include "launch.hpp"
+
+namespace nmoe::ops::cuda {
+
+using namespace device;
+
+namespace {
+
+constexpr int threads = 512;
+
+/// Largest logit of a row and Σ e^(x − largest); every thread of the block gets them.
+struct RowScale {
+  float largest, total;
+};
+
+template <int N, typename T>
+__device__ RowScale scale_of(const T* row, std::int64_t width) {
+  float largest = -INFINITY, total = 0.0F;
+  for (std::int64_t i = std::int64_t{threadIdx.x} * N; i < width; i += threads * N) {
+    const auto x = load_floats<N>(row + i);
+    float top = largest;
+#pragma unroll
+    for (int j = 0; j < N; ++j) top = x.values[j] > top ? x.values[j] : top;
+    if (top > largest) {
+      total *= expf(largest - top);
+      largest = top;
+    }
+#pragma unroll
+    for (int j = 0; j < N; ++j) total += x.values[j] == -INFINITY ? 0.0F : expf(x.values[j] - largest);
+  }
+  const float of_row = fold_block<threads>(largest, Maximum{});
+  total *= largest == of_row ? 1.0F : expf(largest - of_row);
+  return {of_row, fold_block<threads>(total)};
+}
+
+template <int N, typename T>
+__global__ __launch_bounds__(threads) void cross_entropy_kernel(float* losses, T* logits,
+                                                                const std::int32_t* labels,
+                                                                std::int64_t width, float grad_scale) {
+  T* row = logits + std::int64_t{blockIdx.x} * width;
+  const std::int32_t label = labels[blockIdx.x];
+  RowScale scale{0.0F, 1.0F};
+  if (label >= 0) {
+    scale = scale_of<N>(row, width);
+    if (threadIdx.x == 0) losses[blockIdx.x] = logf(scale.total) - (to_float(row[label]) - scale.largest);
+    __syncthreads();  // the label's logit is read before it is overwritten
+  } else if (threadIdx.x == 0) {
+    losses[blockIdx.x] = 0.0F;
+  }
+  if (grad_scale == 0.0F) return;
+  for (std::int64_t i = std::int64_t{threadIdx.x} * N; i < width; i += threads * N) {
+    Pack<float, N> grad{};
+    if (label >= 0) {
+      grad = load_floats<N>(row + i);
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        const float p = expf(grad.values[j] - scale.largest) / scale.total;
+        grad.values[j] = grad_scale * (p - (i + j == label ? 1.0F : 0.0F));
+      }
+    }
+    store_floats<N>(row + i, grad);
+  }
+}
+
+}  // namespace
+
+void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels, double grad_scale,
+                   Stream& stream) {
+  visit_element("cross_entropy", logits.dtype(), [&]<typename T>() {
+    visit_pack<full_pack<T>>(fits_packs(logits.dim(1), {logits}), [&]<int n>() {
+      launch(cross_entropy_kernel<n, T>, grid_size(logits.dim(0)), threads, 0, stream, losses.data<float>(),
+             logits.data<T>(), labels.data<std::int32_t>(), logits.dim(1), static_cast<float>(grad_scale));
+    });
+  });
+}
+
+}  // namespace nmoe::ops::cuda

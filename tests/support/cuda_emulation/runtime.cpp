@@ -1,0 +1,157 @@
+// The runtime calls of cuda_runtime.h on one emulated device. Everything has happened when a call returns.
+#include <sys/mman.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <vector>
+
+#include "cuda_runtime.h"
+#include "memory.hpp"
+
+namespace {
+
+constexpr std::size_t region_bytes = std::size_t{8} << 30, granularity = 256;
+constexpr int poison = 0xFF;  // NaN in every floating type, -1 in every integer
+int open_accesses = 0;
+
+/// Allocations carry `granularity` bytes of poison before and after them, checked when they are freed.
+struct Region {
+  unsigned char* base = static_cast<unsigned char*>(
+      mmap(nullptr, region_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  std::size_t used = 0;
+  std::map<void*, std::size_t> live;
+  std::map<std::size_t, std::vector<unsigned char*>> free_lists;
+};
+Region& region() {
+  static Region only;
+  return only;
+}
+
+void protect(int protection) {
+  if (mprotect(region().base, region_bytes, protection) != 0) std::abort();
+}
+
+std::size_t rounded(std::size_t bytes) {
+  return (bytes + granularity - 1) / granularity * granularity;
+}
+
+}  // namespace
+
+namespace nmoe::emulation {
+DeviceAccess::DeviceAccess() {
+  if (open_accesses++ == 0) protect(PROT_READ | PROT_WRITE);
+}
+DeviceAccess::~DeviceAccess() {
+  if (--open_accesses == 0) protect(PROT_NONE);
+}
+}  // namespace nmoe::emulation
+
+using nmoe::emulation::DeviceAccess;
+
+cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
+  const DeviceAccess access;
+  const std::size_t size = rounded(bytes) + 2 * granularity;
+  auto& reusable = region().free_lists[size];
+  unsigned char* begin = nullptr;
+  if (!reusable.empty()) {
+    begin = reusable.back();
+    reusable.pop_back();
+  } else if (region().used + size <= region_bytes) {
+    begin = region().base + region().used;
+    region().used += size;
+  } else {
+    return cudaErrorMemoryAllocation;
+  }
+  std::memset(begin, poison, size);
+  *pointer = begin + granularity;
+  region().live[*pointer] = bytes;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFree(void* pointer) {
+  if (pointer == nullptr) return cudaSuccess;
+  const DeviceAccess access;
+  const auto found = region().live.find(pointer);
+  if (found == region().live.end()) std::abort();
+  auto* data = static_cast<unsigned char*>(pointer);
+  const std::size_t bytes = found->second, size = rounded(bytes) + 2 * granularity;
+  for (unsigned char* p = data - granularity; p < data - granularity + size; ++p) {
+    if ((p < data || p >= data + bytes) && *p != poison) {
+      std::fprintf(stderr, "a kernel wrote %td bytes from the start of an allocation of %zu\n", p - data,
+                   bytes);
+      std::abort();
+    }
+  }
+  region().live.erase(found);
+  region().free_lists[size].push_back(data - granularity);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemset(void* pointer, int value, std::size_t bytes) {
+  const DeviceAccess access;
+  std::memset(pointer, value, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* pointer, int value, std::size_t bytes, cudaStream_t) {
+  return cudaMemset(pointer, value, bytes);
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  const DeviceAccess access;
+  std::memmove(to, from, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int) {
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {"emulated device", region_bytes, 9, 0};
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int) {
+  std::snprintf(text, static_cast<std::size_t>(length), "0000:00:00.0");
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  static char one_byte_each[64];
+  static int next = 0;
+  *stream = reinterpret_cast<cudaStream_t>(&one_byte_each[next++ % 64]);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t) {
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  return cudaSuccess;
+}
+cudaError_t cudaStreamQuery(cudaStream_t) {
+  return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  static char byte;
+  *event = reinterpret_cast<cudaEvent_t>(&byte);
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t) {
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+  return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t) {
+  return cudaSuccess;
+}
+const char* cudaGetErrorString(cudaError_t status) {
+  return status == cudaErrorMemoryAllocation ? "out of memory" : "no error";
+}
+cudaError_t cudaGetLastError() {
+  return cudaSuccess;
+}
