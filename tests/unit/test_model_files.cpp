@@ -124,6 +124,14 @@ BOOST_AUTO_TEST_CASE(an_adapter_gives_the_same_logits) {
   BOOST_TEST(adapter.config.num_experts == config.num_experts, boost::test_tools::per_element());
   model::write_model_file(*trained.comm, dir / "model.h5", adapter.config, adapter.tensors);
 
+  for (const auto& [name, source] :
+       model::checkpoint_tensors(dir.path())) {  // experts are rows of one dataset
+    std::string stored(static_cast<std::size_t>(source.entry.num_bytes()), '\0'), given = stored;
+    source.read(0, stored);
+    sources.at(name).read(0, given);
+    BOOST_TEST(stored == given, name << " comes back as another tensor");
+  }
+
   test::LocalDecoder again(model::apply_checkpoint_config(dense, dir.path()), DType::float32,
                            model::TrainableSet::none, 99);
   for (model::Parameter& p : again.decoder.parameters())
