@@ -180,3 +180,48 @@ BOOST_AUTO_TEST_CASE(threads_share_a_tokenizer) {
   }
   BOOST_TEST(wrong == 0);
 }
+
+// Equal ranks merge from the left (DATA 2.3): an odd run leaves its single letter at the end, in short pieces
+// and long.
+BOOST_AUTO_TEST_CASE(ties_merge_leftmost_first) {
+  json document = document_of("llama3_merged");
+  document["model"]["vocab"]["zz"] = golden()["vocab"].size();
+  document["model"]["merges"] = json::array({json::array({"z", "z"})});
+  document["added_tokens"] = json::array();
+  document["post_processor"] = nullptr;
+  const auto tokenizer = parse(document);
+  const auto one = golden()["vocab"]["z"].get<std::int32_t>();
+  const auto two = static_cast<std::int32_t>(golden()["vocab"].size());
+  for (const std::size_t length : {3U, 5U, 47U, 49U, 51U, 1001U}) {
+    Ids expected(length / 2, two);
+    expected.push_back(one);
+    BOOST_TEST(tokenizer->encode(std::string(length, 'z')) == expected, boost::test_tools::per_element());
+  }
+}
+
+// More pieces of one length than the cache of pieces holds: an entry must never answer for another piece.
+BOOST_AUTO_TEST_CASE(many_pieces_of_one_length) {
+  const auto tokenizer = parse(document_of("llama3"));
+  std::string text;
+  for (int i = 0; i < 26 * 26 * 26 * 10; ++i) {
+    text += ' ';
+    for (int j = i, k = 0; k < 4; ++k, j /= 26) text += static_cast<char>('a' + j % 26);
+  }
+  const Ids ids = tokenizer->encode(text);
+  BOOST_TEST((tokenizer->decode(ids) == text));
+  BOOST_TEST((tokenizer->encode(text) == ids));
+}
+
+// U+180E is no white space to Oniguruma and Unicode, but it is to PCRE2's own \s.
+BOOST_AUTO_TEST_CASE(white_space_is_that_of_unicode) {
+  json document = document_of("llama3");
+  document["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "\\s+|\\S+";
+  const auto first = static_cast<std::int32_t>(golden()["vocab"].size());
+  document["model"]["vocab"]["áłİz"] = first;      // the bytes E1 A0 8E of U+180E, and z
+  document["model"]["vocab"]["âĢĥz"] = first + 1;  // E2 80 83 of U+2003, which is white space
+  document["added_tokens"] = json::array();
+  document["post_processor"] = nullptr;
+  const auto tokenizer = parse(document);
+  BOOST_TEST(tokenizer->encode("\u180Ez") == Ids{first}, boost::test_tools::per_element());
+  BOOST_TEST(tokenizer->encode("\u2003z").size() > 1U);
+}
