@@ -26,6 +26,7 @@ BOOST_AUTO_TEST_CASE(bar_candidates_and_languages) {
   p[1][7] = 0.7;
   p[0][9] = p[1][9] = 0.001;  // the lowest entropy, but it hardly ever fires
   entropy[9] = 0.0;
+  entropy[11] = 0.05;  // fires as often as the bar, not more
   entropy[7] = 0.1;
   entropy[3] = 0.2;
   entropy[5] = 0.3;

@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""An independent AP table: the Llama forward in plain numpy (float64), scikit-learn's average_precision_score.
+
+    tools/analysis_reference.py MODEL_DIR tokenizer.model SENSE_DIR --languages en,el [--neurons neurons.h5] [--json out.json]
+    tools/analysis_reference.py --make-tokenizer tok512.bin tokenizer.model
+
+Needs numpy, safetensors, sentencepiece, scikit-learn, h5py. With --neurons it compares the table with what
+`neuronmoe analyze` wrote from the same files (analysis.sentences at least as large as the files, same max_tokens). If
+MODEL_DIR has a golden.json with prompt_ids and logits, the forward is checked against it first. --make-tokenizer turns
+a vocabulary of llama2.c into a sentencepiece model, which both programs read. Dense Llama without rope scaling or bias.
+"""
+import argparse
+import json
+import os
+import struct
+import sys
+
+import numpy as np
+
+
+def make_tokenizer(source, target):
+    """Writes the protobuf by hand: pieces (1), trainer_spec (2) and normalizer_spec (3) of sentencepiece's ModelProto."""
+    def number(value):
+        out = b""
+        while value > 127:
+            out, value = out + bytes([value % 128 + 128]), value // 128
+        return out + bytes([value])
+
+    def integer(field, value):
+        return number(field * 8) + number(value)
+
+    def text(field, value):
+        return number(field * 8 + 2) + number(len(value)) + value
+
+    with open(source, "rb") as stream:
+        data = stream.read()
+    at, pieces = 4, []
+    while at < len(data):
+        score, size = struct.unpack_from("fi", data, at)
+        piece, at = data[at + 8:at + 8 + size], at + 8 + size
+        kind = 1
+        if len(pieces) < 3:  # control pieces; the next 256 are bytes
+            piece, kind = (b"<unk>", b"<s>", b"</s>")[len(pieces)], (2, 3, 3)[len(pieces)]
+        elif len(pieces) < 259:
+            kind = 6
+        else:
+            piece = piece.replace(b" ", "\u2581".encode())
+        pieces.append(text(1, piece) + number(2 * 8 + 5) + struct.pack("f", score) + integer(3, kind))
+    trainer = integer(3, 2) + integer(4, len(pieces)) + integer(35, 1)  # BPE, vocabulary, byte fallback
+    normalizer = text(1, b"identity") + integer(3, 1) + integer(4, 0) + integer(5, 1)
+    with open(target, "wb") as stream:
+        stream.write(b"".join(text(1, piece) for piece in pieces) + text(2, trainer) + text(3, normalizer))
+
+
+class Llama:
+    def __init__(self, folder):
+        from safetensors.numpy import load_file
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as stream:
+            self.c = json.load(stream)
+        self.w = {name: value.astype(np.float64)
+                  for name, value in load_file(os.path.join(folder, "model.safetensors")).items()}
+        self.head = self.c.get("head_dim") or self.c["hidden_size"] // self.c["num_attention_heads"]
+
+    def norm(self, x, name):
+        return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + self.c["rms_norm_eps"]) * self.w[name + ".weight"]
+
+    def rotate(self, x):
+        """x [T, heads, head]: the halves of a head are the two coordinates."""
+        half = self.head // 2
+        angle = np.outer(np.arange(len(x)), self.c["rope_theta"] ** (-np.arange(half) / half))[:, None, :]
+        a, b = x[..., :half], x[..., half:]
+        return np.concatenate([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], axis=-1)
+
+    def forward(self, ids):
+        """(logits [T, V], {module: output [T, width]})."""
+        seen, c = {}, self.c
+        heads, kv = c["num_attention_heads"], c["num_key_value_heads"]
+
+        def linear(x, name):
+            seen[name] = x @ self.w[name + ".weight"].T
+            return seen[name]
+
+        x = self.w["model.embed_tokens.weight"][ids]
+        count = len(ids)
+        future = np.triu(np.full((count, count), -np.inf), 1)
+        for i in range(c["num_hidden_layers"]):
+            p = f"model.layers.{i}."
+            h = self.norm(x, p + "input_layernorm")
+            q, k, v = (linear(h, f"{p}self_attn.{n}_proj").reshape(count, -1, self.head) for n in "qkv")
+            q, k = self.rotate(q), np.repeat(self.rotate(k), heads // kv, axis=1)
+            score = np.einsum("thd,shd->hts", q, k) / np.sqrt(self.head) + future
+            score = np.exp(score - score.max(axis=-1, keepdims=True))
+            mixed = np.einsum("hts,shd->thd", score / score.sum(axis=-1, keepdims=True), np.repeat(v, heads // kv, axis=1))
+            x = x + linear(mixed.reshape(count, -1), p + "self_attn.o_proj")
+            h = self.norm(x, p + "post_attention_layernorm")
+            gate, up = linear(h, p + "mlp.gate_proj"), linear(h, p + "mlp.up_proj")
+            x = x + linear(gate / (1 + np.exp(-gate)) * up, p + "mlp.down_proj")
+        out = self.w.get("lm_head.weight", self.w["model.embed_tokens.weight"])
+        return self.norm(x, "model.norm") @ out.T, seen
+
+    def check(self, golden):
+        logits, _ = self.forward(golden["prompt_ids"])
+        worst = np.abs(logits[-1][:8] - golden["logits_pos19_first8"]).max()
+        print(f"forward against golden.json: largest difference of logits {worst:.1e}")
+        assert worst < 1e-9
+
+
+def table(options):
+    import sentencepiece
+    from sklearn.metrics import average_precision_score
+    model = Llama(options.model)
+    golden = os.path.join(options.model, "golden.json")
+    if os.path.exists(golden):
+        with open(golden, encoding="utf-8") as stream:
+            model.check(json.load(stream))
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=options.tokenizer)
+    languages, rows, labels, counts = options.languages.split(","), [], [], {}
+    for label, language in enumerate(languages):
+        with open(os.path.join(options.sense, language + ".json"), encoding="utf-8") as stream:
+            sentences = json.load(stream)["sentences"]["positive"]
+        kept = [ids for ids in ([model.c["bos_token_id"]] + tokenizer.encode(s) for s in sentences)
+                if 1 < len(ids) <= options.max_tokens]
+        counts[language] = {"sentences": len(kept), "dropped": len(sentences) - len(kept), "tokens": sum(map(len, kept))}
+        for ids in kept:
+            seen = model.forward(ids)[1]
+            names = sorted(seen)
+            rows.append(np.concatenate([seen[name].mean(axis=0) for name in names]))
+            labels.append(label)
+    responses, labels = np.stack(rows, axis=1), np.array(labels)
+    units = [f"{name}:0/{unit}" for name in names for unit in range(seen[name].shape[1])]
+    ap = np.array([[average_precision_score(labels == g, row) for row in responses] for g in range(len(languages))])
+    for g, language in enumerate(languages):
+        best = np.lexsort((np.arange(len(units)), -ap[g]))[:10]
+        counts[language].update({"above_half": int((ap[g] > 0.5).sum()), "mean_ap": round(float(ap[g].mean()), 6),
+                                 "best": {units[n]: round(float(ap[g][n]), 6) for n in best}})
+    return languages, ap, counts
+
+
+def compare(path, languages, ap, counts):
+    import h5py
+    with h5py.File(path) as file:
+        assert [x.decode() for x in file["language"][...]] == languages, "other languages"
+        mine = file["ap"][...]
+        assert mine.shape == ap.shape, (mine.shape, ap.shape)
+        assert list(file["n_pos"][...]) == [counts[x]["sentences"] for x in languages], "other sentences"
+        assert list(file["n_tokens"][...]) == [counts[x]["tokens"] for x in languages], "other tokens"
+        apart = np.abs(mine - ap)
+        found = {"values": int(ap.size), "equal_to_1e-12": int((apart <= 1e-12).sum()), "largest_difference": float(apart.max()),
+                 "above_1e-4": int((apart > 1e-4).sum())}
+    print("AP of analyze (float32 forward) against the table:", found)
+    return found
+
+
+def main():
+    if sys.argv[1:2] == ["--make-tokenizer"]:
+        make_tokenizer(*sys.argv[2:4])
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("tokenizer")
+    parser.add_argument("sense")
+    parser.add_argument("--languages", required=True)
+    parser.add_argument("--max-tokens", type=int, default=256)
+    parser.add_argument("--neurons")
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    languages, ap, counts = table(options)
+    result = {"languages": counts, "max_tokens": options.max_tokens}
+    if options.neurons:
+        result["analyze"] = compare(options.neurons, languages, ap, counts)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as stream:
+            json.dump(result, stream, indent=1, ensure_ascii=False)
+            stream.write("\n")
+    for language, row in counts.items():
+        print(language, {k: v for k, v in row.items() if k != "best"}, *list(row["best"].items())[:1])
+
+
+if __name__ == "__main__":
+    main()
