@@ -103,10 +103,26 @@ double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView ma
   return reference::lpr_loss_sum(dprobs, probs, mask, form, grad_scale);
 }
 
+void lay_out_rows(TensorView token_of_row, TensorView row_of_slot, TensorView counts, ConstTensorView indices,
+                  ConstTensorView place_of_expert, Stream& stream) {
+  constexpr const char* name = "lay_out_rows";
+  NMOE_CHECK(bool(indices) && indices.shape().rank() == 2 && bool(counts), internal,
+             "{}: indices is {}, expected [T, K]", name, indices.shape().to_string());
+  expect(name, "token_of_row", token_of_row, {indices.num_elements()}, DType::int32);
+  expect(name, "row_of_slot", row_of_slot, indices.shape(), DType::int32);
+  expect(name, "counts", counts, {counts.num_elements()}, DType::int64);
+  expect(name, "place_of_expert", place_of_expert, counts.shape(), DType::int32);
+  if (on_cuda(name, {token_of_row, row_of_slot, counts, indices, place_of_expert}))
+    return cuda::lay_out_rows(token_of_row, row_of_slot, counts, indices, place_of_expert, stream);
+  expect_range(name, "indices", indices, 0, counts.num_elements());
+  reference::lay_out_rows(token_of_row, row_of_slot, counts, indices, place_of_expert);
+}
+
 void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row, Stream& stream) {
   constexpr const char* name = "gather_rows";
-  expect_floating(name, "x", x, 2);
-  expect_floating(name, "rows", rows, 2);
+  if (x.dtype() != DType::int32) expect_floating(name, "x", x, 2);
+  NMOE_CHECK(x.shape().rank() == 2 && rows.shape().rank() == 2, internal, "{}: x is {}, rows is {}", name,
+             x.shape().to_string(), rows.shape().to_string());
   expect(name, "rows", rows, {rows.dim(0), x.dim(1)}, x.dtype());
   expect(name, "token_of_row", token_of_row, {rows.dim(0)}, DType::int32);
   if (on_cuda(name, {rows, x, token_of_row})) return cuda::gather_rows(rows, x, token_of_row, stream);

@@ -142,6 +142,31 @@ BOOST_AUTO_TEST_CASE(gather_and_combine) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(row_layout_equals_the_cpu) {
+  for (const Size& s : {Size{0, 3, 2}, Size{1, 1, 1}, Size{300, 5, 2}, Size{400, 300, 3}}) {
+    const Tensor indices = random_ids({s.tokens, s.top_k}, s.experts > 2 ? s.experts - 1 : s.experts, 1);
+    Tensor place({s.experts}, DType::int32);  // the last expert stays empty and comes first
+    for (std::int64_t e = 0; e < s.experts; ++e) {
+      place.data<std::int32_t>()[e] = static_cast<std::int32_t>((e * 7 + 1) % s.experts);
+    }
+    const std::int64_t slots = s.tokens * s.top_k;
+    Tensor rows({slots}, DType::int32), of_slot({s.tokens, s.top_k}, DType::int32),
+        counts({s.experts}, DType::int64);
+    const Tensor gpu_indices = on_gpu(indices), gpu_place = on_gpu(place);
+    Tensor gpu_rows = on_gpu(rows), gpu_of_slot = on_gpu(of_slot), gpu_counts = on_gpu(counts);
+    ops::lay_out_rows(rows.view(), of_slot.view(), counts.view(), indices.view(), place.view(), gpu_stream());
+    ops::lay_out_rows(gpu_rows.view(), gpu_of_slot.view(), gpu_counts.view(), gpu_indices.view(),
+                      gpu_place.view(), gpu_stream());
+    BOOST_TEST(same_bits(from_gpu(gpu_rows), rows));
+    BOOST_TEST(same_bits(from_gpu(gpu_of_slot), of_slot));
+    BOOST_TEST(same_bits(from_gpu(gpu_counts), counts));
+    for (std::int64_t slot = 0; slot < slots; ++slot) {  // and the CPU's means what it says
+      const std::int32_t row = of_slot.data<std::int32_t>()[slot];
+      BOOST_REQUIRE_EQUAL(rows.data<std::int32_t>()[row], slot / s.top_k);
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(pooling_by_sample) {
   for (const DType dtype : fast_dtypes) {
     const Tensor samples = make_tensor<std::int32_t>({2, 2, 0, 2, 0, 1, 1, 2}, {8}),

@@ -45,7 +45,15 @@ enum class LprForm { double_softmax, nll };
 double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView mask, LprForm form,
                     double grad_scale, Stream& stream);
 
-/// rows[n] = x[token_of_row[n]].   @param[out] rows [N, D]   @param x [T, D]   @param token_of_row [N] int32
+/// Where routed slots go: rows are ordered by the place of their expert, within an expert by slot.
+/// @param[out] token_of_row [T·K] int32   @param[out] row_of_slot [T, K] int32   @param[out] counts [E]
+/// int64, slots of each expert   @param indices [T, K] int32   @param place_of_expert [E] int32, a
+/// permutation
+void lay_out_rows(TensorView token_of_row, TensorView row_of_slot, TensorView counts, ConstTensorView indices,
+                  ConstTensorView place_of_expert, Stream& stream);
+
+/// rows[n] = x[token_of_row[n]].   @param[out] rows [N, D]   @param x [T, D], floating or int32
+/// @param token_of_row [N] int32
 void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row, Stream& stream);
 
 /// y[t] (=|+=) Σ_j weights[t,j] · rows[row_of_slot[t,j]], choices taken in ascending expert id, acc

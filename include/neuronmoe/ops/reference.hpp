@@ -43,6 +43,8 @@ void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView pr
 void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_tokens, double grad_scale);
 double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView mask, LprForm form,
                     double grad_scale);
+void lay_out_rows(TensorView token_of_row, TensorView row_of_slot, TensorView counts, ConstTensorView indices,
+                  ConstTensorView place_of_expert);
 void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row);
 void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot, ConstTensorView indices,
                      ConstTensorView weights, bool accumulate);

@@ -150,6 +150,25 @@ double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView ma
   return loss;
 }
 
+void lay_out_rows(TensorView token_of_row, TensorView row_of_slot, TensorView counts, ConstTensorView indices,
+                  ConstTensorView place_of_expert) {
+  const std::int64_t slots = indices.num_elements(), experts = counts.num_elements(), top_k = indices.dim(1);
+  const auto *chosen = indices.data<std::int32_t>(), *place = place_of_expert.data<std::int32_t>();
+  auto* count = counts.data<std::int64_t>();
+  std::fill_n(count, experts, 0);
+  for (std::int64_t slot = 0; slot < slots; ++slot) ++count[chosen[slot]];
+  std::vector<std::int64_t> next(static_cast<std::size_t>(experts), 0);
+  for (std::int64_t e = 0; e < experts; ++e) {
+    for (std::int64_t f = 0; f < experts; ++f)
+      next[static_cast<std::size_t>(e)] += place[f] < place[e] ? count[f] : 0;
+  }
+  for (std::int64_t slot = 0; slot < slots; ++slot) {
+    const std::int64_t row = next[static_cast<std::size_t>(chosen[slot])]++;
+    token_of_row.data<std::int32_t>()[row] = static_cast<std::int32_t>(slot / top_k);
+    row_of_slot.data<std::int32_t>()[slot] = static_cast<std::int32_t>(row);
+  }
+}
+
 void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row) {
   const std::int64_t num_rows = rows.dim(0), width = rows.dim(1);
   visit_floating(x.dtype(), [&]<typename T>() {

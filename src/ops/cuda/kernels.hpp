@@ -49,6 +49,8 @@ void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_to
                         Stream& stream);
 double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView mask, LprForm form,
                     double grad_scale, Stream& stream);
+void lay_out_rows(TensorView token_of_row, TensorView row_of_slot, TensorView counts, ConstTensorView indices,
+                  ConstTensorView place_of_expert, Stream& stream);
 void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row, Stream& stream);
 void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot, ConstTensorView indices,
                      ConstTensorView weights, bool accumulate, Stream& stream);

@@ -84,6 +84,9 @@ void balancing_gradient(Out, In, double, double, Stream&) {
 double lpr_loss_sum(Out, In, In, LprForm, double, Stream&) {
   missing("lpr_loss_sum");
 }
+void lay_out_rows(Out, Out, Out, In, In, Stream&) {
+  missing("lay_out_rows");
+}
 void gather_rows(Out, In, In, Stream&) {
   missing("gather_rows");
 }
