@@ -28,7 +28,7 @@ void expect_or_acc(const char* kernel, const char* name, ConstTensorView tensor,
   expect(kernel, name, tensor, shape, is_acc ? accumulator_of(dtype) : dtype);
 }
 
-bool on_cuda(const char* kernel, std::initializer_list<ConstTensorView> tensors) {
+bool on_cuda(const char* kernel, const Stream& stream, std::initializer_list<ConstTensorView> tensors) {
   const ConstTensorView* first = nullptr;
   for (const ConstTensorView& tensor : tensors) {
     if (!tensor) continue;
@@ -36,7 +36,10 @@ bool on_cuda(const char* kernel, std::initializer_list<ConstTensorView> tensors)
     NMOE_CHECK(tensor.device() == first->device(), internal, "{}: tensors on {} and on {}", kernel,
                name_of(first->device()), name_of(tensor.device()));
   }
-  return first != nullptr && first->device() == Device::cuda;
+  if (first == nullptr) return stream.device() == Device::cuda;
+  NMOE_CHECK(first->device() == stream.device(), internal, "{}: tensors on {}, stream on {}", kernel,
+             name_of(first->device()), name_of(stream.device()));
+  return stream.device() == Device::cuda;
 }
 
 void expect_range(const char* kernel, const char* name, ConstTensorView values, std::int64_t low,

@@ -2,6 +2,7 @@
 // Argument checks shared by the dispatchers: one line per tensor, one message format.
 #include <initializer_list>
 
+#include "neuronmoe/tensor/stream.hpp"
 #include "neuronmoe/tensor/tensor.hpp"
 
 namespace nmoe::ops {
@@ -13,8 +14,9 @@ void expect_floating(const char* kernel, const char* name, ConstTensorView tenso
 /// Like `expect`, for tensors that may hold `dtype` or its accumulator type.
 void expect_or_acc(const char* kernel, const char* name, ConstTensorView tensor, const Shape& shape,
                    DType dtype);
-/// Where the tensors that are given sit. @throws Error(internal) if not all on the same device.
-bool on_cuda(const char* kernel, std::initializer_list<ConstTensorView> tensors);
+/// Whether the work is for the GPU. @throws Error(internal) unless all tensors that are given sit where
+/// `stream` does.
+bool on_cuda(const char* kernel, const Stream& stream, std::initializer_list<ConstTensorView> tensors);
 /// @throws Error(bad_data) unless low <= values[i] < high for every element of the int32 tensor. Values on a
 /// GPU are not read back: they were checked when they were put there.
 void expect_range(const char* kernel, const char* name, ConstTensorView values, std::int64_t low,

@@ -24,7 +24,7 @@ void route_forward(TensorView probs, TensorView weights, TensorView indices, Con
              indices.dim(1), probs.dim(1));
   expect(name, "weights", weights, indices.shape(), probs.dtype());
   expect(name, "logits", logits, probs.shape(), probs.dtype());
-  if (on_cuda(name, {probs, weights, indices, logits}))
+  if (on_cuda(name, stream, {probs, weights, indices, logits}))
     return cuda::route_forward(probs, weights, indices, logits, normalise, stream);
   reference::route_forward(probs, weights, indices, logits, normalise);
 }
@@ -38,7 +38,7 @@ void route_backward(TensorView dlogits, ConstTensorView dweights, ConstTensorVie
   expect(name, "dweights", dweights, indices.shape(), probs.dtype());
   if (dprobs) expect(name, "dprobs", dprobs, probs.shape(), probs.dtype());
   expect(name, "weights", weights, indices.shape(), probs.dtype());
-  if (on_cuda(name, {dlogits, dweights, dprobs, probs, weights, indices}))
+  if (on_cuda(name, stream, {dlogits, dweights, dprobs, probs, weights, indices}))
     return cuda::route_backward(dlogits, dweights, dprobs, probs, weights, indices, normalise, stream);
   expect_range(name, "indices", indices, 0, probs.dim(1));
   reference::route_backward(dlogits, dweights, dprobs, probs, weights, indices, normalise);
@@ -49,7 +49,7 @@ double load_balancing_loss(TensorView dprobs, ConstTensorView probs, ConstTensor
   constexpr const char* name = "load_balancing_loss";
   check_router(name, probs, indices);
   if (dprobs) expect(name, "dprobs", dprobs, probs.shape(), probs.dtype());
-  if (on_cuda(name, {dprobs, probs, indices}))
+  if (on_cuda(name, stream, {dprobs, probs, indices}))
     return cuda::load_balancing_loss(dprobs, probs, indices, grad_scale, stream);
   expect_range(name, "indices", indices, 0, probs.dim(1));
   return reference::load_balancing_loss(dprobs, probs, indices, grad_scale);
@@ -61,7 +61,7 @@ void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView pr
   check_router(name, probs, indices);
   expect(name, "counts", counts, {probs.dim(1)}, DType::float64);
   expect(name, "sums", sums, {probs.dim(1)}, DType::float64);
-  if (on_cuda(name, {counts, sums, probs, indices}))
+  if (on_cuda(name, stream, {counts, sums, probs, indices}))
     return cuda::balancing_statistics(counts, sums, probs, indices, stream);
   expect_range(name, "indices", indices, 0, probs.dim(1));
   reference::balancing_statistics(counts, sums, probs, indices);
@@ -85,7 +85,7 @@ void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_to
   expect(name, "counts", counts, {dprobs.dim(1)}, DType::float64);
   NMOE_CHECK(num_tokens > 0.0 || dprobs.dim(0) == 0, internal, "{}: {} rows but {} tokens", name,
              dprobs.dim(0), num_tokens);
-  if (on_cuda(name, {dprobs, counts}))
+  if (on_cuda(name, stream, {dprobs, counts}))
     return cuda::balancing_gradient(dprobs, counts, num_tokens, grad_scale, stream);
   reference::balancing_gradient(dprobs, counts, num_tokens, grad_scale);
 }
@@ -98,7 +98,7 @@ double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView ma
   NMOE_CHECK(probs.dim(1) >= 1, internal, "{}: no experts", name);
   expect(name, "mask", mask, {probs.dim(0)}, DType::uint8);
   if (dprobs) expect(name, "dprobs", dprobs, probs.shape(), probs.dtype());
-  if (on_cuda(name, {dprobs, probs, mask}))
+  if (on_cuda(name, stream, {dprobs, probs, mask}))
     return cuda::lpr_loss_sum(dprobs, probs, mask, form, grad_scale, stream);
   return reference::lpr_loss_sum(dprobs, probs, mask, form, grad_scale);
 }
@@ -112,7 +112,7 @@ void lay_out_rows(TensorView token_of_row, TensorView row_of_slot, TensorView co
   expect(name, "row_of_slot", row_of_slot, indices.shape(), DType::int32);
   expect(name, "counts", counts, {counts.num_elements()}, DType::int64);
   expect(name, "place_of_expert", place_of_expert, counts.shape(), DType::int32);
-  if (on_cuda(name, {token_of_row, row_of_slot, counts, indices, place_of_expert}))
+  if (on_cuda(name, stream, {token_of_row, row_of_slot, counts, indices, place_of_expert}))
     return cuda::lay_out_rows(token_of_row, row_of_slot, counts, indices, place_of_expert, stream);
   expect_range(name, "indices", indices, 0, counts.num_elements());
   reference::lay_out_rows(token_of_row, row_of_slot, counts, indices, place_of_expert);
@@ -125,7 +125,7 @@ void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_ro
              x.shape().to_string(), rows.shape().to_string());
   expect(name, "rows", rows, {rows.dim(0), x.dim(1)}, x.dtype());
   expect(name, "token_of_row", token_of_row, {rows.dim(0)}, DType::int32);
-  if (on_cuda(name, {rows, x, token_of_row})) return cuda::gather_rows(rows, x, token_of_row, stream);
+  if (on_cuda(name, stream, {rows, x, token_of_row})) return cuda::gather_rows(rows, x, token_of_row, stream);
   expect_range(name, "token_of_row", token_of_row, 0, x.dim(0));
   cpu::gather_rows(rows, x, token_of_row);
 }
@@ -148,7 +148,7 @@ void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_
   check_slots(name, y, rows, row_of_slot);
   expect(name, "indices", indices, row_of_slot.shape(), DType::int32);
   if (weights) expect(name, "weights", weights, row_of_slot.shape(), accumulator_of(y.dtype()));
-  if (on_cuda(name, {y, rows, row_of_slot, indices, weights}))
+  if (on_cuda(name, stream, {y, rows, row_of_slot, indices, weights}))
     return cuda::combine_forward(y, rows, row_of_slot, indices, weights, accumulate, stream);
   expect_range(name, "row_of_slot", row_of_slot, -1, rows.dim(0));
   cpu::combine_forward(y, rows, row_of_slot, indices, weights, accumulate);
@@ -160,7 +160,7 @@ void combine_forward_rounded(TensorView y, ConstTensorView rows, ConstTensorView
   check_slots(name, y, rows, row_of_slot);
   expect(name, "indices", indices, row_of_slot.shape(), DType::int32);
   expect(name, "weights", weights, row_of_slot.shape(), accumulator_of(y.dtype()));
-  if (on_cuda(name, {y, rows, row_of_slot, indices, weights}))
+  if (on_cuda(name, stream, {y, rows, row_of_slot, indices, weights}))
     return cuda::combine_forward_rounded(y, rows, row_of_slot, indices, weights, stream);
   expect_range(name, "row_of_slot", row_of_slot, -1, rows.dim(0));
   reference::combine_forward_rounded(y, rows, row_of_slot, indices, weights);
@@ -173,7 +173,7 @@ void combine_backward(TensorView drows, TensorView dweights, ConstTensorView dy,
   expect(name, "drows", drows, rows.shape(), rows.dtype());
   expect(name, "dweights", dweights, row_of_slot.shape(), accumulator_of(dy.dtype()));
   expect(name, "weights", weights, row_of_slot.shape(), accumulator_of(dy.dtype()));
-  if (on_cuda(name, {drows, dweights, dy, rows, row_of_slot, weights}))
+  if (on_cuda(name, stream, {drows, dweights, dy, rows, row_of_slot, weights}))
     return cuda::combine_backward(drows, dweights, dy, rows, row_of_slot, weights, stream);
   expect_range(name, "row_of_slot", row_of_slot, -1, rows.dim(0));
   cpu::combine_backward(drows, dweights, dy, rows, row_of_slot, weights);
@@ -186,7 +186,7 @@ void accumulate_by_sample(TensorView sums, ConstTensorView values, ConstTensorVi
   expect_floating(name, "sums", sums, 2);
   expect(name, "sums", sums, {sums.dim(0), values.dim(1)}, accumulator_of(values.dtype()));
   expect(name, "row_sample", row_sample, {values.dim(0)}, DType::int32);
-  if (on_cuda(name, {sums, values, row_sample}))
+  if (on_cuda(name, stream, {sums, values, row_sample}))
     return cuda::accumulate_by_sample(sums, values, row_sample, stream);
   expect_range(name, "row_sample", row_sample, 0, sums.dim(0));
   cpu::accumulate_by_sample(sums, values, row_sample);

@@ -15,7 +15,7 @@ void adamw_update(TensorView weight, TensorView master, TensorView exp_avg, Tens
   expect(name, "exp_avg_sq", exp_avg_sq, weight.shape(), acc);
   expect(name, "grad", grad, weight.shape(), acc);
   NMOE_CHECK(step.step >= 1, internal, "{}: step {} (counts from 1)", name, step.step);
-  if (on_cuda(name, {weight, master, exp_avg, exp_avg_sq, grad}))
+  if (on_cuda(name, stream, {weight, master, exp_avg, exp_avg_sq, grad}))
     return cuda::adamw_update(weight, master, exp_avg, exp_avg_sq, grad, step, stream);
   cpu::adamw_update(weight, master, exp_avg, exp_avg_sq, grad, step);
 }
@@ -24,7 +24,7 @@ void sum_of_squares(TensorView partials, ConstTensorView x, Stream& stream) {
   constexpr const char* name = "sum_of_squares";
   expect_floating(name, "x", x, x.shape().rank());
   expect(name, "partials", partials, {(x.num_elements() + norm_block - 1) / norm_block}, DType::float64);
-  if (on_cuda(name, {partials, x})) return cuda::sum_of_squares(partials, x, stream);
+  if (on_cuda(name, stream, {partials, x})) return cuda::sum_of_squares(partials, x, stream);
   cpu::sum_of_squares(partials, x);
 }
 
