@@ -19,8 +19,9 @@ void offer(ActivationObserver* observer, int layer, Projection projection, Const
 
 void AttentionLayer::forward(TensorView y, ConstTensorView x, const SequenceInfo& sequence,
                              const AttentionWeights& weights, AttentionSaved& saved, const RopeTable& rope,
-                             const LayerPlan& plan, Arena& arena, ActivationObserver* observer,
+                             const LayerPlan& plan, StepMemory& memory, ActivationObserver* observer,
                              Stream& stream) const {
+  Arena& arena = plan.keeps_attention() ? memory.saved : memory.scratch;
   const std::int64_t t = x.dim(0), heads = config_.num_attention_heads,
                      kv_heads = config_.num_key_value_heads;
   const std::int64_t d = config_.head_dim;
@@ -32,9 +33,7 @@ void AttentionLayer::forward(TensorView y, ConstTensorView x, const SequenceInfo
   saved.v = arena.take({t, kv_heads, d}, dtype);
   saved.o = arena.take({t, heads, d}, dtype);
   saved.lse = arena.take({t, heads}, acc);
-  if (plan.attention_weights) saved.xn = arena.take(x.shape(), dtype);
-  const Arena::Mark scratch = arena.mark();
-  TensorView xn = plan.attention_weights ? saved.xn : arena.take(x.shape(), dtype);
+  TensorView xn = memory.scratch.take(x.shape(), dtype);
 
   ops::rms_norm_forward(xn, saved.inv_rms, x, weights.norm.value, config_.rms_norm_eps, stream);
   const TensorView q2 = saved.q.reshape({t, heads * d}), k2 = saved.k.reshape({t, kv_heads * d});
@@ -52,17 +51,16 @@ void AttentionLayer::forward(TensorView y, ConstTensorView x, const SequenceInfo
   ops::linear_forward(y, saved.o.reshape({t, heads * d}), weights.o.value, {}, stream);
   offer(observer, layer_, Projection::o, y, sequence);
   ops::add_inplace(y, x, stream);
-  arena.rewind(scratch);
 }
 
 void AttentionLayer::backward(TensorView dx, const SequenceInfo& sequence, const AttentionWeights& weights,
                               const AttentionSaved& saved, const RopeTable& rope, const LayerPlan& plan,
                               Arena& arena, Stream& stream) const {
+  const ScratchScope scope(arena);
   const std::int64_t t = dx.dim(0), heads = config_.num_attention_heads,
                      kv_heads = config_.num_key_value_heads;
   const std::int64_t d = config_.head_dim;
   const DType dtype = dx.dtype();
-  const Arena::Mark scratch = arena.mark();
   TensorView d_o = arena.take({t, heads, d}, dtype), dq = arena.take({t, heads, d}, dtype);
   TensorView dk = arena.take({t, kv_heads, d}, dtype), dv = arena.take({t, kv_heads, d}, dtype);
   TensorView dxn = arena.take(dx.shape(), dtype);
@@ -77,9 +75,11 @@ void AttentionLayer::backward(TensorView dx, const SequenceInfo& sequence, const
   const TensorView dq2 = dq.reshape({t, heads * d}), dk2 = dk.reshape({t, kv_heads * d});
   const TensorView dv2 = dv.reshape({t, kv_heads * d});
   if (plan.attention_weights) {
-    ops::linear_backward_weight(weights.q.grad, dq2, saved.xn, stream);
-    ops::linear_backward_weight(weights.k.grad, dk2, saved.xn, stream);
-    ops::linear_backward_weight(weights.v.grad, dv2, saved.xn, stream);
+    const TensorView xn = arena.take(dx.shape(), dtype);
+    ops::rms_norm_forward(xn, saved.inv_rms, saved.x, weights.norm.value, config_.rms_norm_eps, stream);
+    ops::linear_backward_weight(weights.q.grad, dq2, xn, stream);
+    ops::linear_backward_weight(weights.k.grad, dk2, xn, stream);
+    ops::linear_backward_weight(weights.v.grad, dv2, xn, stream);
     if (weights.q_bias.value) {
       ops::linear_backward_bias(weights.q_bias.grad, dq2, stream);
       ops::linear_backward_bias(weights.k_bias.grad, dk2, stream);
@@ -91,7 +91,6 @@ void AttentionLayer::backward(TensorView dx, const SequenceInfo& sequence, const
   ops::linear_backward_input(dxn, dv2, weights.v.value, true, stream);
   ops::rms_norm_backward(dx, weights.norm.grad, dxn, saved.x, weights.norm.value, saved.inv_rms, true,
                          stream);
-  arena.rewind(scratch);
 }
 
 }  // namespace nmoe::model

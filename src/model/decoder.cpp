@@ -44,18 +44,21 @@ Decoder::Decoder(ModelConfig config, DType dtype, TrainableSet trainable, Expert
       group_(std::move(group)),
       stream_(stream),
       rope_(config_, accumulator_of(dtype)),
-      arena_(stream.device()),
-      saved_(static_cast<std::size_t>(config_.num_layers)) {
+      memory_{Arena(stream.device()), Arena(stream.device())},
+      saved_(static_cast<std::size_t>(config_.num_layers)),
+      saved_bytes_(static_cast<std::size_t>(config_.num_layers), 0) {
+  for (const int e : config_.num_experts) routed_slots_.emplace_back(static_cast<std::size_t>(e), 0);
   declare_parameters();
   bind_weights();
 }
 
 SequenceInfo Decoder::prepare(const Batch& batch) {
-  arena_.reset();
+  memory_.saved.reset();
+  memory_.scratch.reset();
   const std::int64_t num_tokens = batch.num_tokens();
   NMOE_CHECK(batch.ids.num_elements() == num_tokens, internal, "{} ids but offsets end at {}",
              batch.ids.num_elements(), num_tokens);
-  TensorView positions = arena_.take({num_tokens}, DType::int32);
+  TensorView positions = memory_.saved.take({num_tokens}, DType::int32);
   std::int64_t longest = 1;
   for (std::size_t b = 0; b + 1 < batch.offsets.size(); ++b) {
     longest = std::max(longest, batch.offsets[b + 1] - batch.offsets[b]);
@@ -73,29 +76,31 @@ void Decoder::layer_forward(int l, TensorView y, ConstTensorView x, const Sequen
   const LayerPlan& plan = plan_.layers[static_cast<std::size_t>(l)];
   LayerSaved& saved = saved_[static_cast<std::size_t>(l)];
   saved = LayerSaved{};
+  const ScratchScope scope(memory_.scratch);
   const std::int64_t num_tokens = x.dim(0);
-  saved.x_mid = arena_.take(x.shape(), dtype_);
-  saved.inv_rms = arena_.take({num_tokens}, accumulator_of(dtype_));
-  saved.hn = arena_.take(x.shape(), dtype_);
-  AttentionLayer(l, config_)
-      .forward(saved.x_mid, x, sequence, w.attention, saved.attention, rope_, plan, arena_, observer,
-               stream_);
-  ops::rms_norm_forward(saved.hn, saved.inv_rms, saved.x_mid, w.mlp_norm.value, config_.rms_norm_eps,
-                        stream_);
+  saved.x_mid = memory_.saved.take(x.shape(), dtype_);
+  saved.inv_rms = memory_.saved.take({num_tokens}, accumulator_of(dtype_));
+  {
+    const ScratchScope attention(memory_.scratch);
+    AttentionLayer(l, config_)
+        .forward(saved.x_mid, x, sequence, w.attention, saved.attention, rope_, plan, memory_, observer,
+                 stream_);
+  }
+  const TensorView hn = memory_.scratch.take(x.shape(), dtype_);
+  ops::rms_norm_forward(hn, saved.inv_rms, saved.x_mid, w.mlp_norm.value, config_.rms_norm_eps, stream_);
   const auto offer = [&](Projection projection, ConstTensorView values) {
     const ActivationSite site{l, projection, -1};
     if (observer != nullptr && observer->wants(site)) observer->observe(site, values, sequence.row_sample);
   };
-  offer(Projection::mlp_input, saved.hn);
+  offer(Projection::mlp_input, hn);
   if (config_.is_moe(l)) {
     MoeLayer(l, config_, group_)
-        .forward(y, saved.hn, sequence.row_sample, w.moe, saved.moe, arena_, observer, stream_);
+        .forward(y, hn, sequence.row_sample, w.moe, saved.moe, plan, memory_, observer, stream_);
   } else {
     const Shape wide{num_tokens, config_.intermediate_size};
-    saved.mlp = {saved.hn, arena_.take(wide, dtype_), arena_.take(wide, dtype_)};
-    const Arena::Mark scratch = arena_.mark();
-    feed_forward_forward(y, saved.mlp, arena_.take(wide, dtype_), w.mlp, stream_);
-    arena_.rewind(scratch);
+    Arena& kept = plan.keeps_base_mlp() ? memory_.saved : memory_.scratch;
+    saved.mlp = {hn, kept.take(wide, dtype_), kept.take(wide, dtype_)};
+    feed_forward_forward(y, saved.mlp, memory_.scratch.take(wide, dtype_), w.mlp, stream_);
     offer(Projection::gate, saved.mlp.gate);
     offer(Projection::up, saved.mlp.up);
     offer(Projection::down, y);
@@ -106,21 +111,50 @@ void Decoder::layer_forward(int l, TensorView y, ConstTensorView x, const Sequen
 ConstTensorView Decoder::run_layers(const Batch& batch, const SequenceInfo& sequence,
                                     ActivationObserver* observer, bool training) {
   const Shape shape{batch.num_tokens(), config_.hidden_size};
-  TensorView x = arena_.take(shape, dtype_), other = arena_.take(shape, dtype_);
+  Arena& kept = memory_.saved;
+  TensorView x = kept.take(shape, dtype_);
+  // Two buffers take turns below the lowest layer that trains; above it every layer's output is kept.
+  TensorView other = training && plan_.lowest_layer == 0 ? TensorView() : kept.take(shape, dtype_);
+  weights_needed(plan_.embedding_stage());
   ops::embedding_forward(x, batch.ids, embedding_.value, stream_);
   for (int l = 0; l < config_.num_layers; ++l) {
+    weights_needed(plan_.stage_of_layer(l));
+    const Arena::Mark mark = kept.mark();
     if (training && l >= plan_.lowest_layer) {
-      TensorView y = arena_.take(shape, dtype_);
+      const std::int64_t before = kept.in_use_bytes();
+      TensorView y = kept.take(shape, dtype_);
       layer_forward(l, y, x, sequence, observer);
+      saved_bytes_[static_cast<std::size_t>(l)] = kept.in_use_bytes() - before;
       x = y;
     } else {  // nothing of this layer is read again: its memory is used for the next one
-      const Arena::Mark mark = arena_.mark();
       layer_forward(l, other, x, sequence, observer);
-      arena_.rewind(mark);
+      kept.rewind(mark);
       std::swap(x, other);
     }
   }
+  weights_needed(0);
+  if (training) count_routing();
   return x;
+}
+
+void Decoder::count_routing() {
+  for (std::size_t l = 0; l < routed_slots_.size(); ++l) {
+    if (!saved_[l].moe.dispatcher) continue;
+    const std::vector<std::int64_t>& slots = saved_[l].moe.dispatcher->slots_of_expert();
+    for (std::size_t e = 0; e < slots.size(); ++e) routed_slots_[l][e] += slots[e];
+  }
+}
+
+std::int64_t Decoder::weight_bytes() const {
+  std::int64_t bytes = 0;
+  for (const Parameter& p : parameters_) bytes += p.value.view().num_bytes();
+  return bytes;
+}
+
+std::int64_t Decoder::gradient_bytes() const {
+  std::int64_t bytes = 0;
+  for (const Tensor& t : gradients_) bytes += t.view().num_bytes();
+  return bytes;
 }
 
 double Decoder::lpr_mean_denominator(int l, bool by_expert_count, std::int64_t num_old) const {
@@ -181,25 +215,32 @@ void Decoder::layer_backward(int l, TensorView dx, const SequenceInfo& sequence,
   const LayerWeights& w = layers_[static_cast<std::size_t>(l)];
   const LayerPlan& plan = plan_.layers[static_cast<std::size_t>(l)];
   LayerSaved& saved = saved_[static_cast<std::size_t>(l)];
-  const Arena::Mark scratch = arena_.mark();
-  TensorView dhn = plan.mlp_input ? arena_.take(dx.shape(), dtype_) : TensorView();
-  if (config_.is_moe(l)) {
-    losses = MoeLayer(l, config_, group_)
-                 .backward(dhn, dx, batch.old_mask, w.moe, saved.moe, scales, plan, arena_, stream_);
-  } else if (plan.mlp_input || plan.base_mlp_weights) {
-    const Shape wide{dx.dim(0), config_.intermediate_size};
-    const FeedForwardScratch buffers{arena_.take(wide, dtype_), arena_.take(wide, dtype_),
-                                     arena_.take(wide, dtype_), arena_.take(wide, dtype_)};
-    feed_forward_backward(dhn, false, dx, saved.mlp, buffers, w.mlp, stream_);
+  {
+    Arena& scratch = memory_.scratch;
+    const ScratchScope scope(scratch);
+    TensorView dhn = plan.mlp_input ? scratch.take(dx.shape(), dtype_) : TensorView(), hn;
+    if (config_.is_moe(l) || plan.base_mlp_weights) {  // the normed input was not kept: norm again
+      hn = scratch.take(dx.shape(), dtype_);
+      ops::rms_norm_forward(hn, saved.inv_rms, saved.x_mid, w.mlp_norm.value, config_.rms_norm_eps, stream_);
+    }
+    if (config_.is_moe(l)) {
+      losses = MoeLayer(l, config_, group_)
+                   .backward(dhn, dx, hn, batch.old_mask, w.moe, saved.moe, scales, plan, scratch, stream_);
+    } else if (plan.mlp_input || plan.base_mlp_weights) {
+      const Shape wide{dx.dim(0), config_.intermediate_size};
+      const FeedForwardScratch buffers{scratch.take(wide, dtype_), scratch.take(wide, dtype_),
+                                       scratch.take(wide, dtype_), scratch.take(wide, dtype_)};
+      saved.mlp.x = hn;
+      feed_forward_backward(dhn, false, dx, saved.mlp, buffers, w.mlp, stream_);
+    }
+    if (plan.mlp_input) {
+      ops::rms_norm_backward(dx, w.mlp_norm.grad, dhn, saved.x_mid, w.mlp_norm.value, saved.inv_rms, true,
+                             stream_);
+    }
   }
-  if (plan.mlp_input) {
-    ops::rms_norm_backward(dx, w.mlp_norm.grad, dhn, saved.x_mid, w.mlp_norm.value, saved.inv_rms, true,
-                           stream_);
-  }
-  arena_.rewind(scratch);
   if (plan.layer_input || plan.attention_weights) {
     AttentionLayer(l, config_)
-        .backward(dx, sequence, w.attention, saved.attention, rope_, plan, arena_, stream_);
+        .backward(dx, sequence, w.attention, saved.attention, rope_, plan, memory_.scratch, stream_);
   }
 }
 
@@ -214,27 +255,38 @@ Losses Decoder::forward_backward(const Batch& batch, const LossScales& scales,
   }
   const std::int64_t num_tokens = batch.num_tokens();
   const DType acc = accumulator_of(dtype_);
-  TensorView xf = arena_.take(x.shape(), dtype_), inv_rms = arena_.take({num_tokens}, acc);
-  TensorView token_losses = arena_.take({num_tokens}, acc), dxf = arena_.take(x.shape(), dtype_);
-  ops::rms_norm_forward(xf, inv_rms, x, final_norm_.value, config_.rms_norm_eps, stream_);
-  ops::fill(dxf, 0.0, stream_);
-  lm_head_loss(token_losses, dxf, xf, head_, batch.labels, scales.lm, arena_, stream_);
-
-  Losses losses;
-  losses.lm_sum = sum_in_order(token_losses);
-  losses.num_labels = count_valid(batch.labels);
+  Arena& scratch = memory_.scratch;
   const std::int64_t num_old = count_set(batch.old_mask);
-  TensorView dx = arena_.take(x.shape(), dtype_);
-  ops::rms_norm_backward(dx, final_norm_.grad, dxf, x, final_norm_.value, inv_rms, false, stream_);
+  Losses losses;
+  TensorView dx = scratch.take(x.shape(), dtype_);
+  begin_stage(0);
+  {
+    const ScratchScope scope(scratch);
+    TensorView xf = scratch.take(x.shape(), dtype_), inv_rms = scratch.take({num_tokens}, acc);
+    TensorView token_losses = scratch.take({num_tokens}, acc), dxf = scratch.take(x.shape(), dtype_);
+    ops::rms_norm_forward(xf, inv_rms, x, final_norm_.value, config_.rms_norm_eps, stream_);
+    ops::fill(dxf, 0.0, stream_);
+    lm_head_loss(token_losses, dxf, xf, head_, batch.labels, scales.lm, scratch, stream_);
+    losses.lm_sum = sum_in_order(token_losses);
+    losses.num_labels = count_valid(batch.labels);
+    ops::rms_norm_backward(dx, final_norm_.grad, dxf, x, final_norm_.value, inv_rms, false, stream_);
+  }
+  gradients_ready(0);
   for (int l = config_.num_layers - 1; l >= plan_.lowest_layer; --l) {
     AuxLosses aux;
+    begin_stage(plan_.stage_of_layer(l));
     layer_backward(l, dx, sequence, batch, layer_scales(l, scales, num_old, statistics), aux);
+    gradients_ready(plan_.stage_of_layer(l));
     if (!config_.is_moe(l)) continue;
     losses.balancing += aux.balancing / config_.num_moe_layers();
     const double denominator = lpr_mean_denominator(l, scales.lpr_by_expert_count, num_old);
     if (denominator > 0.0) losses.lpr += aux.lpr_sum / denominator;
   }
-  if (plan_.embedding) ops::embedding_backward(embedding_.grad, dx, batch.ids, stream_);
+  if (plan_.embedding) {
+    begin_stage(plan_.embedding_stage());
+    ops::embedding_backward(embedding_.grad, dx, batch.ids, stream_);
+    gradients_ready(plan_.embedding_stage());
+  }
   return losses;
 }
 
@@ -246,9 +298,9 @@ Tensor Decoder::logits(const Batch& batch) {
   const ConstTensorView x = run_layers(batch, prepare(batch), nullptr, false);
   const std::int64_t num_tokens = batch.num_tokens();
   const DType acc = accumulator_of(dtype_);
-  TensorView xf = arena_.take(x.shape(), dtype_), inv_rms = arena_.take({num_tokens}, acc);
+  TensorView xf = memory_.scratch.take(x.shape(), dtype_), inv_rms = memory_.scratch.take({num_tokens}, acc);
   ops::rms_norm_forward(xf, inv_rms, x, final_norm_.value, config_.rms_norm_eps, stream_);
-  TensorView values = arena_.take({num_tokens, config_.vocab_size}, dtype_);
+  TensorView values = memory_.scratch.take({num_tokens, config_.vocab_size}, dtype_);
   ops::linear_forward(values, xf, head_.value, {}, stream_);
   Tensor logits(values.shape(), acc);
   ops::cast(logits.view(), values, stream_);
@@ -259,10 +311,10 @@ std::vector<double> Decoder::token_log_probs(const Batch& batch, ActivationObser
   const ConstTensorView x = run_layers(batch, prepare(batch), observer, false);
   const std::int64_t num_tokens = batch.num_tokens();
   const DType acc = accumulator_of(dtype_);
-  TensorView xf = arena_.take(x.shape(), dtype_), inv_rms = arena_.take({num_tokens}, acc);
-  TensorView losses = arena_.take({num_tokens}, acc);
+  TensorView xf = memory_.scratch.take(x.shape(), dtype_), inv_rms = memory_.scratch.take({num_tokens}, acc);
+  TensorView losses = memory_.scratch.take({num_tokens}, acc);
   ops::rms_norm_forward(xf, inv_rms, x, final_norm_.value, config_.rms_norm_eps, stream_);
-  lm_head_loss(losses, {}, xf, head_, batch.labels, 0.0, arena_, stream_);
+  lm_head_loss(losses, {}, xf, head_, batch.labels, 0.0, memory_.scratch, stream_);
   std::vector<double> log_probs(static_cast<std::size_t>(num_tokens));
   for (std::int64_t t = 0; t < num_tokens; ++t) {
     log_probs[static_cast<std::size_t>(t)] =

@@ -41,20 +41,6 @@ void fill_normal(TensorView values, std::string_view name, std::uint64_t seed, d
   }
 }
 
-bool is_trainable(const Parameter& p, TrainableSet set) {
-  switch (set) {
-    case TrainableSet::none:
-      return false;
-    case TrainableSet::all:
-      return true;
-    case TrainableSet::experts_and_routers:
-      return p.is_router || p.is_new_expert();
-    case TrainableSet::routers:
-      return p.is_router;
-  }
-  return false;
-}
-
 }  // namespace
 
 std::vector<Parameter> list_parameters(const ModelConfig& config) {
@@ -103,15 +89,61 @@ std::vector<Parameter> list_parameters(const ModelConfig& config) {
   return parameters;
 }
 
+std::vector<Parameter> list_parameters(const ModelConfig& config, const FreezePlan& plan) {
+  std::vector<Parameter> parameters = list_parameters(config);
+  for (Parameter& p : parameters) {
+    p.trainable = plan.trains(p);
+    p.last_writer = plan.last_writer(p);
+  }
+  return parameters;
+}
+
 void Decoder::declare_parameters() {
-  parameters_ = list_parameters(config_);
+  parameters_ = list_parameters(config_, plan_);
   const DType acc = accumulator_of(dtype_);
   for (Parameter& p : parameters_) {
-    p.trainable = is_trainable(p, trainable_);
     if (p.is_new_expert() && group_.placement.owner(p.layer, p.expert) != group_.comm.rank()) continue;
     p.value = Tensor(p.shape, dtype_);
-    const std::int64_t leaves = p.is_new_expert() ? group_.comm.size() : 1;
-    if (p.trainable) p.grad = Tensor({leaves, p.shape.num_elements()}, acc);
+    if (!p.trainable) continue;
+    gradients_.emplace_back(Shape{num_leaves(p), p.shape.num_elements()}, acc);
+    p.grad = gradients_.back().view();
+  }
+}
+
+void Decoder::share_gradients() {
+  const DType acc = accumulator_of(dtype_);
+  const auto padded = [](std::int64_t n) { return (n + 15) / 16 * 16; };  // every view starts on a cache line
+  gradients_.clear();
+  gradients_shared_ = true;
+  std::vector<std::int64_t> used(static_cast<std::size_t>(plan_.num_stages()), 0);
+  std::vector<std::int64_t> first(parameters_.size(), 0);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    Parameter& p = parameters_[i];
+    if (!p.trainable || !p.held()) continue;
+    if (written_twice(p)) {
+      gradients_.emplace_back(Shape{num_leaves(p), p.shape.num_elements()}, acc);
+      p.grad = gradients_.back().view();
+      continue;
+    }
+    std::int64_t& end = used[static_cast<std::size_t>(p.last_writer)];
+    first[i] = end;
+    end += padded(num_leaves(p) * p.shape.num_elements());
+  }
+  gradients_.emplace_back(Shape{*std::max_element(used.begin(), used.end())}, acc);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    Parameter& p = parameters_[i];
+    if (!p.trainable || !p.held() || written_twice(p)) continue;
+    const std::int64_t count = num_leaves(p) * p.shape.num_elements();
+    p.grad = gradients_.back().view().rows(first[i], count).reshape({num_leaves(p), p.shape.num_elements()});
+  }
+  layers_.clear();
+  bind_weights();
+}
+
+void Decoder::begin_stage(int stage) {
+  if (!gradients_shared_) return;
+  for (Parameter& p : parameters_) {
+    if (p.grad && p.last_writer == stage && !written_twice(p)) ops::fill(p.grad, 0.0, stream_);
   }
 }
 
@@ -126,7 +158,7 @@ Weight Decoder::weight_of(std::string_view name, int leaf) {
   Parameter& p = parameter(name);
   Weight weight;
   weight.value = ConstTensorView(p.value.view());
-  if (p.grad.valid()) weight.grad = p.grad.view().rows(leaf, 1).reshape(p.shape);
+  if (p.grad) weight.grad = p.grad.rows(leaf, 1).reshape(p.shape);
   return weight;
 }
 
@@ -203,7 +235,7 @@ void Decoder::upcycle(std::uint64_t seed) {
 
 void Decoder::zero_gradients() {
   for (Parameter& p : parameters_) {
-    if (p.grad.valid()) ops::fill(p.grad.view(), 0.0, stream_);
+    if (p.grad && (!gradients_shared_ || written_twice(p))) ops::fill(p.grad, 0.0, stream_);
   }
 }
 

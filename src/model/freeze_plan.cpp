@@ -2,12 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <map>
+
 namespace nmoe::model {
 
 FreezePlan make_freeze_plan(const ModelConfig& config, TrainableSet trainable) {
   FreezePlan plan;
   const bool all = trainable == TrainableSet::all;
   plan.embedding = plan.head = plan.final_norm = all;
+  plan.tied_head = config.tie_word_embeddings;
   plan.layers.resize(static_cast<std::size_t>(config.num_layers));
   bool below = all;  // is anything trainable below the current layer? (the embedding, to begin with)
   plan.lowest_layer = config.num_layers;
@@ -25,17 +28,68 @@ FreezePlan make_freeze_plan(const ModelConfig& config, TrainableSet trainable) {
   return plan;
 }
 
-std::string FreezePlan::to_string() const {
-  std::string text = fmt::format("embedding {}, head {}, final norm {}; backward stops at layer {}\n",
-                                 embedding, head, final_norm, lowest_layer);
-  for (std::size_t l = 0; l < layers.size(); ++l) {
-    const LayerPlan& p = layers[l];
-    text += fmt::format("layer {}: gradients of{}{}{}{}{}{}{}\n", l, p.attention_weights ? " attention" : "",
-                        p.base_mlp_weights ? " mlp" : "", p.experts ? " experts" : "",
-                        p.router ? " router" : "", p.mlp_input ? " mlp-input" : "",
-                        p.layer_input ? " layer-input" : "", p.any_backward() ? "" : " nothing");
+bool FreezePlan::trains(const Parameter& p) const {
+  if (p.layer < 0) {
+    if (p.name == "model.norm.weight") return final_norm;
+    return p.name == "lm_head.weight" ? head : embedding;
   }
-  return text;
+  const LayerPlan& layer = layers[static_cast<std::size_t>(p.layer)];
+  if (p.is_router) return layer.router;
+  if (p.is_new_expert()) return layer.experts;
+  return p.name.find(".mlp.") != std::string::npos ? layer.base_mlp_weights : layer.attention_weights;
+}
+
+int FreezePlan::last_writer(const Parameter& p) const {
+  if (!trains(p)) return -1;
+  if (p.layer >= 0) return stage_of_layer(p.layer);
+  return p.name == "model.embed_tokens.weight" ? embedding_stage() : 0;
+}
+
+namespace {
+
+std::string list(std::initializer_list<std::pair<bool, const char*>> items) {
+  std::string text;
+  for (const auto& [present, name] : items) {
+    if (present) text += (text.empty() ? "" : ", ") + std::string(name);
+  }
+  return text.empty() ? "nothing" : text;
+}
+
+}  // namespace
+
+std::string FreezePlan::to_string() const {
+  std::string text =
+      fmt::format("stage 0, lm-head and final norm: weight gradients: {}; complete after it: {}\n",
+                  list({{head, "head"}, {final_norm, "final norm"}}),
+                  list({{head && !tied_head, "head"}, {final_norm, "final norm"}}));
+  const int num_layers = static_cast<int>(layers.size());
+  for (int l = num_layers - 1; l >= lowest_layer; --l) {
+    const LayerPlan& p = layers[static_cast<std::size_t>(l)];
+    const std::string weights = list({{p.attention_weights, "attention and norms"},
+                                      {p.base_mlp_weights, "mlp"},
+                                      {p.experts, "new experts"},
+                                      {p.router, "router"}});
+    text += fmt::format(
+        "stage {}, layer {}: weight gradients: {}; input gradients: {}; kept by forward: {}; complete after "
+        "it: "
+        "{}\n",
+        stage_of_layer(l), l, weights,
+        list({{p.mlp_input, "mlp input"}, {p.layer_input, "layer input (through attention)"}}),
+        list({{true, "residual after attention"},
+              {p.keeps_attention(), "layer input, q, k, v, o"},
+              {p.keeps_base_mlp(), "gate and up of the mlp"},
+              {p.router, "routing and expert outputs"},
+              {p.router && p.keeps_experts(), "gate and up of new experts"}}),
+        weights);
+  }
+  if (embedding) {
+    text += fmt::format("stage {}, embedding: weight gradients: embedding; complete after it: embedding{}\n",
+                        embedding_stage(), tied_head ? " (also written by stage 0: one tensor)" : "");
+  }
+  if (lowest_layer == num_layers) return text + "nothing trains: no backward\n";
+  return text + (lowest_layer > 0 || !layers.front().layer_input
+                     ? fmt::format("backward stops at layer {}: nothing below it trains\n", lowest_layer)
+                     : std::string("backward reaches the embedding\n"));
 }
 
 }  // namespace nmoe::model

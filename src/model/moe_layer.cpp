@@ -31,57 +31,66 @@ TensorView rounded(ConstTensorView x, DType dtype, Arena& arena, Stream& stream)
 }
 
 FeedForwardSaved rows_of(const FeedForwardSaved& saved, std::int64_t begin, std::int64_t count) {
-  return {saved.x.rows(begin, count), saved.gate.rows(begin, count), saved.up.rows(begin, count)};
+  return {saved.x ? saved.x.rows(begin, count) : ConstTensorView(), saved.gate.rows(begin, count),
+          saved.up.rows(begin, count)};
 }
 
 }  // namespace
 
-void MoeLayer::route(const MoeWeights& weights, MoeSaved& saved, Arena& arena, Stream& stream) const {
-  const std::int64_t num_tokens = saved.x.dim(0);
+void MoeLayer::route(ConstTensorView x, const MoeWeights& weights, MoeSaved& saved, Arena& kept,
+                     Arena& scratch, Stream& stream) const {
+  const std::int64_t num_tokens = x.dim(0);
   const std::int64_t k = std::min(top_k_, num_experts_);  // adaptive k, METHOD 5 step 3
-  const DType dtype = saved.x.dtype(), acc = accumulator_of(dtype);
+  const DType dtype = x.dtype(), acc = accumulator_of(dtype);
   const bool normalise = top_k_ != 1;
-  saved.probs = arena.take({num_tokens, num_experts_}, acc);
-  saved.weights = arena.take({num_tokens, k}, acc);
-  saved.indices = arena.take({num_tokens, k}, DType::int32);
-  const Arena::Mark before_logits = arena.mark();
-  TensorView logits = arena.take({num_tokens, num_experts_}, acc);
-  if (release_) {  // METHOD 11 row 38: logits are stored in the model's type
-    TensorView narrow = arena.take(logits.shape(), dtype);
-    ops::linear_forward(narrow, saved.x, weights.router.value, {}, stream);
-    ops::cast(logits, narrow, stream);
-  } else {
-    ops::linear_forward(logits, widened(saved.x, arena, stream), widened(weights.router.value, arena, stream),
-                        {}, stream);
+  saved.probs = kept.take({num_tokens, num_experts_}, acc);
+  saved.weights = kept.take({num_tokens, k}, acc);
+  saved.indices = kept.take({num_tokens, k}, DType::int32);
+  {
+    const ScratchScope scope(scratch);
+    TensorView logits = scratch.take({num_tokens, num_experts_}, acc);
+    if (release_) {  // METHOD 11 row 38: logits are stored in the model's type
+      TensorView narrow = scratch.take(logits.shape(), dtype);
+      ops::linear_forward(narrow, x, weights.router.value, {}, stream);
+      ops::cast(logits, narrow, stream);
+    } else {
+      ops::linear_forward(logits, widened(x, scratch, stream), widened(weights.router.value, scratch, stream),
+                          {}, stream);
+    }
+    ops::route_forward(saved.probs, saved.weights, saved.indices, logits, normalise, stream);
   }
-  ops::route_forward(saved.probs, saved.weights, saved.indices, logits, normalise, stream);
-  arena.rewind(before_logits);
-  saved.combine_weights = release_ ? rounded(saved.weights, dtype, arena, stream) : saved.weights;
+  saved.combine_weights = release_ ? rounded(saved.weights, dtype, kept, stream) : saved.weights;
 }
 
 void MoeLayer::forward(TensorView y, ConstTensorView x, ConstTensorView row_sample, const MoeWeights& weights,
-                       MoeSaved& saved, Arena& arena, ActivationObserver* observer, Stream& stream) const {
+                       MoeSaved& saved, const LayerPlan& plan, StepMemory& memory,
+                       ActivationObserver* observer, Stream& stream) const {
   const std::int64_t hidden = x.dim(1);
-  saved.x = x;
-  route(weights, saved, arena, stream);
+  Arena& scratch = memory.scratch;
+  Arena& kept = plan.router ? memory.saved : scratch;
+  route(x, weights, saved, kept, scratch, stream);
   saved.dispatcher = std::make_unique<TokenDispatcher>(group_, layer_, num_experts_, saved.indices, stream);
   const TokenDispatcher& dispatcher = *saved.dispatcher;
   const std::int64_t num_rows = dispatcher.num_rows(), num_base = dispatcher.num_base_rows();
-  saved.rows = arena.take({num_rows, hidden}, x.dtype());
-  saved.out_rows = arena.take({num_rows, hidden}, x.dtype());
+  saved.out_rows = kept.take({num_rows, hidden}, x.dtype());
+  saved.rows = scratch.take({num_rows, hidden}, x.dtype());
   ops::gather_rows(saved.rows, x, dispatcher.token_of_row(), stream);
   TensorView expert_out;
+  comm::Work arriving;
   if (dispatcher.is_local()) {
     saved.received = saved.rows.rows(num_base, num_rows - num_base);
     expert_out = saved.out_rows.rows(num_base, num_rows - num_base);
   } else {
-    saved.received = arena.take({dispatcher.num_received(), hidden}, x.dtype());
-    dispatcher.dispatch(saved.received, saved.rows, stream);
-    expert_out = arena.take({dispatcher.num_received(), hidden}, x.dtype());
+    Arena& inputs = plan.experts ? memory.saved : scratch;
+    saved.received = inputs.take({dispatcher.num_received(), hidden}, x.dtype());
+    arriving = dispatcher.dispatch(saved.received, saved.rows, stream);
+    expert_out = scratch.take({dispatcher.num_received(), hidden}, x.dtype());
   }
-  run_experts(weights, saved, expert_out, arena, stream);
-  if (!dispatcher.is_local()) dispatcher.combine(saved.out_rows, expert_out, stream);
-  if (observer != nullptr) observe(*observer, saved, expert_out, row_sample, arena, stream);
+  run_base(weights, saved, plan, memory, stream);  // while rows of the other experts travel
+  arriving.wait();
+  run_experts(weights, saved, expert_out, plan, memory, stream);
+  if (!dispatcher.is_local()) dispatcher.combine(saved.out_rows, expert_out, stream).wait();
+  if (observer != nullptr) observe(*observer, saved, expert_out, row_sample, scratch, stream);
   if (release_) {
     ops::combine_forward_rounded(y, saved.out_rows, dispatcher.row_of_slot(), saved.indices,
                                  saved.combine_weights, stream);
@@ -91,20 +100,27 @@ void MoeLayer::forward(TensorView y, ConstTensorView x, ConstTensorView row_samp
   }
 }
 
-void MoeLayer::run_experts(const MoeWeights& weights, MoeSaved& saved, TensorView expert_out, Arena& arena,
-                           Stream& stream) const {
-  const std::int64_t num_base = saved.dispatcher->num_base_rows(),
-                     num_received = saved.dispatcher->num_received();
-  const std::int64_t width = weights.base.gate.value.dim(0);
+void MoeLayer::run_base(const MoeWeights& weights, MoeSaved& saved, const LayerPlan& plan, StepMemory& memory,
+                        Stream& stream) const {
+  const std::int64_t num_base = saved.dispatcher->num_base_rows(), width = weights.base.gate.value.dim(0);
   const DType dtype = saved.rows.dtype();
-  saved.base = {saved.rows.rows(0, num_base), arena.take({num_base, width}, dtype),
-                arena.take({num_base, width}, dtype)};
-  saved.experts = {saved.received, arena.take({num_received, width}, dtype),
-                   arena.take({num_received, width}, dtype)};
-  const Arena::Mark before_scratch = arena.mark();
-  TensorView h = arena.take({std::max(num_base, num_received), width}, dtype);
-  feed_forward_forward(saved.out_rows.rows(0, num_base), saved.base, h.rows(0, num_base), weights.base,
-                       stream);
+  Arena& kept = plan.keeps_base_mlp() ? memory.saved : memory.scratch;
+  saved.base = {saved.rows.rows(0, num_base), kept.take({num_base, width}, dtype),
+                kept.take({num_base, width}, dtype)};
+  const ScratchScope scope(memory.scratch);
+  feed_forward_forward(saved.out_rows.rows(0, num_base), saved.base,
+                       memory.scratch.take({num_base, width}, dtype), weights.base, stream);
+}
+
+void MoeLayer::run_experts(const MoeWeights& weights, MoeSaved& saved, TensorView expert_out,
+                           const LayerPlan& plan, StepMemory& memory, Stream& stream) const {
+  const std::int64_t num_received = saved.dispatcher->num_received(), width = weights.base.gate.value.dim(0);
+  const DType dtype = saved.rows.dtype();
+  Arena& kept = plan.keeps_experts() ? memory.saved : memory.scratch;
+  saved.experts = {saved.received, kept.take({num_received, width}, dtype),
+                   kept.take({num_received, width}, dtype)};
+  const ScratchScope scope(memory.scratch);
+  TensorView h = memory.scratch.take({num_received, width}, dtype);
   for (const Segment& segment : saved.dispatcher->segments()) {
     const std::int64_t count = segment.end - segment.begin;
     FeedForwardSaved part = rows_of(saved.experts, segment.begin, count);
@@ -113,7 +129,6 @@ void MoeLayer::run_experts(const MoeWeights& weights, MoeSaved& saved, TensorVie
         weights.experts[static_cast<std::size_t>(segment.expert)][static_cast<std::size_t>(segment.source)],
         stream);
   }
-  arena.rewind(before_scratch);
 }
 
 void MoeLayer::observe(ActivationObserver& observer, const MoeSaved& saved, ConstTensorView expert_out,
@@ -126,7 +141,7 @@ void MoeLayer::observe(ActivationObserver& observer, const MoeSaved& saved, Cons
   const auto* token = dispatcher.token_of_row().data<std::int32_t>();
   for (std::int64_t n = 0; n < num_rows; ++n) sample_rows.data<std::int32_t>()[n] = sample[token[n]];
   TensorView received_sample = arena.take({dispatcher.num_received()}, DType::int32);
-  dispatcher.dispatch(received_sample, sample_rows, stream);
+  dispatcher.dispatch(received_sample, sample_rows, stream).wait();
 
   const auto report = [&](int expert, const FeedForwardSaved& part, ConstTensorView out,
                           ConstTensorView samples) {
@@ -146,50 +161,78 @@ void MoeLayer::observe(ActivationObserver& observer, const MoeSaved& saved, Cons
   }
 }
 
-AuxLosses MoeLayer::backward(TensorView dx, ConstTensorView dy, ConstTensorView old_mask,
+AuxLosses MoeLayer::backward(TensorView dx, ConstTensorView dy, ConstTensorView x, ConstTensorView old_mask,
                              const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
-                             const LayerPlan& plan, Arena& arena, Stream& stream) const {
+                             const LayerPlan& plan, Arena& scratch, Stream& stream) const {
   const TokenDispatcher& dispatcher = *saved.dispatcher;
-  const DType dtype = saved.rows.dtype();
-  TensorView d_rows = arena.take(saved.rows.shape(), dtype);
-  TensorView dweights = arena.take(saved.weights.shape(), saved.weights.dtype());
-  ops::combine_backward(d_rows, dweights, dy, saved.out_rows, dispatcher.row_of_slot(), saved.combine_weights,
-                        stream);
-  if (release_) dweights = rounded(dweights, dtype, arena, stream);  // they are of the model's type there
-  // Whether anything flows into the experts is the same on every rank, so all of them skip or join the
-  // exchange together.
-  if (plan.experts || plan.base_mlp_weights || plan.mlp_input) {
-    TensorView dx_rows = plan.mlp_input ? arena.take(saved.rows.shape(), dtype) : TensorView();
-    backward_experts(dx_rows, d_rows, weights, saved, arena, stream);
-    if (dx) ops::combine_forward(dx, dx_rows, dispatcher.row_of_slot(), saved.indices, {}, false, stream);
+  const Shape rows = saved.out_rows.shape();
+  const DType dtype = saved.out_rows.dtype();
+  {
+    const ScratchScope scope(scratch);
+    TensorView dweights = scratch.take(saved.weights.shape(), saved.weights.dtype());
+    {
+      const ScratchScope inner(scratch);
+      TensorView d_rows = scratch.take(rows, dtype);
+      ops::combine_backward(d_rows, dweights, dy, saved.out_rows, dispatcher.row_of_slot(),
+                            saved.combine_weights, stream);
+      // Whether anything flows into the experts is the same on every rank, so all of them skip or join the
+      // exchange together.
+      if (plan.experts || plan.base_mlp_weights || plan.mlp_input) {
+        TensorView dx_rows = plan.mlp_input ? scratch.take(rows, dtype) : TensorView();
+        restore_inputs(x, saved, plan, scratch, stream);
+        backward_experts(dx_rows, d_rows, weights, saved, scratch, stream);
+        if (dx) ops::combine_forward(dx, dx_rows, dispatcher.row_of_slot(), saved.indices, {}, false, stream);
+      }
+    }
+    if (release_) dweights = rounded(dweights, dtype, scratch, stream);  // they are of the model's type there
+    return backward_router(dx, dweights, x, old_mask, weights, saved, scales, scratch, stream);
   }
-  return backward_router(dx, dweights, old_mask, weights, saved, scales, arena, stream);
+}
+
+void MoeLayer::restore_inputs(ConstTensorView x, MoeSaved& saved, const LayerPlan& plan, Arena& scratch,
+                              Stream& stream) const {
+  const TokenDispatcher& dispatcher = *saved.dispatcher;
+  const std::int64_t num_base = dispatcher.num_base_rows(), hidden = x.dim(1);
+  const auto gather = [&](std::int64_t first, std::int64_t count) {
+    TensorView rows = scratch.take({count, hidden}, x.dtype());
+    ops::gather_rows(rows, x, dispatcher.token_of_row().rows(first, count), stream);
+    return rows;
+  };
+  saved.base.x = plan.base_mlp_weights ? ConstTensorView(gather(0, num_base)) : ConstTensorView();
+  if (!plan.experts) {
+    saved.experts.x = {};
+  } else if (dispatcher.is_local()) {
+    saved.experts.x = gather(num_base, dispatcher.num_rows() - num_base);
+  }
 }
 
 void MoeLayer::backward_experts(TensorView dx_rows, ConstTensorView d_rows, const MoeWeights& weights,
-                                MoeSaved& saved, Arena& arena, Stream& stream) const {
+                                const MoeSaved& saved, Arena& scratch, Stream& stream) const {
   const TokenDispatcher& dispatcher = *saved.dispatcher;
   const std::int64_t num_rows = dispatcher.num_rows(), num_base = dispatcher.num_base_rows();
   const std::int64_t num_received = dispatcher.num_received(), hidden = d_rows.dim(1),
-                     width = saved.base.gate.dim(1);
-  const DType dtype = saved.rows.dtype();
+                     width = weights.base.gate.value.dim(0);
+  const DType dtype = d_rows.dtype();
   ConstTensorView d_received = d_rows.rows(num_base, num_rows - num_base);
   TensorView dx_received = dx_rows ? dx_rows.rows(num_base, num_rows - num_base) : TensorView();
+  comm::Work arriving;
   if (!dispatcher.is_local()) {
-    TensorView arrived = arena.take({num_received, hidden}, dtype);
-    dispatcher.dispatch(arrived, d_rows, stream);
+    TensorView arrived = scratch.take({num_received, hidden}, dtype);
+    arriving = dispatcher.dispatch(arrived, d_rows, stream);
     d_received = arrived;
-    if (dx_rows) dx_received = arena.take({num_received, hidden}, dtype);
+    if (dx_rows) dx_received = scratch.take({num_received, hidden}, dtype);
   }
   const std::int64_t most = std::max(num_base, num_received);
-  const FeedForwardScratch scratch{arena.take({most, width}, dtype), arena.take({most, width}, dtype),
-                                   arena.take({most, width}, dtype), arena.take({most, width}, dtype)};
+  const FeedForwardScratch buffers{scratch.take({most, width}, dtype), scratch.take({most, width}, dtype),
+                                   scratch.take({most, width}, dtype), scratch.take({most, width}, dtype)};
   const auto part_of = [&](std::int64_t count) {
-    return FeedForwardScratch{scratch.h.rows(0, count), scratch.dh.rows(0, count),
-                              scratch.dgate.rows(0, count), scratch.dup.rows(0, count)};
+    return FeedForwardScratch{buffers.h.rows(0, count), buffers.dh.rows(0, count),
+                              buffers.dgate.rows(0, count), buffers.dup.rows(0, count)};
   };
   feed_forward_backward(dx_rows ? dx_rows.rows(0, num_base) : TensorView(), false, d_rows.rows(0, num_base),
-                        saved.base, part_of(num_base), weights.base, stream);
+                        saved.base, part_of(num_base), weights.base,
+                        stream);  // while the others' rows travel
+  arriving.wait();
   for (const Segment& segment : dispatcher.segments()) {
     const std::int64_t count = segment.end - segment.begin;
     feed_forward_backward(
@@ -198,12 +241,12 @@ void MoeLayer::backward_experts(TensorView dx_rows, ConstTensorView d_rows, cons
         weights.experts[static_cast<std::size_t>(segment.expert)][static_cast<std::size_t>(segment.source)],
         stream);
   }
-  if (!dispatcher.is_local() && dx_rows) dispatcher.combine(dx_rows, dx_received, stream);
+  if (!dispatcher.is_local() && dx_rows) dispatcher.combine(dx_rows, dx_received, stream).wait();
 }
 
-AuxLosses MoeLayer::backward_router(TensorView dx, TensorView dweights, ConstTensorView old_mask,
-                                    const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
-                                    Arena& arena, Stream& stream) const {
+AuxLosses MoeLayer::backward_router(TensorView dx, TensorView dweights, ConstTensorView x,
+                                    ConstTensorView old_mask, const MoeWeights& weights, MoeSaved& saved,
+                                    const AuxLossScales& scales, Arena& arena, Stream& stream) const {
   AuxLosses losses;
   TensorView dprobs;
   if (scales.balancing != 0.0 || scales.lpr != 0.0) {
@@ -225,9 +268,9 @@ AuxLosses MoeLayer::backward_router(TensorView dx, TensorView dweights, ConstTen
   TensorView dlogits = arena.take(saved.probs.shape(), saved.probs.dtype());
   ops::route_backward(dlogits, dweights, dprobs, saved.probs, saved.weights, saved.indices, top_k_ != 1,
                       stream);
-  if (release_) dlogits = rounded(dlogits, saved.x.dtype(), arena, stream);
+  if (release_) dlogits = rounded(dlogits, x.dtype(), arena, stream);
   if (weights.router.grad) {
-    ops::linear_backward_weight(weights.router.grad, dlogits, widened(saved.x, arena, stream), stream);
+    ops::linear_backward_weight(weights.router.grad, dlogits, widened(x, arena, stream), stream);
   }
   if (dx) {
     const ConstTensorView router = widened(weights.router.value, arena, stream);

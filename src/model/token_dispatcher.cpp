@@ -22,20 +22,21 @@ TokenDispatcher::TokenDispatcher(const ExpertParallelGroup& group, int layer, in
   const int num_ranks = group.comm.size();
   const auto* expert_of_slot = indices.data<std::int32_t>();
   const std::int64_t num_slots = num_tokens_ * top_k_;
-  std::vector<std::int64_t> slots_of_expert(static_cast<std::size_t>(num_experts), 0);
-  for (std::int64_t s = 0; s < num_slots; ++s) ++slots_of_expert[static_cast<std::size_t>(expert_of_slot[s])];
+  slots_of_expert_.assign(static_cast<std::size_t>(num_experts), 0);
+  for (std::int64_t s = 0; s < num_slots; ++s)
+    ++slots_of_expert_[static_cast<std::size_t>(expert_of_slot[s])];
 
   // First row of every expert: the base, then by owner and id.
   const std::vector<int> order = experts_by_owner(group.placement, layer, num_ranks);
   std::vector<std::int64_t> next_row(static_cast<std::size_t>(num_experts), 0);
-  num_base_rows_ = slots_of_expert[0];
+  num_base_rows_ = slots_of_expert_[0];
   std::int64_t row = num_base_rows_;
   send_counts_.assign(static_cast<std::size_t>(num_ranks), 0);
   for (const int e : order) {
     next_row[static_cast<std::size_t>(e)] = row;
-    row += slots_of_expert[static_cast<std::size_t>(e)];
+    row += slots_of_expert_[static_cast<std::size_t>(e)];
     send_counts_[static_cast<std::size_t>(group.placement.owner(layer, e))] +=
-        slots_of_expert[static_cast<std::size_t>(e)];
+        slots_of_expert_[static_cast<std::size_t>(e)];
   }
   token_of_row_.resize(static_cast<std::size_t>(num_slots));
   row_of_slot_.resize(static_cast<std::size_t>(num_slots));
@@ -51,7 +52,7 @@ TokenDispatcher::TokenDispatcher(const ExpertParallelGroup& group, int layer, in
   // Per-expert counts travel once; every rank learns how many rows each source has for each of its experts.
   std::vector<std::int64_t> counts_out, experts_per_rank(static_cast<std::size_t>(num_ranks), 0);
   for (const int e : order) {
-    counts_out.push_back(slots_of_expert[static_cast<std::size_t>(e)]);
+    counts_out.push_back(slots_of_expert_[static_cast<std::size_t>(e)]);
     ++experts_per_rank[static_cast<std::size_t>(group.placement.owner(layer, e))];
   }
   const std::vector<int> mine = group.placement.experts_on(layer, group.comm.rank());
@@ -83,18 +84,14 @@ ConstTensorView TokenDispatcher::row_of_slot() const {
   return {row_of_slot_.data(), DType::int32, {num_tokens_, top_k_}};
 }
 
-void TokenDispatcher::dispatch(TensorView received, ConstTensorView rows, Stream& stream) const {
-  group_.comm
-      .all_to_all_v(received, recv_counts_, rows.rows(num_base_rows_, num_rows() - num_base_rows_),
-                    send_counts_, stream)
-      .wait();
+comm::Work TokenDispatcher::dispatch(TensorView received, ConstTensorView rows, Stream& stream) const {
+  return group_.comm.all_to_all_v(
+      received, recv_counts_, rows.rows(num_base_rows_, num_rows() - num_base_rows_), send_counts_, stream);
 }
 
-void TokenDispatcher::combine(TensorView rows, ConstTensorView received, Stream& stream) const {
-  group_.comm
-      .all_to_all_v(rows.rows(num_base_rows_, num_rows() - num_base_rows_), send_counts_, received,
-                    recv_counts_, stream)
-      .wait();
+comm::Work TokenDispatcher::combine(TensorView rows, ConstTensorView received, Stream& stream) const {
+  return group_.comm.all_to_all_v(rows.rows(num_base_rows_, num_rows() - num_base_rows_), send_counts_,
+                                  received, recv_counts_, stream);
 }
 
 }  // namespace nmoe::model

@@ -57,28 +57,35 @@ std::vector<IndexRecord> make_index(const model::Decoder& decoder, std::int64_t&
   return index;
 }
 
-/// One owned slice: where it is in the file's flat arrays and in its group's owned arrays.
-struct OwnedSlice {
+/// One slice: where it is in the file's flat arrays and in its group's flat arrays.
+struct StateSlice {
   std::int64_t file_begin;
   ShardGroup* group;
-  std::int64_t owned_begin, size;
+  std::int64_t group_begin, size;
 };
 
-std::vector<OwnedSlice> owned_slices(ShardedOptimizer& optimizer, const std::vector<IndexRecord>& index) {
+/// What this rank writes (the owned slices: each element once over all ranks) or reads (all it keeps state
+/// for), in the order of the file.
+enum class Direction { write, read };
+std::vector<StateSlice> state_slices(ShardedOptimizer& optimizer, const std::vector<IndexRecord>& index,
+                                     Direction direction) {
   std::map<std::string, std::int64_t> offset_of;
   for (const IndexRecord& record : index) offset_of[record.name] = static_cast<std::int64_t>(record.offset);
-  std::vector<OwnedSlice> slices;
+  std::vector<StateSlice> slices;
   for (ShardGroup* group : optimizer.groups()) {
-    std::int64_t first = 0;
-    for (const comm::Slice& slice : group->slices()) {
-      const std::string& name = group->parameters()[static_cast<std::size_t>(slice.tensor)]->name;
-      slices.push_back({offset_of.at(name) + slice.begin, group, first, slice.size()});
-      first += slice.size();
-    }
+    for (const HeldSlice& slice : direction == Direction::write ? group->owned() : group->held())
+      slices.push_back({offset_of.at(slice.parameter->name) + slice.begin, group, slice.offset, slice.size});
   }
   std::sort(slices.begin(), slices.end(),
             [](const auto& a, const auto& b) { return a.file_begin < b.file_begin; });
   return slices;
+}
+
+/// Room for all slices one after the other.
+std::vector<float> buffer_for(const std::vector<StateSlice>& slices) {
+  std::int64_t n = 0;
+  for (const StateSlice& slice : slices) n += slice.size;
+  return std::vector<float>(static_cast<std::size_t>(std::max<std::int64_t>(1, n)));
 }
 
 using StateMember = Tensor& (ShardGroup::*)();
@@ -90,27 +97,27 @@ constexpr StateArray state_arrays[] = {{"/flat/master", &ShardGroup::master},
                                        {"/flat/exp_avg", &ShardGroup::exp_avg},
                                        {"/flat/exp_avg_sq", &ShardGroup::exp_avg_sq}};
 
-std::vector<io::FileRange> ranges_of(const std::vector<OwnedSlice>& slices) {
+std::vector<io::FileRange> ranges_of(const std::vector<StateSlice>& slices) {
   std::vector<io::FileRange> ranges;
-  for (const OwnedSlice& slice : slices) ranges.push_back({slice.file_begin, slice.size});
+  for (const StateSlice& slice : slices) ranges.push_back({slice.file_begin, slice.size});
   return ranges;
 }
 
 void write_optimizer(comm::Communicator& world, const std::string& path, ShardedOptimizer& optimizer) {
   std::int64_t total = 0;
   const std::vector<IndexRecord> index = make_index(optimizer.decoder(), total);
-  const std::vector<OwnedSlice> slices = owned_slices(optimizer, index);
+  const std::vector<StateSlice> slices = state_slices(optimizer, index, Direction::write);
   const std::vector<io::FileRange> ranges = ranges_of(slices);
   io::H5File file = io::H5File::create(path, world);
   file.write_attribute("/", "format", optim_format);
   file.write_attribute("/", "format_version", 1);
   file.write_records("/index", index_columns(), sizeof(IndexRecord), index.data(),
                      static_cast<std::int64_t>(index.size()));
-  std::vector<float> packed(static_cast<std::size_t>(std::max<std::int64_t>(1, optimizer.num_owned())));
+  std::vector<float> packed = buffer_for(slices);
   for (const StateArray& array : state_arrays) {
     float* out = packed.data();
-    for (const OwnedSlice& slice : slices) {
-      out = std::copy_n((slice.group->*array.member)().data<float>() + slice.owned_begin, slice.size, out);
+    for (const StateSlice& slice : slices) {
+      out = std::copy_n((slice.group->*array.member)().data<float>() + slice.group_begin, slice.size, out);
     }
     const std::int64_t shape[] = {total};
     file.write_ranges(array.name, io::ElementType::float32, shape, ranges, packed.data());
@@ -136,15 +143,15 @@ void read_optimizer(comm::Communicator& world, const std::string& path, ShardedO
                std::string(found[i].name, strnlen(found[i].name, sizeof(found[i].name))), found[i].size,
                index[i].name, index[i].size);
   }
-  const std::vector<OwnedSlice> slices = owned_slices(optimizer, index);
+  const std::vector<StateSlice> slices = state_slices(optimizer, index, Direction::read);
   const std::vector<io::FileRange> ranges = ranges_of(slices);
-  std::vector<float> packed(static_cast<std::size_t>(std::max<std::int64_t>(1, optimizer.num_owned())));
+  std::vector<float> packed = buffer_for(slices);
   for (const StateArray& array : state_arrays) {
     const std::int64_t shape[] = {total};
     file.read_ranges(array.name, io::ElementType::float32, shape, ranges, packed.data());
     const float* in = packed.data();
-    for (const OwnedSlice& slice : slices) {
-      std::copy_n(in, slice.size, (slice.group->*array.member)().data<float>() + slice.owned_begin);
+    for (const StateSlice& slice : slices) {
+      std::copy_n(in, slice.size, (slice.group->*array.member)().data<float>() + slice.group_begin);
       in += slice.size;
     }
   }

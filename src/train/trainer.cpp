@@ -65,6 +65,11 @@ std::int64_t steps_of_epochs(double epochs, std::int64_t num_sequences, std::int
   return std::max<std::int64_t>(1, std::llround(std::ceil(epochs * static_cast<double>(per_epoch))));
 }
 
+ReduceOptions reduce_options(const TrainConfig& config) {
+  return {config.bucket_bytes, config.overlap, config.zero,
+          config.gradient_dtype == "bfloat16" ? DType::bfloat16 : DType::float32};
+}
+
 struct Trainer::StepBatch {
   std::vector<model::BatchBuilder>
       micro_batches;                 // one per micro-step; without tokens where this rank has none
@@ -99,7 +104,7 @@ Trainer::Trainer(const comm::ExecutionContext& context, const TrainRun& run, con
       decoder_(decoder),
       mixture_(mixture),
       optimizer_(decoder, groups.layout, context.world, *groups.expert_data_parallel,
-                 run.config.bucket_bytes) {
+                 reduce_options(run.config)) {
   const TrainConfig& c = run.config;
   NMOE_CHECK(
       c.global_batch_size % c.micro_batch_size == 0, config,
@@ -258,11 +263,11 @@ StepMetrics Trainer::train_step(const StepBatch& batch, const StepPlan& plan) {
   const model::StatisticsSum statistics = [this](std::span<double> values) { sum_statistics(values); };
   for (std::int64_t micro_step = 0; micro_step < num_steps; ++micro_step) {
     const auto at = static_cast<std::size_t>(micro_step);
+    optimizer_.begin_micro_step(micro_step, num_micro_batches_);
     decoder_.zero_gradients();
     const model::Losses result = decoder_.forward_backward(batch.micro_batches[at].batch(),
                                                            loss_scales(plan.num_labels, batch.labels[at]),
                                                            global_balancing() ? statistics : nullptr);
-    optimizer_.reduce(micro_step, num_micro_batches_, context_.stream);
     context_.heartbeat.beat();
     const std::int64_t m = comm::micro_batch_of(micro_step, groups_.layout.rank(),
                                                 groups_.layout.world_size(), num_micro_batches_);
@@ -303,6 +308,7 @@ std::map<std::string, std::int64_t> Trainer::bytes_sent() const {
 }
 
 std::string Trainer::save() {
+  optimizer_.finish_gather();
   frozen_->check();
   context_.heartbeat.beat();
   RunIdentity identity = run_.identity;
@@ -383,6 +389,7 @@ TrainResult Trainer::run() {
     }
     if (run_.after_step) run_.after_step(progress_.step);
   }
+  optimizer_.finish_gather();
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
   result.tokens_per_s =
       static_cast<double>((progress_.step - first_step) * tokens_per_step) / std::max(seconds, 1e-9);

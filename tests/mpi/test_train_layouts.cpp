@@ -1,6 +1,8 @@
 // Losses, gradient norms and trained parameters have the same bits on every layout (DESIGN 6).
+#include <algorithm>
 #include <boost/test/unit_test.hpp>
 
+#include "neuronmoe/base/sha256.hpp"
 #include "support/engine.hpp"
 #include "support/mpi_fixture.hpp"
 
@@ -21,21 +23,48 @@ void check_equal(const test::EngineResult& found, const test::EngineResult& expe
   }
 }
 
+/// SHA-256 of all parameters in name order, whoever holds them. Collective over the world.
+std::string digest_of(comm::Communicator& world, const test::EngineResult& result) {
+  Sha256 hash;
+  for (const std::vector<float>& mine : result.parameters) {
+    const std::string text(reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(float));
+    const std::vector<std::string> held = comm::all_gather_strings(world, text);
+    const auto first =
+        std::find_if(held.begin(), held.end(), [](const std::string& t) { return !t.empty(); });
+    BOOST_REQUIRE(first != held.end());
+    for (const std::string& t : held) BOOST_CHECK(t.empty() || t == *first);  // replicas agree
+    hash.update(first->data(), first->size());
+  }
+  return hash.hex();
+}
+
+/// Every layout of these ranks, bucket size, overlap and sharding: the bits of one rank alone.
 void check_all_layouts(test::EngineOptions options) {
   auto alone = comm::make_local_communicator();
   options.expert_parallel_size = 1;
   const test::EngineResult expected = test::run_engine(*alone, options);
+  const std::string expected_digest = digest_of(*alone, expected);
   BOOST_CHECK_GT(expected.norms.front(), 0.0);
   comm::Communicator& world = test::world();
+  const DType wire = options.reduce.wire_dtype;
+  const train::ReduceOptions variants[] = {{1 << 20, true, true, wire},
+                                           {600, true, true, wire},
+                                           {600, false, true, wire},
+                                           {1 << 20, false, false, wire},
+                                           {5000, true, false, wire}};
   for (int ep = 1; ep <= world.size(); ++ep) {
     if (world.size() % ep != 0) continue;
-    for (const std::int64_t bucket_bytes : {std::int64_t{1} << 20, std::int64_t{600}}) {
+    for (const train::ReduceOptions& reduce : variants) {
       options.expert_parallel_size = ep;
-      options.bucket_bytes = bucket_bytes;
+      options.reduce = reduce;
       const test::EngineResult found = test::run_engine(world, options);
-      check_equal(found, expected,
-                  fmt::format("{} ranks, expert_parallel_size {}, buckets of {} bytes", world.size(), ep,
-                              bucket_bytes));
+      const std::string layout = fmt::format(
+          "{} ranks, expert_parallel_size {}, ZeRO {}, buckets of {} bytes, overlap {}", world.size(), ep,
+          reduce.zero ? "on" : "off", reduce.bucket_bytes, reduce.overlap ? "on" : "off");
+      check_equal(found, expected, layout);
+      const std::string digest = digest_of(world, found);
+      BOOST_TEST_MESSAGE(digest << "  " << layout);
+      BOOST_CHECK_EQUAL(digest, expected_digest);
     }
   }
 }
@@ -45,12 +74,22 @@ void check_all_layouts(test::EngineOptions options) {
 BOOST_AUTO_TEST_CASE(stage_1) {
   check_all_layouts({.num_experts = {6, 2, 1, 1, 4},
                      .trainable = TrainableSet::experts_and_routers,
+                     .num_steps = 10,
                      .scales = {.lm = 0.02, .balancing = 0.01}});
 }
 
 BOOST_AUTO_TEST_CASE(stage_2) {
-  check_all_layouts(
-      {.num_experts = {3, 1, 2}, .trainable = TrainableSet::routers, .scales = {.lm = 0.02, .lpr = 0.1}});
+  check_all_layouts({.num_experts = {6, 2, 1, 1, 4},
+                     .trainable = TrainableSet::routers,
+                     .num_steps = 10,
+                     .scales = {.lm = 0.02, .lpr = 0.1}});
+}
+
+BOOST_AUTO_TEST_CASE(gradients_that_travel_as_bfloat16) {
+  check_all_layouts({.num_experts = {3, 1, 2},
+                     .trainable = TrainableSet::experts_and_routers,
+                     .reduce = {.wire_dtype = DType::bfloat16},
+                     .scales = {.lm = 0.02, .balancing = 0.01}});
 }
 
 BOOST_AUTO_TEST_CASE(pretrain) {

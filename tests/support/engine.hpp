@@ -22,7 +22,7 @@ struct EngineOptions {
   int expert_parallel_size = 1;
   std::int64_t num_micro_batches = 5;
   int num_steps = 3;
-  std::int64_t bucket_bytes = 1 << 20;
+  train::ReduceOptions reduce = {.bucket_bytes = 1 << 20};
   model::LossScales scales;
 };
 
@@ -41,7 +41,7 @@ inline EngineResult run_engine(comm::Communicator& world, const EngineOptions& o
   decoder.initialise_dense(4);
   decoder.upcycle(4);
   train::ShardedOptimizer optimizer(decoder, groups.layout, world, *groups.expert_data_parallel,
-                                    options.bucket_bytes);
+                                    options.reduce);
   EngineResult result;
   const std::int64_t num_micro_batches = options.num_micro_batches;
   for (int step = 0; step < options.num_steps; ++step) {
@@ -51,9 +51,9 @@ inline EngineResult run_engine(comm::Communicator& world, const EngineOptions& o
       const std::int64_t m = comm::micro_batch_of(micro_step, world.rank(), world.size(), num_micro_batches);
       const model::BatchBuilder builder =
           m >= 0 ? engine_batch(step, m, config.vocab_size) : model::BatchBuilder();
+      optimizer.begin_micro_step(micro_step, num_micro_batches);
       decoder.zero_gradients();
       const model::Losses l = decoder.forward_backward(builder.batch(), options.scales);
-      optimizer.reduce(micro_step, num_micro_batches, stream);
       if (m >= 0) losses[static_cast<std::size_t>(m)] = l.lm_sum + l.balancing + l.lpr;
     }
     world.all_reduce({losses.data(), DType::float64, {num_micro_batches}}, comm::ReduceOp::sum, stream)
@@ -62,6 +62,7 @@ inline EngineResult run_engine(comm::Communicator& world, const EngineOptions& o
     result.norms.push_back(optimizer.finish_reduction(stream));
     optimizer.update({1e-2, 0.9, 0.999, 1e-8, 0.01, step + 1, 1.0}, stream);
   }
+  optimizer.finish_gather();
   for (const model::Parameter& p : decoder.parameters()) {
     std::vector<float> values;
     if (p.held()) values.assign(p.value.data<float>(), p.value.data<float>() + p.shape.num_elements());

@@ -54,7 +54,7 @@ void check_float32(const std::string& name) {
   std::size_t checked = 0;
   for (const model::Parameter& p : decoder.parameters()) {
     const double error =
-        test::norm_error(test::wide(p.grad.view()), test::golden_tensor(expected, "grad." + p.name));
+        test::norm_error(test::wide(p.grad), test::golden_tensor(expected, "grad." + p.name));
     BOOST_CHECK_MESSAGE(error < float32_bound, name << ": gradient of " << p.name << " is off by " << error);
     ++checked;
   }

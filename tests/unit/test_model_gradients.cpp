@@ -56,7 +56,7 @@ void check_all_gradients(const model::ModelConfig& config, TrainableSet trainabl
   std::size_t at = 0, checked = 0;
   for (model::Parameter& p : local.decoder.parameters()) {
     const Tensor& expected = analytic[at++];
-    BOOST_CHECK_EQUAL(p.grad.valid(), p.trainable);
+    BOOST_CHECK_EQUAL(bool(p.grad), p.trainable);
     if (!p.trainable) continue;
     test::check_gradient(p.name, loss, p.value, expected);
     ++checked;
@@ -134,7 +134,7 @@ BOOST_AUTO_TEST_CASE(a_batch_without_tokens_gives_zero_losses_and_gradients) {
   BOOST_CHECK_EQUAL(losses.lm_sum, 0.0);
   BOOST_CHECK_EQUAL(losses.balancing, 0.0);
   for (const model::Parameter& p : local.decoder.parameters()) {
-    if (!p.grad.valid()) continue;
+    if (!p.grad) continue;
     const float* grad = p.grad.data<float>();
     BOOST_CHECK(std::all_of(grad, grad + p.grad.num_elements(), [](float g) { return g == 0.0F; }));
   }

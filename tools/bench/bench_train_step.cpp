@@ -78,7 +78,7 @@ int run(comm::ExecutionContext& context, const std::string& kind_name, int seque
   decoder.initialise_dense(1);
   decoder.upcycle(1);
   train::ShardedOptimizer optimizer(decoder, groups.layout, context.world, *groups.expert_data_parallel,
-                                    32 << 20);
+                                    {.bucket_bytes = 32 << 20});
   const model::BatchBuilder builder = random_batch(sequences, context.world.rank());
   const model::LossScales scales{.lm = 1e-3,
                                  .balancing = kind == train::RunKind::stage1 ? 0.01 : 0.0,
@@ -97,11 +97,12 @@ int run(comm::ExecutionContext& context, const std::string& kind_name, int seque
     const std::int64_t before = context.stream.flops();
     context.world.barrier();
     const double start = now();
+    optimizer.begin_micro_step(0, context.world.size());
     decoder.zero_gradients();
     decoder.forward_backward(builder.batch(), scales);
-    optimizer.reduce(0, context.world.size(), context.stream);
     optimizer.finish_reduction(context.stream);
     optimizer.update({1e-4, 0.9, 0.999, 1e-8, 0.0, i + 1, 1.0}, context.stream);
+    optimizer.finish_gather();
     context.world.barrier();
     if (i < 3) continue;  // warm-up: memory grows to its high-water mark
     steps.push_back(now() - start);

@@ -84,14 +84,16 @@ constexpr std::int64_t num_micro_steps(std::int64_t num_micro_batches, int world
 }
 
 /// The one shape of sums over micro-batches: sum(lo, hi) splits at lo + bit_floor(hi − lo − 1). A binary
-/// counter over leaves in index order produces exactly it. `push` folds a leaf, `finish` returns the total;
-/// buffers are moved. `add(a, b)` must compute a += b elementwise.
+/// counter over leaves in index order produces exactly it. `push` folds a leaf, or with `level` > 0 the sum
+/// of the next 2^level leaves (a node of that shape, if as many leaves came before it as a multiple of
+/// 2^level); `finish` returns the total; buffers are moved. `add(a, b)` must compute a += b elementwise.
 template <typename Buffer>
 class BinaryCounterSum {
  public:
   template <typename Add>
-  void push(Buffer leaf, Add&& add) {
-    std::uint64_t carry = count_++;
+  void push(Buffer leaf, Add&& add, unsigned level = 0) {
+    std::uint64_t carry = count_ >> level;
+    count_ += std::uint64_t{1} << level;
     while (carry & 1U) {  // the left sibling is complete: fold it
       add(levels_.back(), leaf);
       leaf = std::move(levels_.back());
@@ -113,6 +115,7 @@ class BinaryCounterSum {
     return total;
   }
   bool empty() const { return levels_.empty(); }
+  std::uint64_t num_leaves() const { return count_; }
   std::size_t depth() const { return levels_.size(); }
 
  private:

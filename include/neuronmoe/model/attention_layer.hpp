@@ -9,6 +9,7 @@
 #include "neuronmoe/model/observer.hpp"
 #include "neuronmoe/model/parameter.hpp"
 #include "neuronmoe/model/rope_table.hpp"
+#include "neuronmoe/model/step_memory.hpp"
 #include "neuronmoe/tensor/stream.hpp"
 
 namespace nmoe::model {
@@ -26,10 +27,10 @@ struct SequenceInfo {
   ConstTensorView row_sample;
 };
 
+/// In memory that backward may read if LayerPlan::keeps_attention().
 struct AttentionSaved {
-  ConstTensorView x;   // [T, D] layer input
+  ConstTensorView x;   // [T, D] layer input; its norm is taken again when q, k, v weights are trainable
   TensorView inv_rms;  // [T] acc
-  TensorView xn;       // [T, D] normed input; kept only when q, k, v weights are trainable
   TensorView q, k, v;  // after the rotary embedding
   TensorView o, lse;   // [T, H, d], [T, H] acc
 };
@@ -39,12 +40,12 @@ class AttentionLayer {
   AttentionLayer(int layer, const ModelConfig& config) : layer_(layer), config_(config) {}
   /// y = x + Attention(norm(x)), [T, D].
   void forward(TensorView y, ConstTensorView x, const SequenceInfo& sequence, const AttentionWeights& weights,
-               AttentionSaved& saved, const RopeTable& rope, const LayerPlan& plan, Arena& arena,
+               AttentionSaved& saved, const RopeTable& rope, const LayerPlan& plan, StepMemory& memory,
                ActivationObserver* observer, Stream& stream) const;
   /// dx += gradient through the attention branch; dx [T, D] holds the gradient of y on entry (the residual
   /// path).
   void backward(TensorView dx, const SequenceInfo& sequence, const AttentionWeights& weights,
-                const AttentionSaved& saved, const RopeTable& rope, const LayerPlan& plan, Arena& arena,
+                const AttentionSaved& saved, const RopeTable& rope, const LayerPlan& plan, Arena& scratch,
                 Stream& stream) const;
 
  private:

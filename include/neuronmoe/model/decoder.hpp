@@ -40,6 +40,14 @@ struct Losses {
 
 /// Names and shapes of all parameters of an architecture, sorted by name; nothing is allocated.
 std::vector<Parameter> list_parameters(const ModelConfig& config);
+/// Called by training and evaluation passes at the borders of stages (FreezePlan), in the same order on every
+/// rank. They may start and await collectives.
+struct StageHooks {
+  /// Before the weights of a stage are read in a forward.
+  std::function<void(int stage)> weights_needed;
+  /// After a stage of backward: every gradient whose last_writer it is, is complete.
+  std::function<void(int stage)> gradients_ready;
+};
 
 class Decoder {
  public:
@@ -67,6 +75,10 @@ class Decoder {
 
   /// Sets every gradient leaf to zero. Before the backward of each micro-batch.
   void zero_gradients();
+  /// From now on all stages put their gradients into one memory of the size of the largest stage: a gradient
+  /// lives only until `gradients_ready` of its stage returns (a tensor written by two stages keeps its own).
+  void share_gradients();
+  void set_hooks(StageHooks hooks) { hooks_ = std::move(hooks); }
   /// Forward and backward of one micro-batch; gradients are added into `Parameter::grad`. T = 0 is allowed.
   /// Collective over the expert-parallel group (same number of calls on every rank).
   /// With `sum_statistics` the balancing loss is that of all micro-batches it sums over, and each of them
@@ -81,8 +93,17 @@ class Decoder {
   /// Logits of every token at once, [T, V] acc: for comparisons on small models; the loss never needs them
   /// whole. Collective over the expert-parallel group.
   Tensor logits(const Batch& batch);
-  /// Largest activation memory of a step so far, bytes.
-  std::int64_t peak_activation_bytes() const { return arena_.peak_bytes(); }
+  /// Memory of this rank in bytes, counted from what was allocated.
+  std::int64_t weight_bytes() const;
+  std::int64_t gradient_bytes() const;
+  /// Kept for backward and scratch memory; the largest use of each so far.
+  std::int64_t peak_saved_bytes() const { return memory_.saved.peak_bytes(); }
+  std::int64_t peak_scratch_bytes() const { return memory_.scratch.peak_bytes(); }
+  std::int64_t peak_activation_bytes() const { return peak_saved_bytes() + peak_scratch_bytes(); }
+  /// What each layer kept for backward in the last training pass, bytes.
+  const std::vector<std::int64_t>& saved_bytes() const { return saved_bytes_; }
+  /// Routed slots so far: [layer][expert], this rank's tokens, training passes only.
+  const std::vector<std::vector<std::int64_t>>& routed_slots() const { return routed_slots_; }
 
  private:
   struct LayerWeights {
@@ -93,11 +114,22 @@ class Decoder {
   };
   struct LayerSaved {
     AttentionSaved attention;
-    TensorView x_mid, inv_rms, hn;  // residual after attention, its norm's scale, normed MLP input
+    TensorView x_mid, inv_rms;  // residual after attention, its norm's scale
     FeedForwardSaved mlp;
     MoeSaved moe;
   };
 
+  std::int64_t num_leaves(const Parameter& p) const { return p.is_new_expert() ? group_.comm.size() : 1; }
+  bool written_twice(const Parameter& p) const {
+    return plan_.tied_head && p.last_writer == plan_.embedding_stage();
+  }
+  void begin_stage(int stage);
+  void weights_needed(int stage) const {
+    if (hooks_.weights_needed) hooks_.weights_needed(stage);
+  }
+  void gradients_ready(int stage) const {
+    if (hooks_.gradients_ready) hooks_.gradients_ready(stage);
+  }
   void declare_parameters();
   void bind_weights();
   Weight weight_of(std::string_view name, int leaf = 0);
@@ -108,6 +140,8 @@ class Decoder {
                              bool training);
   void layer_forward(int l, TensorView y, ConstTensorView x, const SequenceInfo& sequence,
                      ActivationObserver* observer);
+  /// Adds a training pass to routed_slots().
+  void count_routing();
   void layer_backward(int l, TensorView dx, const SequenceInfo& sequence, const Batch& batch,
                       const AuxLossScales& scales, AuxLosses& losses);
   std::vector<double> balancing_statistics(const Batch& batch);
@@ -125,8 +159,13 @@ class Decoder {
   std::vector<LayerWeights> layers_;
   Weight embedding_, final_norm_, head_;
   RopeTable rope_;
-  Arena arena_;
+  StepMemory memory_;
   std::vector<LayerSaved> saved_;
+  std::vector<Tensor> gradients_;
+  bool gradients_shared_ = false;
+  StageHooks hooks_;
+  std::vector<std::int64_t> saved_bytes_;
+  std::vector<std::vector<std::int64_t>> routed_slots_;
 };
 
 }  // namespace nmoe::model

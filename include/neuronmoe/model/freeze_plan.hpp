@@ -1,6 +1,6 @@
 #pragma once
-// What backward has to compute, as data (DESIGN 4.4). Built once from config and trainable set; the decoder
-// obeys it.
+// What backward has to compute and what forward keeps for it, as data (DESIGN 4.4). Built once from config
+// and trainable set; the decoder, the optimizer and `neuronmoe plan` all read this one object.
 #include <string>
 #include <vector>
 
@@ -20,17 +20,38 @@ struct LayerPlan {
   bool any_backward() const {
     return attention_weights || base_mlp_weights || experts || router || layer_input;
   }
+  /// What forward keeps. Normed inputs are never kept: backward norms the residual again.
+  bool keeps_attention() const { return layer_input || attention_weights; }  ///< q, k, v, o, log-sum-exp
+  bool keeps_base_mlp() const { return mlp_input || base_mlp_weights; }      ///< gate and up of the base
+  bool keeps_experts() const { return mlp_input || experts; }                ///< gate and up of new experts
 };
 
+/// Backward runs in stages: 0 is lm-head and final norm, then the layers from the top down, last the
+/// embedding.
 struct FreezePlan {
   std::vector<LayerPlan> layers;
   bool embedding = false, head = false, final_norm = false;
+  bool tied_head = true;  ///< lm-head and embedding are one tensor
   /// Lowest layer whose backward runs; num_layers when none does.
   int lowest_layer = 0;
+
+  int num_stages() const { return static_cast<int>(layers.size()) + 2; }
+  int stage_of_layer(int layer) const { return static_cast<int>(layers.size()) - layer; }
+  int embedding_stage() const { return num_stages() - 1; }
+  /// Whether a parameter's gradient is computed.
+  bool trains(const Parameter& parameter) const;
+  /// Stage after which a parameter's gradient is complete: only then may it be reduced (a tied embedding is
+  /// written by stage 0 and by the last one).
+  int last_writer(const Parameter& parameter) const;
+  /// One line per stage: gradients, what is kept, and which gradients are complete after it.
   std::string to_string() const;
 };
 
 /// No weight gradient for anything frozen, no gradient at all below the lowest trainable layer.
 FreezePlan make_freeze_plan(const ModelConfig& config, TrainableSet trainable);
+
+/// Every parameter of the model, sorted by name, without memory: the canonical order of files, norms and
+/// shards. `trainable` and `last_writer` are as the plan says.
+std::vector<Parameter> list_parameters(const ModelConfig& config, const FreezePlan& plan);
 
 }  // namespace nmoe::model

@@ -7,6 +7,7 @@
 #include "neuronmoe/model/feed_forward.hpp"
 #include "neuronmoe/model/freeze_plan.hpp"
 #include "neuronmoe/model/observer.hpp"
+#include "neuronmoe/model/step_memory.hpp"
 #include "neuronmoe/model/token_dispatcher.hpp"
 #include "neuronmoe/ops/moe.hpp"
 
@@ -35,15 +36,16 @@ struct AuxLosses {
   double lpr_sum = 0.0;    ///< sum over masked tokens (METHOD 6.3)
 };
 
-/// What one layer keeps between forward and backward. Views belong to the step's arena.
+/// What one layer keeps between forward and backward, as its LayerPlan says; the rest lives in scratch memory
+/// and is gone. Inputs that are on this rank are never kept: backward gathers them again.
 struct MoeSaved {
   std::unique_ptr<TokenDispatcher> dispatcher;
-  ConstTensorView x;                   // [T, D]
   TensorView probs, weights, indices;  // [T, E] acc, [T, K] acc, [T, K] int32
-  TensorView combine_weights;          // [T, K] acc: weights, rounded to the model's type if release_router
-  TensorView rows, out_rows;           // [N, D] gathered inputs and expert outputs in permuted order
-  TensorView received;                 // [R, D] inputs of the experts held here
-  FeedForwardSaved base, experts;      // gate and up of base rows [N0, F] and received rows [R, F]
+  TensorView combine_weights;  // [T, K] acc: weights, rounded to the model's type if release_router
+  TensorView out_rows;         // [N, D] expert outputs in permuted order
+  TensorView rows;             // [N, D] gathered inputs; forward only
+  TensorView received;         // [R, D] inputs of the experts held here; kept when they came from others
+  FeedForwardSaved base, experts;  // gate and up of base rows [N0, F] and received rows [R, F]
 };
 
 class MoeLayer {
@@ -57,27 +59,35 @@ class MoeLayer {
 
   /// y = MoE(x), both [T, D].   Collective over the expert-parallel group, also for T = 0.
   void forward(TensorView y, ConstTensorView x, ConstTensorView row_sample, const MoeWeights& weights,
-               MoeSaved& saved, Arena& arena, ActivationObserver* observer, Stream& stream) const;
+               MoeSaved& saved, const LayerPlan& plan, StepMemory& memory, ActivationObserver* observer,
+               Stream& stream) const;
   /// Balancing statistics of the forward (ops::balancing_statistics), [E] float64 each.
   void statistics(TensorView counts, TensorView sums, const MoeSaved& saved, Stream& stream) const {
     ops::balancing_statistics(counts, sums, saved.probs, saved.indices, stream);
   }
-  /// Gradients of what `plan` names; dx [T, D] (=) only if plan.mlp_input, else {}.   Collective likewise.
-  AuxLosses backward(TensorView dx, ConstTensorView dy, ConstTensorView old_mask, const MoeWeights& weights,
-                     MoeSaved& saved, const AuxLossScales& scales, const LayerPlan& plan, Arena& arena,
-                     Stream& stream) const;
+  /// Gradients of what `plan` names; dx [T, D] (=) only if plan.mlp_input, else {}. x is forward's.
+  /// Collective likewise.
+  AuxLosses backward(TensorView dx, ConstTensorView dy, ConstTensorView x, ConstTensorView old_mask,
+                     const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
+                     const LayerPlan& plan, Arena& scratch, Stream& stream) const;
 
  private:
-  void route(const MoeWeights& weights, MoeSaved& saved, Arena& arena, Stream& stream) const;
-  void run_experts(const MoeWeights& weights, MoeSaved& saved, TensorView expert_out, Arena& arena,
-                   Stream& stream) const;
+  void route(ConstTensorView x, const MoeWeights& weights, MoeSaved& saved, Arena& kept, Arena& scratch,
+             Stream& stream) const;
+  void run_base(const MoeWeights& weights, MoeSaved& saved, const LayerPlan& plan, StepMemory& memory,
+                Stream& stream) const;
+  void run_experts(const MoeWeights& weights, MoeSaved& saved, TensorView expert_out, const LayerPlan& plan,
+                   StepMemory& memory, Stream& stream) const;
   void observe(ActivationObserver& observer, const MoeSaved& saved, ConstTensorView expert_out,
                ConstTensorView row_sample, Arena& arena, Stream& stream) const;
+  /// Sets the inputs of base and experts for weight gradients: gathered from x again where they are local.
+  void restore_inputs(ConstTensorView x, MoeSaved& saved, const LayerPlan& plan, Arena& scratch,
+                      Stream& stream) const;
   void backward_experts(TensorView dx_rows, ConstTensorView d_rows, const MoeWeights& weights,
-                        MoeSaved& saved, Arena& arena, Stream& stream) const;
-  AuxLosses backward_router(TensorView dx, TensorView dweights, ConstTensorView old_mask,
+                        const MoeSaved& saved, Arena& scratch, Stream& stream) const;
+  AuxLosses backward_router(TensorView dx, TensorView dweights, ConstTensorView x, ConstTensorView old_mask,
                             const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
-                            Arena& arena, Stream& stream) const;
+                            Arena& scratch, Stream& stream) const;
 
   int layer_, num_experts_, top_k_;
   bool release_;

@@ -23,11 +23,12 @@ struct Parameter {
   int expert = -1;  ///< new expert id (>= 1), or −1
   bool is_router = false;
   bool trainable = false;
-  Tensor value;  ///< model dtype
+  int last_writer = -1;  ///< backward stage that completes the gradient (FreezePlan); −1 when frozen
+  Tensor value;          ///< model dtype
   /// acc dtype, [leaves, shape...] flattened as [leaves, num_elements]; only for trainable parameters held
-  /// here. One leaf per source micro-batch of a micro-step: 1 for replicated parameters, expert_parallel_size
-  /// for experts.
-  Tensor grad;
+  /// here, else {}. One leaf per source micro-batch of a micro-step: 1 for replicated parameters,
+  /// expert_parallel_size for experts. Memory belongs to the decoder (see Decoder::share_gradients).
+  TensorView grad;
 
   bool held() const { return value.valid(); }
   bool is_new_expert() const { return expert >= 1; }

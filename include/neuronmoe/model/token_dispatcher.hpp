@@ -43,20 +43,23 @@ class TokenDispatcher {
   std::int64_t num_base_rows() const { return num_base_rows_; }
   std::int64_t num_received() const { return num_received_; }
   const std::vector<Segment>& segments() const { return segments_; }
+  /// [E] slots of this rank's tokens per expert.
+  const std::vector<std::int64_t>& slots_of_expert() const { return slots_of_expert_; }
   ConstTensorView token_of_row() const;  // [N] int32
   ConstTensorView row_of_slot() const;   // [T, K] int32
 
   /// received [R, D] = rows of all sources for my experts; `rows` [N, D] in permuted order (or [N] int32:
-  /// row_sample of observers).   Collective.
-  void dispatch(TensorView received, ConstTensorView rows, Stream& stream) const;
+  /// row_sample of observers).   Collective. The work must be waited for before either buffer is touched.
+  comm::Work dispatch(TensorView received, ConstTensorView rows, Stream& stream) const;
   /// The way back: rows [N, D] past the base rows = what owners computed for them.   Collective.
-  void combine(TensorView rows, ConstTensorView received, Stream& stream) const;
+  comm::Work combine(TensorView rows, ConstTensorView received, Stream& stream) const;
 
  private:
   const ExpertParallelGroup& group_;
   std::int64_t num_tokens_, top_k_;
   std::int64_t num_base_rows_ = 0, num_received_ = 0;
   std::vector<std::int32_t> token_of_row_, row_of_slot_;
+  std::vector<std::int64_t> slots_of_expert_;
   std::vector<std::int64_t> send_counts_, recv_counts_;  // rows per peer
   std::vector<Segment> segments_;
 };

@@ -146,6 +146,7 @@ class Arena {
     offset_ = mark.offset;
     in_use_ = mark.in_use;
   }
+  std::int64_t in_use_bytes() const { return in_use_; }
   /// Largest number of bytes in use at once so far.
   std::int64_t peak_bytes() const { return peak_; }
 

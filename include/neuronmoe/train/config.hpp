@@ -36,6 +36,9 @@ struct TrainConfig {
   std::string dtype = "float32";
   int expert_parallel_size = 1;
   std::int64_t bucket_bytes = 33554432;
+  bool overlap = true;
+  bool zero = true;
+  std::string gradient_dtype = "float32";
 
   int top_k = 2;
   double router_aux_loss_coef = 0.01;
@@ -100,6 +103,15 @@ void for_each_field(Config& c, F&& f) {
               1 << 20, "", true});
   f("train.bucket_bytes", c.bucket_bytes,
     FieldInfo{"gradients are reduced in buckets of at most this size", "bytes", 4096, 67108864, "", true});
+  f("train.overlap", c.overlap,
+    FieldInfo{"reduce gradients and gather weights while computing (the result has the same bits)", "", 0, 0,
+              "", true});
+  f("train.zero", c.zero,
+    FieldInfo{"shard the optimizer state (ZeRO-2); false: every rank keeps all of it (same bits)", "", 0, 0,
+              "", true});
+  f("train.gradient_dtype", c.gradient_dtype,
+    FieldInfo{"gradients of a micro-batch travel in this type; they are summed in float32", "", 0, 0,
+              "float32|bfloat16"});
   f("train.top_k", c.top_k, FieldInfo{"experts per token", "", 1, 1024});
   f("train.router_aux_loss_coef", c.router_aux_loss_coef,
     FieldInfo{"weight of the balancing loss (stage 1)", "", 0, 1e6});

@@ -14,12 +14,12 @@
 #include "neuronmoe/train/frozen_weights.hpp"
 #include "neuronmoe/train/metrics.hpp"
 #include "neuronmoe/train/parallel_groups.hpp"
+#include "neuronmoe/train/run_kind.hpp"
 
 namespace nmoe::train {
 
-/// What is trained, and with which auxiliary loss (METHOD 6.6).
-enum class RunKind { pretrain, stage1, stage2 };
-model::TrainableSet trainables_of(RunKind kind);
+/// The keys of a config that say how gradients travel.
+ReduceOptions reduce_options(const TrainConfig& config);
 
 /// Optimizer steps of `epochs` passes (METHOD 7.1): ceil(epochs · floor(micro-batches in the data /
 /// micro-batches of a step)), a last shorter micro-batch counted, at least 1. The lineage's world size W does

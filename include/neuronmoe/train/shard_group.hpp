@@ -1,0 +1,129 @@
+#pragma once
+// One group of parameters sharded over one communicator (ZeRO-2): reduction of gradient leaves to their
+// owners and all-gather of updated weights, both stage by stage and bucket by bucket, so that they overlap
+// with backward and the next forward. Used by ShardedOptimizer; `neuronmoe plan` uses the same cut.
+#include <cstdint>
+#include <deque>
+#include <span>
+#include <vector>
+
+#include "neuronmoe/comm/communicator.hpp"
+#include "neuronmoe/comm/layout.hpp"
+#include "neuronmoe/model/parameter.hpp"
+
+namespace nmoe::train {
+
+/// How gradients travel. None of these but wire_dtype changes a bit of the result.
+struct ReduceOptions {
+  std::int64_t bucket_bytes = std::int64_t{1} << 25;  ///< of one message buffer
+  bool overlap = true;                ///< collectives run while backward and the next forward compute
+  bool zero = true;                   ///< false: every rank keeps and updates the whole optimizer state
+  DType wire_dtype = DType::float32;  ///< leaves are rounded to it before they travel; sums are float32
+};
+
+/// The tensors whose gradients one backward stage completes, cut over the ranks.
+struct ShardUnit {
+  int stage;
+  std::vector<std::int64_t> tensors;  ///< positions in the group's list
+  comm::ShardMap map;                 ///< of those tensors
+};
+/// Units in backward order. `stages[i]` and `sizes[i]` belong to tensor i. Pure arithmetic.
+std::vector<ShardUnit> make_shard_units(std::span<const int> stages, std::span<const std::int64_t> sizes,
+                                        int group_size);
+/// Elements per rank and bucket.
+std::int64_t bucket_elements(const ReduceOptions& options, int group_size, int leaves);
+/// Whether a source with `count` of `leaves` leaves sends their sum instead: only where that is a node of the
+/// one summation tree (DESIGN 6).
+bool sends_sum_of_leaves(const ReduceOptions& options, int count, int leaves);
+
+/// A piece of a tensor and where its state lies in this rank's flat arrays.
+struct HeldSlice {
+  model::Parameter* parameter;
+  std::int64_t begin, size;  ///< elements of the tensor
+  std::int64_t offset;       ///< element of the flat arrays
+};
+
+class ShardGroup {
+ public:
+  /// `parameters`: trainable, held here, in name order; the same list on all ranks of `comm`. `leaves` per
+  /// source rank.
+  ShardGroup(std::vector<model::Parameter*> parameters, comm::Communicator& comm, int leaves,
+             const ReduceOptions& options);
+
+  /// Starts sending this rank's leaves of a stage to their owners. `leaf_counts[source rank]` = how many of
+  /// that rank's leaves hold a micro-batch (the first ones); `num_micro_batches` of the whole step. The
+  /// gradients may be overwritten when it returns. Collective over the group.
+  void reduce_stage(int stage, std::span<const int> leaf_counts, std::int64_t num_micro_batches);
+  /// Waits until everything sent so far is folded. After the last micro-step gradient() is complete.
+  void finish_reduction();
+  /// Without ZeRO: brings every rank's gradient slices to all ranks. Collective over the group.
+  void gather_gradients(Stream& stream);
+
+  /// Starts to bring updated weights of all owners to all ranks, in the order in which a forward needs them.
+  /// Collective over the group.
+  void start_gather();
+  /// Returns when the weights of a stage (−1: of all) are those of the last update. Collective likewise.
+  void wait_weights(int stage);
+
+  const std::vector<model::Parameter*>& parameters() const { return parameters_; }
+  /// What this rank owns, and what it keeps state for (the same with ZeRO, everything without).
+  const std::vector<HeldSlice>& owned() const { return owned_; }
+  const std::vector<HeldSlice>& held() const { return held_; }
+  std::int64_t num_owned() const;
+  /// Flat arrays over held(): gradient sum, fp32 master weight, first and second moments.
+  TensorView gradient() { return gradient_.view(); }
+  Tensor& master() { return master_; }
+  Tensor& exp_avg() { return exp_avg_; }
+  Tensor& exp_avg_sq() { return exp_avg_sq_; }
+  /// Counted from what is allocated, bytes.
+  std::int64_t state_bytes() const;
+  std::int64_t gradient_bytes() const { return gradient_.num_elements() * 4; }
+  std::int64_t buffer_bytes() const;
+
+ private:
+  /// One bucket on its way.
+  struct Flight {
+    std::size_t unit;
+    std::int64_t bucket, num_micro_batches = 0;
+    std::vector<int> leaf_counts;
+    std::vector<std::int64_t> send_counts, recv_counts;
+    std::vector<char> send, receive;
+    comm::Work work;
+  };
+  /// Owned pieces and sums of one unit.
+  struct UnitState {
+    std::int64_t num_buckets = 0;
+    std::vector<std::int64_t>
+        first;  // element of the flat arrays where each rank's part begins; −1: not held
+    std::vector<comm::BinaryCounterSum<std::vector<float>>> sums;  // one per bucket
+  };
+  template <typename F>
+  void for_each_piece(const ShardUnit& unit, int rank, std::int64_t begin, std::int64_t end, F&& f) const;
+  std::int64_t bucket_part(std::size_t unit, int rank, std::int64_t bucket) const;
+  int nodes_of(int count) const { return sends_sum_of_leaves(options_, count, leaves_) ? 1 : count; }
+  Flight take_flight(std::size_t unit, std::int64_t bucket);
+  void pack(Flight& flight);
+  void pack_leaf(std::size_t unit, int rank, std::int64_t bucket, int leaf, float* out) const;
+  void fold(Flight& flight);
+  void land_oldest_reduction();
+  void start_next_gather();
+  void land_oldest_gather();
+  std::vector<float> take_buffer(std::int64_t size);
+
+  std::vector<model::Parameter*> parameters_;
+  comm::Communicator& comm_;
+  int leaves_;
+  ReduceOptions options_;
+  std::int64_t bucket_elements_;
+  std::vector<ShardUnit> units_;
+  std::vector<UnitState> states_;
+  std::vector<HeldSlice> owned_, held_;
+  std::deque<Flight> reductions_, gathers_;
+  std::deque<std::pair<std::size_t, std::int64_t>> gathers_to_start_;  // unit, bucket
+  std::vector<Flight> landed_;            // their buffers are used again: no allocation after warm-up
+  std::vector<std::vector<float>> pool_;  // likewise
+  Tensor gradient_, master_, exp_avg_, exp_avg_sq_;
+  Stream stream_;
+};
+
+}  // namespace nmoe::train
