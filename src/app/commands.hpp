@@ -29,6 +29,7 @@ int run_specialize(comm::ExecutionContext& context, const AppConfig& config);
 int run_evaluate(comm::ExecutionContext& context, const AppConfig& config);
 int run_convert(comm::ExecutionContext& context, const AppConfig& config);
 int run_check(comm::ExecutionContext& context, const AppConfig& config);
+int run_plan(comm::ExecutionContext& context, const AppConfig& config);
 int run_inspect(comm::ExecutionContext& context, const AppConfig& config);
 
 const std::vector<Command>& commands();

@@ -59,6 +59,9 @@ std::vector<std::string> arguments_of(int argc, char** argv) {
   if (command != nullptr && command->takes_file && arguments.size() > 1 && !arguments[1].starts_with("-")) {
     arguments.insert(arguments.begin() + 1, "--run.input");
   }
+  if (command != nullptr && command->name == "plan")  // elsewhere the short name is allocation's
+    std::replace(arguments.begin() + 1, arguments.end(), std::string("--explain"),
+                 std::string("--plan.explain"));
   return arguments;
 }
 

@@ -16,6 +16,17 @@ std::string_view name_of(ReduceOp op) {
   return names[static_cast<std::size_t>(op)];
 }
 
+std::int64_t all_reduce_bytes_sent(DType dtype, std::int64_t count, int rank, int size,
+                                   std::int64_t small_reduce_bytes) {
+  const std::int64_t bytes = count * size_of(dtype), peers = size - 1;
+  const bool integer = dtype == DType::int32 || dtype == DType::int64 || dtype == DType::uint8;
+  // Small, or in the library's hands: everything to everybody. Otherwise the slices of others once, and the
+  // own slice to everybody.
+  if (integer || bytes <= small_reduce_bytes) return bytes * peers;
+  const std::int64_t mine = count / size + (rank < count % size ? 1 : 0);
+  return (count - mine + mine * peers) * size_of(dtype);
+}
+
 namespace {
 
 template <typename T>

@@ -341,6 +341,16 @@ TrainResult Trainer::run() {
   const std::int64_t first_step = progress_.step;
   bool saved_last = !resumed_from_.empty();  // that checkpoint need not be written again
   result.checkpoint = resumed_from_;
+  // What an update left for the next forward to fetch belongs to the count of its step.
+  const auto settle = [&] {
+    const std::map<std::string, std::int64_t> before = bytes_sent();
+    optimizer_.finish_gather();
+    for (const auto& [operation, bytes] : bytes_sent()) {
+      const auto at = before.find(operation);
+      const std::int64_t sent = bytes - (at == before.end() ? 0 : at->second);
+      if (sent > 0) result.accounts.bytes[operation] += sent;
+    }
+  };
   StepBatch batch;
   while (progress_.step < c.steps) {
     const Clock::time_point step_start = Clock::now();
@@ -349,6 +359,7 @@ TrainResult Trainer::run() {
     batch.fill(mixture_, progress_.step, c, groups_.layout, num_micro_batches_);
     const StepPlan plan = agree_on_step(batch);
     if (plan.stop_requested) {
+      settle();
       if (!saved_last) result.checkpoint = save();
       result.saved_on_signal = true;
       break;
@@ -365,6 +376,7 @@ TrainResult Trainer::run() {
     metrics.flops = context_.stream.flops() - flops_before;
     metrics.bytes = bytes_sent();
     for (const auto& [operation, before] : bytes_before) metrics.bytes[operation] -= before;
+    result.accounts.add(metrics);
     metrics.step_s = std::chrono::duration<double>(Clock::now() - step_start).count();
     metrics.tokens_per_s = static_cast<double>(tokens_per_step) / metrics.step_s;
     comm::agree(context_.world, [&] {  // a full disk ends the run on every rank alike
@@ -385,15 +397,21 @@ TrainResult Trainer::run() {
       comm::agree(context_.world, [&] {
         if (metrics_file) metrics_file->sync();
       });
+      settle();
       result.checkpoint = save();
     }
     if (run_.after_step) run_.after_step(progress_.step);
   }
-  optimizer_.finish_gather();
+  settle();
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
   result.tokens_per_s =
       static_cast<double>((progress_.step - first_step) * tokens_per_step) / std::max(seconds, 1e-9);
   result.completed_steps = progress_.step;
+  if (result.accounts.num_steps > 0) {
+    result.accounts.finish({decoder_.config(), run_.kind, c, context_.world.size()}, context_.world, decoder_,
+                           optimizer_, context_.stream);
+    context_.log.info("plan and count:\n{}", result.accounts.to_string());
+  }
   if (result.checkpoint.empty())
     result.checkpoint = run_.output_dir + "/" + io::step_directory_name(progress_.step);
   return result;

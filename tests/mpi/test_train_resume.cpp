@@ -5,39 +5,15 @@
 
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/comm/agree.hpp"
-#include "neuronmoe/data/token_file.hpp"
 #include "neuronmoe/io/manifest.hpp"
 #include "neuronmoe/train/trainer.hpp"
 #include "support/mpi_fixture.hpp"
 #include "support/tiny_model.hpp"
+#include "support/token_corpus.hpp"
 
 using namespace nmoe;
 
 namespace {
-
-constexpr std::int64_t vocab = 19;
-
-void write_tokens(comm::Communicator& comm, const std::string& path) {
-  data::TokenDocuments documents;
-  if (comm.rank() == 0) {
-    const Philox random(9, RandomPurpose::test);
-    for (std::uint64_t doc = 0; doc < 60; ++doc) {
-      const std::uint64_t length = 5 + random.below(1000 + doc, 20);
-      for (std::uint64_t i = 0; i + 1 < length; ++i) {
-        documents.ids.push_back(static_cast<std::uint32_t>(3 + random.below(doc * 64 + i, vocab - 3)));
-      }
-      documents.ids.push_back(2);
-      documents.lengths.push_back(length);
-      documents.lang.push_back(static_cast<std::uint16_t>(doc % 2));
-      documents.mark.push_back(static_cast<std::uint8_t>(doc % 2));
-    }
-  }
-  data::TokenFileInfo info;
-  info.vocab_size = vocab;
-  info.eos_id = 2;
-  info.languages = {"el", "en"};
-  data::write_token_file(comm, path, documents, info);
-}
 
 struct RunOptions {
   std::string output;
@@ -117,7 +93,7 @@ BOOST_AUTO_TEST_CASE(checkpoints_have_the_same_bytes_on_every_layout) {
        {train::RunKind::stage1, train::RunKind::stage2, train::RunKind::pretrain}) {
     const test::SharedDirectory shared("layouts");
     const std::string tokens = shared.path() + "/tokens.h5";
-    write_tokens(world, tokens);
+    test::write_token_corpus(world, tokens);
     run_alone(shared.path(), tokens, kind);
     for (int ep = 1; ep <= world.size(); ++ep) {
       if (world.size() % ep != 0) continue;
@@ -136,7 +112,7 @@ BOOST_AUTO_TEST_CASE(a_resumed_run_ends_with_the_same_bytes) {
   comm::Communicator& world = test::world();
   const test::SharedDirectory shared("resume");
   const std::string tokens = shared.path() + "/tokens.h5";
-  write_tokens(world, tokens);
+  test::write_token_corpus(world, tokens);
   run_alone(shared.path(), tokens, train::RunKind::stage1);
   const std::string output = shared.path() + "/run";
   // The first half on the whole world, with experts spread; the second half on whatever layout is left.
@@ -160,7 +136,7 @@ BOOST_AUTO_TEST_CASE(a_damaged_checkpoint_is_passed_over) {
   comm::Communicator& world = test::world();
   const test::SharedDirectory shared("damaged");
   const std::string tokens = shared.path() + "/tokens.h5";
-  write_tokens(world, tokens);
+  test::write_token_corpus(world, tokens);
   const std::string output = shared.path() + "/run";
   run_training(world, tokens, {.output = output});
   world.barrier();
@@ -182,7 +158,7 @@ BOOST_AUTO_TEST_CASE(a_stop_request_saves_and_a_new_run_goes_on) {
   comm::Communicator& world = test::world();
   const test::SharedDirectory shared("signal");
   const std::string tokens = shared.path() + "/tokens.h5";
-  write_tokens(world, tokens);
+  test::write_token_corpus(world, tokens);
   train::TrainResult result;
   run_training(world, tokens, {.output = shared.path() + "/run", .stop_before_first_step = true}, &result);
   BOOST_CHECK(result.saved_on_signal);
@@ -195,7 +171,7 @@ BOOST_AUTO_TEST_CASE(frozen_weights_are_frozen) {
   comm::Communicator& world = test::world();
   const test::SharedDirectory shared("frozen");
   const std::string tokens = shared.path() + "/tokens.h5";
-  write_tokens(world, tokens);
+  test::write_token_corpus(world, tokens);
   const std::string before =
       run_training(world, tokens, {.output = shared.path() + "/a", .stop_before_first_step = true});
   const std::string after = run_training(world, tokens, {.output = shared.path() + "/b"});

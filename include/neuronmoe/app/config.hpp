@@ -10,6 +10,7 @@
 #include "neuronmoe/base/fields.hpp"
 #include "neuronmoe/data/packed_dataset.hpp"
 #include "neuronmoe/train/config.hpp"
+#include "neuronmoe/train/machine.hpp"
 
 namespace nmoe::app {
 
@@ -59,6 +60,11 @@ struct EvaluationConfig {
   std::uint64_t seed = 42;
 };
 
+/// [plan]
+struct PlanConfig {
+  bool explain = false;
+};
+
 struct AppConfig {
   RunConfig run;
   TokenizeConfig tokenize;
@@ -69,6 +75,8 @@ struct AppConfig {
   train::TrainConfig train;
   EvaluationConfig evaluation;
   ConvertConfig convert;
+  train::MachineConfig machine;
+  PlanConfig plan;
   std::vector<data::DataSetConfig> data;  ///< [data.<name>], in the order in which they are first named
 };
 
@@ -119,6 +127,11 @@ void for_each_field(Config& c, F&& f) {
 
   for_each_field(c.allocation, f);
   for_each_field(c.train, f);
+
+  for_each_field(c.machine, f);
+  f("plan.explain", c.plan.explain,
+    FieldInfo{"also print what backward computes and what forward keeps (plan --explain)", "", 0, 0, "",
+              true});
 
   f("evaluation.text", c.evaluation.texts, FieldInfo{"LANG:tokens.h5 for the perplexity; repeatable"});
   f("evaluation.max_tokens", c.evaluation.max_tokens,

@@ -105,6 +105,13 @@ class Communicator {
   CollectiveCounters counters_;  ///< implementations add to it on the caller's thread
 };
 
+/// Float all-reduces up to this many bytes gather everything and sum locally (one message round, not two).
+inline constexpr std::int64_t default_small_reduce_bytes = 8 * 1024;
+/// Bytes that rank `rank` of `size` sends in an all-reduce of `count` elements: pure arithmetic, for counters
+/// and plans.
+std::int64_t all_reduce_bytes_sent(DType dtype, std::int64_t count, int rank, int size,
+                                   std::int64_t small_reduce_bytes = default_small_reduce_bytes);
+
 std::unique_ptr<Communicator> make_local_communicator();
 
 // Conveniences on top of the interface (collective, CPU, blocking).

@@ -14,8 +14,7 @@ struct MpiOptions {
   bool debug_checks = false;
   /// Largest single MPI message in bytes (MPI counts are `int`): longer ones travel in pieces.
   std::int64_t max_message_bytes = std::int64_t{1} << 30;
-  /// Float all-reduces up to this many bytes gather everything and sum locally (one message round, not two).
-  std::int64_t small_reduce_bytes = 8 * 1024;
+  std::int64_t small_reduce_bytes = default_small_reduce_bytes;
   /// Collectives that move at least this many bytes wake the communication thread at once, so that they
   /// overlap with computing. Smaller ones are left for whoever waits next: waking costs more than they do.
   std::int64_t wake_bytes = 64 * 1024;

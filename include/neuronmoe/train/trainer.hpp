@@ -14,6 +14,7 @@
 #include "neuronmoe/train/frozen_weights.hpp"
 #include "neuronmoe/train/metrics.hpp"
 #include "neuronmoe/train/parallel_groups.hpp"
+#include "neuronmoe/train/run_accounts.hpp"
 #include "neuronmoe/train/run_kind.hpp"
 
 namespace nmoe::train {
@@ -44,6 +45,7 @@ struct TrainResult {
   bool saved_on_signal = false;
   std::string checkpoint;   ///< the last one written or found complete
   double tokens_per_s = 0;  ///< mean over this call's steps
+  RunAccounts accounts;     ///< of this rank, if at least one step was made
 };
 
 class Trainer {

@@ -100,14 +100,9 @@ Work MpiCommunicator::start(Call call, const std::string& invalid, std::int64_t 
 Work MpiCommunicator::all_reduce(TensorView inout, ReduceOp op, Stream&) {
   Call call{.operation = Operation::all_reduce, .reduce_op = op, .dtype = inout.dtype()};
   call.count = inout.num_elements();
-  const std::int64_t bytes = inout.num_bytes(), peers = size() - 1;
-  // Small: everything to everybody. Otherwise the slices of others once, and the own slice to everybody.
-  std::int64_t sent = bytes * peers;
-  if (detail::order_matters(inout.dtype()) && bytes > group_->options.small_reduce_bytes) {
-    const std::int64_t n = inout.num_elements();
-    const std::int64_t mine = n / size() + (rank() < n % size() ? 1 : 0);
-    sent = (n - mine + mine * peers) * size_of(inout.dtype());
-  }
+  const std::int64_t bytes = inout.num_bytes();
+  const std::int64_t sent = all_reduce_bytes_sent(inout.dtype(), inout.num_elements(), rank(), size(),
+                                                  group_->options.small_reduce_bytes);
   return start(call, detail::check_buffer(inout), sent, bytes,
                [inout, op](Group& group) { group.all_reduce(inout, op); });
 }

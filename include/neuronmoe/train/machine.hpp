@@ -1,0 +1,43 @@
+#pragma once
+// A machine as `neuronmoe plan` sees it: the [machine] section of a config (configs/machines/*.cfg).
+#include <concepts>
+#include <string>
+#include <type_traits>
+
+#include "neuronmoe/base/fields.hpp"
+
+namespace nmoe::train {
+
+/// Rates are per GPU (or per rank where there is none); 1 GB = 1e9 bytes.
+struct MachineConfig {
+  std::string name = "laptop";
+  int nodes = 1;
+  int gpus_per_node = 1;
+  double gemm_tflops = 0.2;      ///< measured rate of large matrix products
+  double gemm_efficiency = 0.6;  ///< share of it that a training step reaches
+  double memory_gb = 16.0;
+  double link_gbs = 5.0;     ///< to another GPU of the node
+  double network_gbs = 0.0;  ///< to another node; 0 = there is none
+  double latency_us = 5.0;   ///< of one hop of a ring
+};
+
+template <class Config, class F>
+requires std::same_as<std::remove_const_t<Config>, MachineConfig>
+void for_each_field(Config& c, F&& f) {
+  f("machine.name", c.name, FieldInfo{"what the report calls it"});
+  f("machine.nodes", c.nodes, FieldInfo{"nodes of the run that is planned", "nodes", 1, 65536});
+  f("machine.gpus_per_node", c.gpus_per_node, FieldInfo{"GPUs (or ranks) of a node", "", 1, 1024});
+  f("machine.gemm_tflops", c.gemm_tflops,
+    FieldInfo{"rate of large matrix products, measured", "TFLOP/s per GPU", 1e-6, 1e6});
+  f("machine.gemm_efficiency", c.gemm_efficiency,
+    FieldInfo{"share of that rate which a training step reaches", "", 0.001, 1});
+  f("machine.memory_gb", c.memory_gb, FieldInfo{"memory of a GPU", "GB", 0.001, 1e6});
+  f("machine.link_gbs", c.link_gbs,
+    FieldInfo{"bandwidth to a GPU of the same node, one direction", "GB/s per GPU", 1e-3, 1e6});
+  f("machine.network_gbs", c.network_gbs,
+    FieldInfo{"bandwidth to another node, one direction; 0 = there is no other node", "GB/s per GPU", 0,
+              1e6});
+  f("machine.latency_us", c.latency_us, FieldInfo{"one hop of a ring", "us", 0, 1e6});
+}
+
+}  // namespace nmoe::train

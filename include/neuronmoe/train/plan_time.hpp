@@ -1,0 +1,51 @@
+#pragma once
+// From counts to time on a machine: a model, never a measurement. Used by `neuronmoe plan`.
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "neuronmoe/train/machine.hpp"
+#include "neuronmoe/train/plan.hpp"
+
+namespace nmoe::train {
+
+/// How gradients reach their owners between nodes. `ring`: the reduce-scatter of a library, which crosses the
+/// network once per node. `direct`: every leaf to its owner, as the deterministic mode does; same bytes per
+/// rank, but nearly all of them leave the node.
+enum class ReduceRoute { ring, direct };
+
+/// Seconds of one step of the slowest rank.
+struct TimePlan {
+  double compute_s = 0;
+  double reduce_s = 0, gather_s = 0;  ///< on the wire, hidden or not
+  double exchange_s = 0;              ///< tokens to experts of other ranks; taken as never hidden
+  double exposed_s = 0;               ///< of reduce and gather, what backward and forward cannot hide
+  double step_s() const { return compute_s + exchange_s + exposed_s; }
+  double serial_step_s() const { return compute_s + exchange_s + reduce_s + gather_s; }
+  double efficiency() const { return compute_s / step_s(); }
+  double serial_efficiency() const { return compute_s / serial_step_s(); }
+};
+
+/// @pre input.num_ranks = nodes · gpus_per_node for the number of nodes that is meant
+TimePlan plan_time(const PlanInput& input, const MachineConfig& machine, ReduceRoute route);
+
+/// The layout that a machine of `nodes` nodes should use.
+struct LayoutChoice {
+  int expert_parallel_size = 1;
+  TimePlan time;
+  MemoryPlan memory;  ///< of the fullest rank
+  bool fits = false;  ///< in the memory of a GPU
+};
+/// All expert-parallel sizes that stay inside a node, the fastest that fits first. Global batch = one
+/// micro-batch per rank, or, with `strong`, the configured one (empty if it has fewer sequences than ranks).
+std::vector<LayoutChoice> plan_layouts(PlanInput input, const MachineConfig& machine, int nodes, bool strong,
+                                       ReduceRoute route);
+
+/// Tokens per rank and step above which sharding the experts' optimizer over all ranks moves fewer bytes than
+/// spreading the experts over them. Empty without new experts.
+std::optional<double> crossover_tokens(const PlanInput& input);
+
+/// The whole report: parameters, work, memory, bytes, time, layouts.
+std::string plan_report(const PlanInput& input, const MachineConfig& machine);
+
+}  // namespace nmoe::train

@@ -1,0 +1,34 @@
+#pragma once
+// What a run counted, set beside what `plan` predicts for it. Used by Trainer; tests demand that both are
+// equal.
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "neuronmoe/comm/communicator.hpp"
+#include "neuronmoe/model/decoder.hpp"
+#include "neuronmoe/train/metrics.hpp"
+#include "neuronmoe/train/plan.hpp"
+#include "neuronmoe/train/sharded_optimizer.hpp"
+
+namespace nmoe::train {
+
+struct RunAccounts {
+  std::int64_t num_steps = 0, num_updates = 0;
+  std::int64_t flops = 0;                     ///< counted, this rank
+  std::map<std::string, std::int64_t> bytes;  ///< counted, sent by this rank, per collective
+  std::int64_t planned_flops = 0;             ///< for this run's routing
+  std::int64_t balanced_flops = 0;            ///< from configuration alone
+  std::map<std::string, std::int64_t> planned_bytes;
+  MemoryPlan memory, planned_memory;  ///< counted (without partial sums), planned
+
+  void add(const StepMetrics& step);
+  /// Fills the planned side and the memory. Collective over the world: routing of all ranks decides what this
+  /// one received.
+  void finish(const PlanInput& input, comm::Communicator& world, const model::Decoder& decoder,
+              const ShardedOptimizer& optimizer, Stream& stream);
+  /// Both sides of rank 0, a line each.
+  std::string to_string() const;
+};
+
+}  // namespace nmoe::train

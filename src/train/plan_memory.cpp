@@ -1,0 +1,255 @@
+// Memory of a rank. The two arenas of the decoder are followed take by take, so that the peaks are exact.
+#include <algorithm>
+#include <bit>
+#include <map>
+
+#include "neuronmoe/model/lm_head.hpp"
+#include "plan_shape.hpp"
+
+namespace nmoe::train {
+
+namespace {
+
+/// Counts what an Arena would hand out.
+class ArenaCount {
+ public:
+  void take(std::int64_t elements, std::int64_t width) {
+    in_use_ += (std::max<std::int64_t>(1, elements * width) + 63) / 64 * 64;
+    peak_ = std::max(peak_, in_use_);
+  }
+  std::int64_t in_use() const { return in_use_; }
+  void rewind(std::int64_t in_use) { in_use_ = in_use; }
+  std::int64_t peak() const { return peak_; }
+
+ private:
+  std::int64_t in_use_ = 0, peak_ = 0;
+};
+
+/// One micro-batch with balanced routing, as Decoder::forward_backward walks it.
+class MemoryWalk {
+ public:
+  MemoryWalk(const PlanShape& shape, std::int64_t tokens)
+      : s_(shape), tokens_(tokens), w_(shape.element), flat_(tokens * shape.hidden) {}
+
+  void run() {
+    const model::ModelConfig& model = s_.input.model;
+    saved.take(tokens_, 4);  // positions
+    saved.take(flat_, w_);
+    if (s_.freeze.lowest_layer > 0) saved.take(flat_, w_);
+    for (int l = 0; l < model.num_layers; ++l) {
+      const std::int64_t before = saved.in_use();
+      const bool kept = l >= s_.freeze.lowest_layer;
+      if (kept) saved.take(flat_, w_);
+      layer_forward(l);
+      kept_bytes.push_back(kept ? saved.in_use() - before : 0);
+      if (!kept) saved.rewind(before);
+    }
+    scratch.take(flat_, w_);  // dx
+    head();
+    for (int l = model.num_layers - 1; l >= s_.freeze.lowest_layer; --l) layer_backward(l);
+  }
+
+  ArenaCount saved, scratch;
+  std::vector<std::int64_t> kept_bytes;
+
+ private:
+  struct Rows {
+    std::int64_t all = 0, base = 0, received = 0;
+    bool local = true;
+  };
+  Rows rows_of(int layer) const {
+    const int e = s_.input.model.num_experts[static_cast<std::size_t>(layer)];
+    const std::int64_t slots = tokens_ * std::min(e, s_.input.model.top_k);
+    const auto share = [&](int expert) { return slots / e + (expert < slots % e ? 1 : 0); };
+    Rows rows{slots, share(0), 0, s_.layout.expert_parallel_size() == 1};
+    for (const int expert : s_.placement.experts_on(layer, s_.layout.expert_parallel_rank()))
+      rows.received += share(expert) * s_.layout.expert_parallel_size();
+    return rows;
+  }
+  void take_wide(ArenaCount& arena, std::int64_t rows, int count) const {
+    for (int i = 0; i < count; ++i) arena.take(rows * s_.width, w_);
+  }
+  /// The router's inputs widened to float32, if weights are narrower.
+  void take_widened(std::int64_t elements) {
+    if (w_ != 4) scratch.take(elements, 4);
+  }
+
+  void layer_forward(int l) {
+    const model::LayerPlan& plan = s_.freeze.layers[static_cast<std::size_t>(l)];
+    const std::int64_t scope = scratch.in_use();
+    saved.take(flat_, w_);
+    saved.take(tokens_, 4);
+    ArenaCount& attention = plan.keeps_attention() ? saved : scratch;
+    attention.take(tokens_, 4);
+    attention.take(tokens_ * s_.query_width, w_);
+    attention.take(tokens_ * s_.key_width, w_);
+    attention.take(tokens_ * s_.key_width, w_);
+    attention.take(tokens_ * s_.query_width, w_);
+    attention.take(tokens_ * s_.input.model.num_attention_heads, 4);
+    scratch.take(flat_, w_);
+    scratch.rewind(scope);
+    scratch.take(flat_, w_);
+    if (s_.input.model.is_moe(l)) {
+      moe_forward(l, plan);
+    } else {
+      take_wide(plan.keeps_base_mlp() ? saved : scratch, tokens_, 2);
+      take_wide(scratch, tokens_, 1);
+    }
+    scratch.rewind(scope);
+  }
+
+  void moe_forward(int l, const model::LayerPlan& plan) {
+    const std::int64_t e = s_.input.model.num_experts[static_cast<std::size_t>(l)];
+    const std::int64_t k = std::min<std::int64_t>(e, s_.input.model.top_k);
+    const Rows rows = rows_of(l);
+    ArenaCount& kept = plan.router ? saved : scratch;
+    kept.take(tokens_ * e, 4);
+    kept.take(tokens_ * k, 4);
+    kept.take(tokens_ * k, 4);
+    const std::int64_t before_logits = scratch.in_use();
+    scratch.take(tokens_ * e, 4);
+    take_widened(flat_);
+    take_widened(e * s_.hidden);
+    scratch.rewind(before_logits);
+    kept.take(rows.all * s_.hidden, w_);
+    scratch.take(rows.all * s_.hidden, w_);
+    if (!rows.local) {
+      (plan.experts ? saved : scratch).take(rows.received * s_.hidden, w_);
+      scratch.take(rows.received * s_.hidden, w_);
+    }
+    take_wide(plan.keeps_base_mlp() ? saved : scratch, rows.base, 2);
+    std::int64_t before = scratch.in_use();
+    take_wide(scratch, rows.base, 1);
+    scratch.rewind(before);
+    const std::int64_t received = rows.local ? rows.all - rows.base : rows.received;
+    take_wide(plan.keeps_experts() ? saved : scratch, received, 2);
+    take_wide(scratch, received, 1);
+  }
+
+  void head() {
+    const std::int64_t scope = scratch.in_use();
+    scratch.take(flat_, w_);
+    scratch.take(tokens_, 4);
+    scratch.take(tokens_, 4);
+    scratch.take(flat_, w_);
+    scratch.take(std::min(model::lm_head_chunk, tokens_) * s_.input.model.vocab_size, w_);
+    scratch.rewind(scope);
+  }
+
+  void layer_backward(int l) {
+    const model::LayerPlan& plan = s_.freeze.layers[static_cast<std::size_t>(l)];
+    const bool moe = s_.input.model.is_moe(l);
+    const std::int64_t scope = scratch.in_use();
+    if (plan.mlp_input) scratch.take(flat_, w_);
+    if (moe || plan.base_mlp_weights) scratch.take(flat_, w_);
+    if (moe) {
+      moe_backward(l, plan);
+    } else if (plan.mlp_input || plan.base_mlp_weights) {
+      take_wide(scratch, tokens_, 4);
+    }
+    scratch.rewind(scope);
+    if (plan.keeps_attention()) {
+      scratch.take(tokens_ * s_.query_width, w_);
+      scratch.take(tokens_ * s_.query_width, w_);
+      scratch.take(tokens_ * s_.key_width, w_);
+      scratch.take(tokens_ * s_.key_width, w_);
+      scratch.take(flat_, w_);
+      if (plan.attention_weights) scratch.take(flat_, w_);
+    }
+    scratch.rewind(scope);
+  }
+
+  void moe_backward(int l, const model::LayerPlan& plan) {
+    const std::int64_t e = s_.input.model.num_experts[static_cast<std::size_t>(l)];
+    const std::int64_t k = std::min<std::int64_t>(e, s_.input.model.top_k);
+    const Rows rows = rows_of(l);
+    scratch.take(tokens_ * k, 4);
+    const std::int64_t scope = scratch.in_use();
+    scratch.take(rows.all * s_.hidden, w_);
+    if (plan.experts || plan.base_mlp_weights || plan.mlp_input) {
+      if (plan.mlp_input) scratch.take(rows.all * s_.hidden, w_);
+      if (plan.base_mlp_weights) scratch.take(rows.base * s_.hidden, w_);
+      if (plan.experts && rows.local) scratch.take((rows.all - rows.base) * s_.hidden, w_);
+      if (!rows.local) {
+        scratch.take(rows.received * s_.hidden, w_);
+        if (plan.mlp_input) scratch.take(rows.received * s_.hidden, w_);
+      }
+      take_wide(scratch, std::max(rows.base, rows.local ? rows.all - rows.base : rows.received), 4);
+    }
+    scratch.rewind(scope);
+    if (s_.input.kind != RunKind::pretrain) scratch.take(tokens_ * e, 4);  // gradients of auxiliary losses
+    scratch.take(tokens_ * e, 4);
+    if (plan.router) take_widened(flat_);
+    if (plan.mlp_input) {
+      take_widened(e * s_.hidden);
+      take_widened(flat_);
+    }
+  }
+
+  const PlanShape& s_;
+  std::int64_t tokens_, w_, flat_;
+};
+
+/// Largest stage of gradient leaves, as Decoder::share_gradients lays them out.
+std::int64_t shared_gradient_bytes(const PlanShape& shape) {
+  std::map<int, std::int64_t> stages;
+  std::int64_t twice = 0, most = 0;
+  for (const model::Parameter& p : shape.parameters) {
+    if (!p.trainable || !shape.holds(p)) continue;
+    const std::int64_t n =
+        p.shape.num_elements() * (p.is_new_expert() ? shape.layout.expert_parallel_size() : 1);
+    if (shape.freeze.tied_head && p.last_writer == shape.freeze.embedding_stage()) {
+      twice += n;
+    } else {
+      most = std::max(most, stages[p.last_writer] += (n + 15) / 16 * 16);
+    }
+  }
+  return 4 * (most + twice);
+}
+
+}  // namespace
+
+MemoryPlan plan_memory(const PlanInput& input, int rank) {
+  const PlanShape shape(input, rank);
+  MemoryPlan memory;
+  for (const model::Parameter& p : shape.parameters) {
+    if (shape.holds(p)) memory.weights += p.shape.num_elements() * shape.element;
+  }
+  memory.gradients = shared_gradient_bytes(shape);
+  const std::int64_t M = input.num_micro_batches(), R = input.num_ranks;
+  int most_levels = 0;  // partial sums that wait for leaves of a later micro-step
+  for (std::int64_t done = R; done < M; done += R)
+    most_levels = std::max(most_levels, std::popcount(static_cast<std::uint64_t>(done)));
+  for (const bool experts : {false, true}) {
+    const int size = experts ? shape.layout.expert_data_parallel_size() : shape.layout.world_size();
+    const int me = experts ? shape.layout.expert_data_parallel_rank() : shape.layout.rank();
+    const int leaves = experts ? shape.layout.expert_parallel_size() : 1;
+    std::int64_t largest = 0;
+    for (const ShardUnit& unit : shape.units(experts)) {
+      const std::int64_t own = unit.map.num_owned(me), held = shape.reduce.zero ? own : unit.map.num_total();
+      memory.gradient_sum += 4 * held;
+      memory.optimizer += 12 * held;
+      memory.partial_sums += 4 * own * most_levels;
+      for (int r = 0; r < size; ++r) largest = std::max(largest, unit.map.num_owned(r));
+    }
+    const std::int64_t bucket = std::min(largest, bucket_elements(shape.reduce, size, leaves));
+    // Two reductions and two gathers: what is sent and what arrives; the leaves that are being folded.
+    memory.buffers +=
+        4 * 2 * bucket * size * leaves * size_of(shape.reduce.wire_dtype) +
+        4 * bucket * (2 * leaves + static_cast<int>(std::bit_width(static_cast<std::uint64_t>(M))));
+  }
+  MemoryWalk walk(shape, input.tokens_per_micro_batch());
+  walk.run();
+  memory.saved = walk.saved.peak();
+  memory.scratch = walk.scratch.peak();
+  return memory;
+}
+
+std::vector<std::int64_t> plan_saved_bytes(const PlanInput& input, int rank) {
+  const PlanShape shape(input, rank);
+  MemoryWalk walk(shape, input.tokens_per_micro_batch());
+  walk.run();
+  return walk.kept_bytes;
+}
+
+}  // namespace nmoe::train

@@ -1,0 +1,39 @@
+#include "plan_shape.hpp"
+
+#include "neuronmoe/train/trainer.hpp"
+
+namespace nmoe::train {
+
+PlanShape::PlanShape(const PlanInput& the_input, int rank)
+    : input(the_input),
+      layout(the_input.num_ranks, rank, the_input.config.expert_parallel_size),
+      placement(the_input.model.num_experts, the_input.config.expert_parallel_size),
+      freeze(model::make_freeze_plan(the_input.model, trainables_of(the_input.kind))),
+      parameters(model::list_parameters(the_input.model, freeze)),
+      reduce(reduce_options(the_input.config)),
+      hidden(the_input.model.hidden_size),
+      width(the_input.model.intermediate_size),
+      element(the_input.config.dtype == "bfloat16" ? 2 : 4),
+      query_width(static_cast<std::int64_t>(the_input.model.num_attention_heads) * the_input.model.head_dim),
+      key_width(static_cast<std::int64_t>(the_input.model.num_key_value_heads) * the_input.model.head_dim),
+      attention_weights(hidden * (2 * query_width + 2 * key_width)) {}
+
+std::vector<int> PlanShape::group_ranks() const {
+  std::vector<int> ranks;
+  const int size = layout.expert_parallel_size();
+  for (int j = 0; j < size; ++j) ranks.push_back(layout.expert_parallel_group() * size + j);
+  return ranks;
+}
+
+std::vector<ShardUnit> PlanShape::units(bool experts) const {
+  std::vector<int> stages;
+  std::vector<std::int64_t> sizes;
+  for (const model::Parameter& p : parameters) {
+    if (!p.trainable || p.is_new_expert() != experts || !holds(p)) continue;
+    stages.push_back(p.last_writer);
+    sizes.push_back(p.shape.num_elements());
+  }
+  return make_shard_units(stages, sizes, experts ? layout.expert_data_parallel_size() : layout.world_size());
+}
+
+}  // namespace nmoe::train

@@ -1,0 +1,31 @@
+#pragma once
+// What the formulas of plan share: sizes, freeze plan, layout, placement and cut of one rank.
+#include <vector>
+
+#include "neuronmoe/train/plan.hpp"
+#include "neuronmoe/train/sharded_optimizer.hpp"
+
+namespace nmoe::train {
+
+struct PlanShape {
+  const PlanInput& input;
+  comm::ParallelLayout layout;
+  comm::ExpertPlacement placement;
+  model::FreezePlan freeze;
+  std::vector<model::Parameter> parameters;
+  ReduceOptions reduce;
+  std::int64_t hidden, width, element;  // D, F, bytes of a weight or activation
+  std::int64_t query_width, key_width;  // H·d, G·d
+  std::int64_t attention_weights;       // of one layer's four projections
+
+  PlanShape(const PlanInput& the_input, int rank);
+  /// World ranks of this rank's expert-parallel group.
+  std::vector<int> group_ranks() const;
+  bool holds(const model::Parameter& p) const {
+    return !p.is_new_expert() || placement.owner(p.layer, p.expert) == layout.expert_parallel_rank();
+  }
+  /// The cut of one group of trainable parameters of this rank.
+  std::vector<ShardUnit> units(bool experts) const;
+};
+
+}  // namespace nmoe::train

@@ -1,0 +1,149 @@
+#include "neuronmoe/train/plan_time.hpp"
+
+#include <algorithm>
+
+#include "neuronmoe/train/trainer.hpp"
+
+namespace nmoe::train {
+
+namespace {
+
+constexpr double gb = 1e9;
+
+/// Bandwidths of one rank towards the groups of a layout, bytes/s.
+struct Rates {
+  double flops, exchange, reduce, gather, expert_reduce, expert_gather;
+  double world_latency, expert_latency;  // of one collective, seconds
+};
+
+Rates rates_of(const PlanInput& input, const MachineConfig& m, ReduceRoute route) {
+  const int ep = input.config.expert_parallel_size, ranks = input.num_ranks;
+  Rates rates{};
+  rates.flops = m.gemm_tflops * 1e12 * m.gemm_efficiency;
+  const double link = m.link_gbs * gb, network = m.network_gbs * gb;
+  const bool one_node = ranks <= m.gpus_per_node;
+  // A ring over whole nodes uses the network ports of all their GPUs; expert-data-parallel rings of the
+  // positions of an expert-parallel group share them.
+  const double ring = one_node ? link : network * m.gpus_per_node;
+  const double expert_ring = one_node ? link : network * m.gpus_per_node / std::min(ep, m.gpus_per_node);
+  const double direct = one_node ? link : network;
+  rates.exchange = ep <= m.gpus_per_node ? link : network;
+  rates.reduce = route == ReduceRoute::ring ? ring : direct;
+  rates.expert_reduce = route == ReduceRoute::ring ? expert_ring : direct;
+  rates.gather = ring;
+  rates.expert_gather = expert_ring;
+  rates.world_latency = ranks * m.latency_us * 1e-6;
+  rates.expert_latency = ranks / ep * m.latency_us * 1e-6;
+  return rates;
+}
+
+double wire_seconds(std::int64_t all, std::int64_t experts, double world_rate, double expert_rate,
+                    const Rates& rates) {
+  const std::int64_t replicated = all - experts;
+  double seconds = static_cast<double>(replicated) / world_rate + static_cast<double>(experts) / expert_rate;
+  if (experts > 0) {
+    seconds += rates.expert_latency;
+  } else if (replicated > 0) {
+    seconds += rates.world_latency;
+  }
+  return seconds;
+}
+
+/// Reduction behind backward and gather before forward, stage by stage, on a link that does one thing at a
+/// time.
+TimePlan time_of(const RankPlan& plan, std::int64_t micro_steps, const Rates& rates) {
+  TimePlan time;
+  const double share = 1.0 / static_cast<double>(micro_steps);
+  double now = 0, link = 0;  // of one step that begins with the gather of the last update
+  std::vector<double> arrives(plan.stages.size(), 0.0);
+  for (std::size_t s = plan.stages.size(); s-- > 0;) {
+    const StageCounts& stage = plan.stages[s];
+    const double seconds =
+        wire_seconds(stage.gather_bytes, stage.expert_gather_bytes, rates.gather, rates.expert_gather, rates);
+    time.gather_s += seconds;
+    arrives[s] = link += seconds;
+  }
+  for (std::int64_t micro_step = 0; micro_step < micro_steps; ++micro_step) {
+    for (std::size_t s = plan.stages.size(); s-- > 0;) {
+      now =
+          std::max(now, arrives[s]) + static_cast<double>(plan.stages[s].forward_flops) * share / rates.flops;
+    }
+    for (const StageCounts& stage : plan.stages) {
+      now += static_cast<double>(stage.backward_flops) * share / rates.flops;
+      const double seconds = share * wire_seconds(stage.reduce_bytes, stage.expert_reduce_bytes, rates.reduce,
+                                                  rates.expert_reduce, rates);
+      if (seconds > 0) link = std::max(link, now) + seconds;
+      time.reduce_s += seconds;
+    }
+  }
+  time.compute_s = static_cast<double>(plan.flops()) / rates.flops;
+  for (const StageCounts& stage : plan.stages)
+    time.exchange_s += static_cast<double>(stage.exchange_bytes) / rates.exchange;
+  time.exposed_s = std::max(now, link) - time.compute_s;
+  return time;
+}
+
+}  // namespace
+
+TimePlan plan_time(const PlanInput& input, const MachineConfig& machine, ReduceRoute route) {
+  const Rates rates = rates_of(input, machine, route);
+  const RoutingLoad routing = balanced_routing(input);
+  const std::int64_t micro_steps = comm::num_micro_steps(input.num_micro_batches(), input.num_ranks);
+  TimePlan slowest;
+  for (int r = 0; r < input.config.expert_parallel_size; ++r) {  // every group is like the first
+    const TimePlan time = time_of(plan_counts(input, r, routing), micro_steps, rates);
+    if (time.step_s() > slowest.step_s()) slowest = time;
+  }
+  return slowest;
+}
+
+std::vector<LayoutChoice> plan_layouts(PlanInput input, const MachineConfig& machine, int nodes, bool strong,
+                                       ReduceRoute route) {
+  std::vector<LayoutChoice> choices;
+  input.num_ranks = nodes * machine.gpus_per_node;
+  TrainConfig& c = input.config;
+  if (!strong) {
+    c.global_batch_size = c.micro_batch_size * input.num_ranks;
+  } else if (c.global_batch_size % input.num_ranks != 0) {
+    return choices;
+  } else {
+    c.micro_batch_size = std::min(c.micro_batch_size, c.global_batch_size / input.num_ranks);
+  }
+  for (int ep = 1; ep <= machine.gpus_per_node; ++ep) {
+    if (machine.gpus_per_node % ep != 0 || (ep > 1 && input.model.num_moe_layers() == 0)) continue;
+    c.expert_parallel_size = ep;
+    LayoutChoice choice{ep, plan_time(input, machine, route), {}, false};
+    for (int r = 0; r < ep; ++r) {
+      const MemoryPlan memory = plan_memory(input, r);
+      if (memory.total() > choice.memory.total()) choice.memory = memory;
+    }
+    choice.fits = static_cast<double>(choice.memory.total()) <= machine.memory_gb * gb;
+    choices.push_back(choice);
+  }
+  std::stable_sort(choices.begin(), choices.end(), [](const LayoutChoice& a, const LayoutChoice& b) {
+    return a.fits != b.fits ? a.fits : a.time.step_s() < b.time.step_s();
+  });
+  return choices;
+}
+
+std::optional<double> crossover_tokens(const PlanInput& input) {
+  const ParameterCounts parameters = count_parameters(input);
+  if (parameters.new_experts == 0 || input.kind != RunKind::stage1) return std::nullopt;
+  // Bytes per rank without the factor (N − 1)/N, which both sides have.
+  const ReduceOptions options = reduce_options(input.config);
+  const std::int64_t element = input.config.dtype == "bfloat16" ? 2 : 4;
+  const double sharded = static_cast<double>(parameters.new_experts) *
+                         static_cast<double>(size_of(options.wire_dtype) + element);
+  const model::FreezePlan freeze = model::make_freeze_plan(input.model, trainables_of(input.kind));
+  double per_token = 0;
+  for (int l = 0; l < input.model.num_layers; ++l) {
+    const int e = input.model.num_experts[static_cast<std::size_t>(l)];
+    if (e == 1) continue;
+    const double slots = static_cast<double>(std::min(e, input.model.top_k)) * (e - 1) / e;
+    const int passes = freeze.layers[static_cast<std::size_t>(l)].mlp_input ? 4 : 3;
+    per_token += slots * passes * static_cast<double>(input.model.hidden_size * element);
+  }
+  return sharded / per_token;
+}
+
+}  // namespace nmoe::train

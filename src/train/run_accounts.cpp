@@ -1,0 +1,79 @@
+#include "neuronmoe/train/run_accounts.hpp"
+
+#include <fmt/format.h>
+
+namespace nmoe::train {
+
+void RunAccounts::add(const StepMetrics& step) {
+  ++num_steps;
+  if (!step.skipped) ++num_updates;
+  flops += step.flops;
+  for (const auto& [operation, n] : step.bytes) {
+    if (n > 0) bytes[operation] += n;
+  }
+}
+
+void RunAccounts::finish(const PlanInput& input, comm::Communicator& world, const model::Decoder& decoder,
+                         const ShardedOptimizer& optimizer, Stream& stream) {
+  std::vector<std::int64_t> mine;
+  for (const auto& layer : decoder.routed_slots()) mine.insert(mine.end(), layer.begin(), layer.end());
+  const auto per_rank = static_cast<std::int64_t>(mine.size());
+  std::vector<std::int64_t> all(mine.size() * static_cast<std::size_t>(world.size()));
+  const std::vector<std::int64_t> counts(static_cast<std::size_t>(world.size()), per_rank);
+  world
+      .all_gather_v({all.data(), DType::int64, {static_cast<std::int64_t>(all.size())}}, counts,
+                    {mine.data(), DType::int64, {per_rank}}, stream)
+      .wait();
+  RoutingLoad routing;
+  auto next = all.begin();
+  for (int r = 0; r < world.size(); ++r) {
+    auto& layers = routing.emplace_back();
+    for (const auto& layer : decoder.routed_slots()) {
+      const auto end = next + static_cast<std::ptrdiff_t>(layer.size());
+      layers.emplace_back(next, end);
+      next = end;
+    }
+  }
+  const RankPlan plan = plan_counts(input, world.rank(), routing, num_steps, num_updates);
+  planned_flops = plan.flops();
+  planned_bytes = plan.bytes();
+  balanced_flops = num_steps * plan_counts(input, world.rank(), balanced_routing(input)).flops();
+  planned_memory = plan_memory(input, world.rank());
+  memory.weights = decoder.weight_bytes();
+  memory.gradients = decoder.gradient_bytes();
+  memory.saved = decoder.peak_saved_bytes();
+  memory.scratch = decoder.peak_scratch_bytes();
+  for (const ShardGroup* group : optimizer.groups()) {
+    memory.gradient_sum += group->gradient_bytes();
+    memory.optimizer += group->state_bytes();
+    memory.buffers += group->buffer_bytes();
+  }
+}
+
+std::string RunAccounts::to_string() const {
+  const auto sum = [](const std::map<std::string, std::int64_t>& parts) {
+    std::int64_t total = 0;
+    for (const auto& [operation, n] : parts) total += n;
+    return total;
+  };
+  const auto with = [](std::int64_t planned, std::int64_t counted) {
+    return fmt::format("{} planned, {} counted{}", planned, counted,
+                       planned == counted ? "" : " (DIFFERENT)");
+  };
+  std::string text = fmt::format("FLOPs of rank 0 in {} steps: {} (balanced routing would be {})\n",
+                                 num_steps, with(planned_flops, flops), balanced_flops);
+  text += fmt::format("bytes sent by rank 0: {}\n", with(sum(planned_bytes), sum(bytes)));
+  text += fmt::format(
+      "memory of rank 0, MB planned/counted: weights {:.1f}/{:.1f}, gradients {:.1f}/{:.1f}, optimizer "
+      "{:.1f}/{:.1f}, "
+      "activations {:.1f}/{:.1f} (planned for balanced routing), message buffers about {:.1f}/{:.1f}",
+      planned_memory.weights * 1e-6, memory.weights * 1e-6,
+      (planned_memory.gradients + planned_memory.gradient_sum) * 1e-6,
+      (memory.gradients + memory.gradient_sum) * 1e-6, planned_memory.optimizer * 1e-6,
+      memory.optimizer * 1e-6, (planned_memory.saved + planned_memory.scratch) * 1e-6,
+      (memory.saved + memory.scratch) * 1e-6, (planned_memory.buffers + planned_memory.partial_sums) * 1e-6,
+      memory.buffers * 1e-6);
+  return text;
+}
+
+}  // namespace nmoe::train
