@@ -91,9 +91,11 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
   std::unique_ptr<model::Decoder> decoder;
   comm::agree(context.world, [&] {
     model::require_dense_weights(architecture, config.run.model);
-    decoder = std::make_unique<model::Decoder>(architecture, parse_dtype(config.train.dtype),
-                                               train::trainables_of(kind),
-                                               groups.experts(architecture.num_experts), context.stream);
+    decoder = std::make_unique<model::Decoder>(
+        architecture, parse_dtype(config.train.dtype), train::trainables_of(kind),
+        groups.experts(architecture.num_experts, architecture.top_k,
+                       comm::parse_expert_home(config.train.expert_placement)),
+        context.stream);
     model::load_dense_weights(*decoder, config.run.model);
     if (init_from.empty()) {
       decoder->upcycle(config.train.seed);

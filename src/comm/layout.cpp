@@ -18,34 +18,72 @@ ParallelLayout::ParallelLayout(int world_size, int rank, int expert_parallel_siz
       expert_parallel_size, world_size, nearest_divisor(world_size, expert_parallel_size));
 }
 
-ExpertPlacement::ExpertPlacement(std::span<const int> num_experts, int expert_parallel_size)
+ExpertHome parse_expert_home(const std::string& text) {
+  if (text == "owned") return ExpertHome::owned;
+  if (text == "replicated") return ExpertHome::replicated;
+  NMOE_CHECK(text == "auto", config, "expert placement '{}': must be one of auto, owned, replicated", text);
+  return ExpertHome::automatic;
+}
+
+ExpertPlacement::ExpertPlacement(std::span<const int> num_experts, int expert_parallel_size, int top_k,
+                                 ExpertHome home)
     : expert_parallel_size_(expert_parallel_size) {
   NMOE_CHECK(expert_parallel_size >= 1, internal, "expert_parallel_size {}", expert_parallel_size);
-  std::vector<std::size_t> order(num_experts.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return num_experts[a] > num_experts[b]; });
+  struct Owned {
+    std::size_t layer, expert;
+    std::int64_t cost;
+  };
+  std::vector<Owned> to_place;
   owner_.resize(num_experts.size());
-  std::vector<std::int64_t> load(static_cast<std::size_t>(expert_parallel_size), 0);
-  for (const std::size_t layer : order) {
-    NMOE_CHECK(num_experts[layer] >= 1, config, "layer {} has {} experts; the frozen base alone is 1", layer,
-               num_experts[layer]);
-    owner_[layer].assign(static_cast<std::size_t>(num_experts[layer]), -1);
-    for (std::size_t expert = 1; expert < owner_[layer].size(); ++expert) {
-      const auto least = std::min_element(load.begin(), load.end());  // the lower position of equal ones
-      ++*least;
-      owner_[layer][expert] = static_cast<int>(least - load.begin());
+  std::int64_t all_tokens = 0, count = 0;
+  const auto expected = [&](std::size_t layer) {  // in 1/5040 of all tokens: 1..10 divide it
+    const int e = num_experts[layer];
+    return top_k == 0 ? std::int64_t{1} : std::int64_t{5040} * std::min(top_k, e) / e;
+  };
+  for (std::size_t layer = 0; layer < num_experts.size(); ++layer) {
+    const int e = num_experts[layer];
+    NMOE_CHECK(e >= 1, config, "layer {} has {} experts; the frozen base alone is 1", layer, e);
+    const bool everywhere = expert_parallel_size > 1 &&
+                            (home == ExpertHome::replicated || (home == ExpertHome::automatic && top_k >= e));
+    owner_[layer].assign(static_cast<std::size_t>(e), everywhere ? replicated : -1);
+    owner_[layer][0] = -1;
+    for (std::size_t expert = 1; !everywhere && expert < owner_[layer].size(); ++expert) {
+      to_place.push_back({layer, expert, 0});
+      all_tokens += expected(layer);
+      ++count;
     }
+  }
+  // Bytes (every expert has the same) and tokens weigh alike: both are taken relative to their mean.
+  for (Owned& o : to_place) o.cost = all_tokens + expected(o.layer) * count;
+  std::stable_sort(to_place.begin(), to_place.end(), [&](const Owned& a, const Owned& b) {
+    return a.cost != b.cost ? a.cost > b.cost : num_experts[a.layer] > num_experts[b.layer];
+  });
+  std::vector<std::int64_t> load(static_cast<std::size_t>(expert_parallel_size), 0);
+  for (const Owned& o : to_place) {
+    const auto least = std::min_element(load.begin(), load.end());  // the lower position of equal ones
+    *least += o.cost;
+    owner_[o.layer][o.expert] = static_cast<int>(least - load.begin());
   }
 }
 
-int ExpertPlacement::owner(int layer, int expert_id) const {
+int ExpertPlacement::at(int layer, int expert_id) const {
   NMOE_CHECK(layer >= 0 && static_cast<std::size_t>(layer) < owner_.size(), internal, "layer {} of {}", layer,
              owner_.size());
   const auto& experts = owner_[static_cast<std::size_t>(layer)];
   NMOE_CHECK(expert_id >= 1 && static_cast<std::size_t>(expert_id) < experts.size(), internal,
-             "expert {} of layer {}: owned experts are 1..{}", expert_id, layer, experts.size() - 1);
+             "expert {} of layer {}: new experts are 1..{}", expert_id, layer, experts.size() - 1);
   return experts[static_cast<std::size_t>(expert_id)];
+}
+
+int ExpertPlacement::owner(int layer, int expert_id) const {
+  const int rank = at(layer, expert_id);
+  NMOE_CHECK(rank >= 0, internal, "expert {} of layer {} is on every rank", expert_id, layer);
+  return rank;
+}
+
+bool ExpertPlacement::dispatches(int layer) const {
+  const auto& experts = owner_[static_cast<std::size_t>(layer)];
+  return std::any_of(experts.begin(), experts.end(), [](int owner) { return owner >= 0; });
 }
 
 std::vector<int> ExpertPlacement::experts_on(int layer, int expert_parallel_rank) const {
@@ -74,6 +112,12 @@ std::string ExpertPlacement::to_string() const {
     text += fmt::format("expert-parallel rank {}: {} experts (layer:ids){}\n", r, total,
                         layers.empty() ? " none" : layers);
   }
+  std::string everywhere;
+  for (std::size_t layer = 0; layer < owner_.size(); ++layer) {
+    const std::size_t n = replicated_experts(static_cast<int>(layer)).size();
+    if (n > 0) everywhere += fmt::format(" {}:{}", layer, n);
+  }
+  if (!everywhere.empty()) text += fmt::format("on every rank (layer:new experts){}\n", everywhere);
   return text;
 }
 

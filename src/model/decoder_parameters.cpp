@@ -102,7 +102,7 @@ void Decoder::declare_parameters() {
   parameters_ = list_parameters(config_, plan_);
   const DType acc = accumulator_of(dtype_);
   for (Parameter& p : parameters_) {
-    if (p.is_new_expert() && group_.placement.owner(p.layer, p.expert) != group_.comm.rank()) continue;
+    if (p.is_new_expert() && !group_.placement.holds(p.layer, p.expert, group_.comm.rank())) continue;
     p.value = Tensor(p.shape, dtype_);
     if (!p.trainable) continue;
     gradients_.emplace_back(Shape{num_leaves(p), p.shape.num_elements()}, acc);
@@ -191,6 +191,10 @@ void Decoder::bind_weights() {
     w.moe.router = weight_of(layer + "mlp.router.weight");
     w.moe.base = w.mlp;
     w.moe.experts.resize(static_cast<std::size_t>(config_.num_experts[static_cast<std::size_t>(l)]));
+    for (const int e : group_.placement.replicated_experts(l)) {
+      w.moe.experts[static_cast<std::size_t>(e)].push_back(
+          expert_weights(fmt::format("{}mlp.experts.{}.", layer, e), 0));
+    }
     for (const int e : group_.placement.experts_on(l, group_.comm.rank())) {
       for (int source = 0; source < group_.comm.size(); ++source) {
         w.moe.experts[static_cast<std::size_t>(e)].push_back(

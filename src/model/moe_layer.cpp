@@ -35,6 +35,11 @@ FeedForwardSaved rows_of(const FeedForwardSaved& saved, std::int64_t begin, std:
           saved.up.rows(begin, count)};
 }
 
+FeedForwardScratch first_rows(const FeedForwardScratch& buffers, std::int64_t count) {
+  return {buffers.h.rows(0, count), buffers.dh.rows(0, count), buffers.dgate.rows(0, count),
+          buffers.dup.rows(0, count)};
+}
+
 }  // namespace
 
 void MoeLayer::route(ConstTensorView x, const MoeWeights& weights, MoeSaved& saved, Arena& kept,
@@ -71,22 +76,22 @@ void MoeLayer::forward(TensorView y, ConstTensorView x, ConstTensorView row_samp
   route(x, weights, saved, kept, scratch, stream);
   saved.dispatcher = std::make_unique<TokenDispatcher>(group_, layer_, num_experts_, saved.indices, stream);
   const TokenDispatcher& dispatcher = *saved.dispatcher;
-  const std::int64_t num_rows = dispatcher.num_rows(), num_base = dispatcher.num_base_rows();
+  const std::int64_t num_rows = dispatcher.num_rows(), num_local = dispatcher.num_local_rows();
   saved.out_rows = kept.take({num_rows, hidden}, x.dtype());
   saved.rows = scratch.take({num_rows, hidden}, x.dtype());
   ops::gather_rows(saved.rows, x, dispatcher.token_of_row(), stream);
   TensorView expert_out;
   comm::Work arriving;
   if (dispatcher.is_local()) {
-    saved.received = saved.rows.rows(num_base, num_rows - num_base);
-    expert_out = saved.out_rows.rows(num_base, num_rows - num_base);
+    saved.received = saved.rows.rows(num_local, num_rows - num_local);
+    expert_out = saved.out_rows.rows(num_local, num_rows - num_local);
   } else {
     Arena& inputs = plan.experts ? memory.saved : scratch;
     saved.received = inputs.take({dispatcher.num_received(), hidden}, x.dtype());
     arriving = dispatcher.dispatch(saved.received, saved.rows, stream);
     expert_out = scratch.take({dispatcher.num_received(), hidden}, x.dtype());
   }
-  run_base(weights, saved, plan, memory, stream);  // while rows of the other experts travel
+  run_local(weights, saved, plan, memory, stream);  // while rows of the other experts travel
   arriving.wait();
   run_experts(weights, saved, expert_out, plan, memory, stream);
   if (!dispatcher.is_local()) dispatcher.combine(saved.out_rows, expert_out, stream).wait();
@@ -100,16 +105,29 @@ void MoeLayer::forward(TensorView y, ConstTensorView x, ConstTensorView row_samp
   }
 }
 
-void MoeLayer::run_base(const MoeWeights& weights, MoeSaved& saved, const LayerPlan& plan, StepMemory& memory,
-                        Stream& stream) const {
-  const std::int64_t num_base = saved.dispatcher->num_base_rows(), width = weights.base.gate.value.dim(0);
+void MoeLayer::run_local(const MoeWeights& weights, MoeSaved& saved, const LayerPlan& plan,
+                         StepMemory& memory, Stream& stream) const {
+  const TokenDispatcher& dispatcher = *saved.dispatcher;
+  const std::int64_t num_base = dispatcher.num_base_rows(), width = weights.base.gate.value.dim(0);
+  const std::int64_t num_replicated = dispatcher.num_local_rows() - num_base;
   const DType dtype = saved.rows.dtype();
-  Arena& kept = plan.keeps_base_mlp() ? memory.saved : memory.scratch;
-  saved.base = {saved.rows.rows(0, num_base), kept.take({num_base, width}, dtype),
-                kept.take({num_base, width}, dtype)};
+  Arena& base = plan.keeps_base_mlp() ? memory.saved : memory.scratch;
+  Arena& replicated = plan.keeps_experts() ? memory.saved : memory.scratch;
+  saved.base = {saved.rows.rows(0, num_base), base.take({num_base, width}, dtype),
+                base.take({num_base, width}, dtype)};
+  saved.replicated = {saved.rows.rows(num_base, num_replicated),
+                      replicated.take({num_replicated, width}, dtype),
+                      replicated.take({num_replicated, width}, dtype)};
   const ScratchScope scope(memory.scratch);
-  feed_forward_forward(saved.out_rows.rows(0, num_base), saved.base,
-                       memory.scratch.take({num_base, width}, dtype), weights.base, stream);
+  TensorView h = memory.scratch.take({std::max(num_base, num_replicated), width}, dtype);
+  feed_forward_forward(saved.out_rows.rows(0, num_base), saved.base, h.rows(0, num_base), weights.base,
+                       stream);
+  for (const Segment& segment : dispatcher.local_segments()) {
+    const std::int64_t count = segment.end - segment.begin;
+    FeedForwardSaved part = rows_of(saved.replicated, segment.begin - num_base, count);
+    feed_forward_forward(saved.out_rows.rows(segment.begin, count), part, h.rows(0, count),
+                         weights.experts[static_cast<std::size_t>(segment.expert)].front(), stream);
+  }
 }
 
 void MoeLayer::run_experts(const MoeWeights& weights, MoeSaved& saved, TensorView expert_out,
@@ -154,6 +172,11 @@ void MoeLayer::observe(ActivationObserver& observer, const MoeSaved& saved, Cons
     offer(Projection::down, out);
   };
   report(0, saved.base, saved.out_rows.rows(0, num_base), sample_rows.rows(0, num_base));
+  for (const Segment& segment : dispatcher.local_segments()) {
+    const std::int64_t count = segment.end - segment.begin;
+    report(segment.expert, rows_of(saved.replicated, segment.begin - num_base, count),
+           saved.out_rows.rows(segment.begin, count), sample_rows.rows(segment.begin, count));
+  }
   for (const Segment& segment : dispatcher.segments()) {
     const std::int64_t count = segment.end - segment.begin;
     report(segment.expert, rows_of(saved.experts, segment.begin, count),
@@ -192,17 +215,40 @@ AuxLosses MoeLayer::backward(TensorView dx, ConstTensorView dy, ConstTensorView 
 void MoeLayer::restore_inputs(ConstTensorView x, MoeSaved& saved, const LayerPlan& plan, Arena& scratch,
                               Stream& stream) const {
   const TokenDispatcher& dispatcher = *saved.dispatcher;
-  const std::int64_t num_base = dispatcher.num_base_rows(), hidden = x.dim(1);
+  const std::int64_t num_base = dispatcher.num_base_rows(), num_local = dispatcher.num_local_rows(),
+                     hidden = x.dim(1);
   const auto gather = [&](std::int64_t first, std::int64_t count) {
     TensorView rows = scratch.take({count, hidden}, x.dtype());
     ops::gather_rows(rows, x, dispatcher.token_of_row().rows(first, count), stream);
     return rows;
   };
   saved.base.x = plan.base_mlp_weights ? ConstTensorView(gather(0, num_base)) : ConstTensorView();
+  saved.replicated.x =
+      plan.experts ? ConstTensorView(gather(num_base, num_local - num_base)) : ConstTensorView();
   if (!plan.experts) {
     saved.experts.x = {};
   } else if (dispatcher.is_local()) {
-    saved.experts.x = gather(num_base, dispatcher.num_rows() - num_base);
+    saved.experts.x = gather(num_local, dispatcher.num_rows() - num_local);
+  }
+}
+
+/// Base and replicated experts.
+void MoeLayer::backward_local(TensorView dx_rows, ConstTensorView d_rows, const MoeWeights& weights,
+                              const MoeSaved& saved, const FeedForwardScratch& buffers,
+                              Stream& stream) const {
+  const TokenDispatcher& dispatcher = *saved.dispatcher;
+  const std::int64_t num_base = dispatcher.num_base_rows();
+  const auto dx_of = [&](std::int64_t begin, std::int64_t count) {
+    return dx_rows ? dx_rows.rows(begin, count) : TensorView();
+  };
+  feed_forward_backward(dx_of(0, num_base), false, d_rows.rows(0, num_base), saved.base,
+                        first_rows(buffers, num_base), weights.base, stream);
+  for (const Segment& segment : dispatcher.local_segments()) {
+    const std::int64_t count = segment.end - segment.begin;
+    feed_forward_backward(dx_of(segment.begin, count), false, d_rows.rows(segment.begin, count),
+                          rows_of(saved.replicated, segment.begin - num_base, count),
+                          first_rows(buffers, count),
+                          weights.experts[static_cast<std::size_t>(segment.expert)].front(), stream);
   }
 }
 
@@ -210,11 +256,12 @@ void MoeLayer::backward_experts(TensorView dx_rows, ConstTensorView d_rows, cons
                                 const MoeSaved& saved, Arena& scratch, Stream& stream) const {
   const TokenDispatcher& dispatcher = *saved.dispatcher;
   const std::int64_t num_rows = dispatcher.num_rows(), num_base = dispatcher.num_base_rows();
+  const std::int64_t num_local = dispatcher.num_local_rows();
   const std::int64_t num_received = dispatcher.num_received(), hidden = d_rows.dim(1),
                      width = weights.base.gate.value.dim(0);
   const DType dtype = d_rows.dtype();
-  ConstTensorView d_received = d_rows.rows(num_base, num_rows - num_base);
-  TensorView dx_received = dx_rows ? dx_rows.rows(num_base, num_rows - num_base) : TensorView();
+  ConstTensorView d_received = d_rows.rows(num_local, num_rows - num_local);
+  TensorView dx_received = dx_rows ? dx_rows.rows(num_local, num_rows - num_local) : TensorView();
   comm::Work arriving;
   if (!dispatcher.is_local()) {
     TensorView arrived = scratch.take({num_received, hidden}, dtype);
@@ -222,22 +269,17 @@ void MoeLayer::backward_experts(TensorView dx_rows, ConstTensorView d_rows, cons
     d_received = arrived;
     if (dx_rows) dx_received = scratch.take({num_received, hidden}, dtype);
   }
-  const std::int64_t most = std::max(num_base, num_received);
+  const std::int64_t most = std::max({num_base, num_local - num_base, num_received});
   const FeedForwardScratch buffers{scratch.take({most, width}, dtype), scratch.take({most, width}, dtype),
                                    scratch.take({most, width}, dtype), scratch.take({most, width}, dtype)};
-  const auto part_of = [&](std::int64_t count) {
-    return FeedForwardScratch{buffers.h.rows(0, count), buffers.dh.rows(0, count),
-                              buffers.dgate.rows(0, count), buffers.dup.rows(0, count)};
-  };
-  feed_forward_backward(dx_rows ? dx_rows.rows(0, num_base) : TensorView(), false, d_rows.rows(0, num_base),
-                        saved.base, part_of(num_base), weights.base,
-                        stream);  // while the others' rows travel
+  backward_local(dx_rows, d_rows, weights, saved, buffers, stream);  // while the others' rows travel
   arriving.wait();
   for (const Segment& segment : dispatcher.segments()) {
     const std::int64_t count = segment.end - segment.begin;
     feed_forward_backward(
         dx_received ? dx_received.rows(segment.begin, count) : TensorView(), false,
-        d_received.rows(segment.begin, count), rows_of(saved.experts, segment.begin, count), part_of(count),
+        d_received.rows(segment.begin, count), rows_of(saved.experts, segment.begin, count),
+        first_rows(buffers, count),
         weights.experts[static_cast<std::size_t>(segment.expert)][static_cast<std::size_t>(segment.source)],
         stream);
   }

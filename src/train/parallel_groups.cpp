@@ -7,8 +7,9 @@ ParallelGroups::ParallelGroups(comm::Communicator& world, int expert_parallel_si
       expert_parallel(world.split(layout.expert_parallel_group(), layout.expert_parallel_rank())),
       expert_data_parallel(world.split(layout.expert_parallel_rank(), layout.expert_parallel_group())) {}
 
-model::ExpertParallelGroup ParallelGroups::experts(const std::vector<int>& num_experts) const {
-  return {*expert_parallel, comm::ExpertPlacement(num_experts, layout.expert_parallel_size())};
+model::ExpertParallelGroup ParallelGroups::experts(const std::vector<int>& num_experts, int top_k,
+                                                   comm::ExpertHome home) const {
+  return {*expert_parallel, comm::ExpertPlacement(num_experts, layout.expert_parallel_size(), top_k, home)};
 }
 
 }  // namespace nmoe::train

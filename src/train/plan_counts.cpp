@@ -30,9 +30,14 @@ Work attention_work(const PlanShape& shape, const model::LayerPlan& plan, std::i
   return work;
 }
 
-/// Rows of new experts that this rank computes: routed by any rank of its group to experts it owns.
-std::int64_t rows_received(const PlanShape& shape, const RoutingLoad& routing, int layer) {
+/// Rows of new experts that this rank computes: its own for replicated ones, those of any rank of its group
+/// for the experts it owns.
+std::int64_t rows_computed(const PlanShape& shape, const RoutingLoad& routing, int layer) {
   std::int64_t rows = 0;
+  for (const int e : shape.placement.replicated_experts(layer)) {
+    rows += routing[static_cast<std::size_t>(shape.layout.rank())][static_cast<std::size_t>(layer)]
+                   [static_cast<std::size_t>(e)];
+  }
   for (const int e : shape.placement.experts_on(layer, shape.layout.expert_parallel_rank())) {
     for (const int source : shape.group_ranks())
       rows += routing[static_cast<std::size_t>(source)][static_cast<std::size_t>(layer)]
@@ -49,7 +54,7 @@ Work mlp_work(const PlanShape& shape, const model::LayerPlan& plan, const Routin
             tokens * product * backward_products(plan.mlp_input, plan.base_mlp_weights)};
   }
   const auto& own = routing[static_cast<std::size_t>(shape.layout.rank())][static_cast<std::size_t>(layer)];
-  const std::int64_t received = rows_received(shape, routing, layer);
+  const std::int64_t received = rows_computed(shape, routing, layer);
   const std::int64_t router = 2 * tokens * shape.hidden * static_cast<std::int64_t>(own.size());
   Work work{router + 3 * product * (own[0] + received), 0};
   work.backward = product * (own[0] * backward_products(plan.mlp_input, plan.base_mlp_weights) +
@@ -66,16 +71,18 @@ std::int64_t exchange_bytes(const PlanShape& shape, const model::LayerPlan& plan
   std::int64_t counts = 0, out = 0;
   const int num_experts = shape.input.model.num_experts[static_cast<std::size_t>(layer)];
   for (int e = 1; e < num_experts; ++e) {
-    if (shape.placement.owner(layer, e) == my_place) continue;
+    if (shape.placement.holds(layer, e, my_place)) continue;
     ++counts;
     out +=
         routing[static_cast<std::size_t>(me)][static_cast<std::size_t>(layer)][static_cast<std::size_t>(e)];
   }
   std::int64_t own = 0;
-  for (const int e : shape.placement.experts_on(layer, my_place))
+  for (int e = 1; e < num_experts; ++e) {
+    if (!shape.placement.holds(layer, e, my_place)) continue;
     own +=
         routing[static_cast<std::size_t>(me)][static_cast<std::size_t>(layer)][static_cast<std::size_t>(e)];
-  const std::int64_t back = rows_received(shape, routing, layer) - own;
+  }
+  const std::int64_t back = rows_computed(shape, routing, layer) - own;
   std::int64_t rows = out + back;
   if (plan.experts || plan.base_mlp_weights || plan.mlp_input) rows += out;
   if (plan.mlp_input) rows += back;

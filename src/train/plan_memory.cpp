@@ -54,14 +54,16 @@ class MemoryWalk {
 
  private:
   struct Rows {
-    std::int64_t all = 0, base = 0, received = 0;
-    bool local = true;
+    std::int64_t all = 0, base = 0, replicated = 0, received = 0;
+    bool local = true;  // received rows are this rank's own
   };
   Rows rows_of(int layer) const {
     const int e = s_.input.model.num_experts[static_cast<std::size_t>(layer)];
     const std::int64_t slots = tokens_ * std::min(e, s_.input.model.top_k);
     const auto share = [&](int expert) { return slots / e + (expert < slots % e ? 1 : 0); };
-    Rows rows{slots, share(0), 0, s_.layout.expert_parallel_size() == 1};
+    Rows rows{slots, share(0), 0, 0,
+              s_.layout.expert_parallel_size() == 1 || !s_.placement.dispatches(layer)};
+    for (const int expert : s_.placement.replicated_experts(layer)) rows.replicated += share(expert);
     for (const int expert : s_.placement.experts_on(layer, s_.layout.expert_parallel_rank()))
       rows.received += share(expert) * s_.layout.expert_parallel_size();
     return rows;
@@ -118,12 +120,12 @@ class MemoryWalk {
       scratch.take(rows.received * s_.hidden, w_);
     }
     take_wide(plan.keeps_base_mlp() ? saved : scratch, rows.base, 2);
-    std::int64_t before = scratch.in_use();
-    take_wide(scratch, rows.base, 1);
+    take_wide(plan.keeps_experts() ? saved : scratch, rows.replicated, 2);
+    const std::int64_t before = scratch.in_use();
+    take_wide(scratch, std::max(rows.base, rows.replicated), 1);
     scratch.rewind(before);
-    const std::int64_t received = rows.local ? rows.all - rows.base : rows.received;
-    take_wide(plan.keeps_experts() ? saved : scratch, received, 2);
-    take_wide(scratch, received, 1);
+    take_wide(plan.keeps_experts() ? saved : scratch, rows.received, 2);
+    take_wide(scratch, rows.received, 1);
   }
 
   void head() {
@@ -169,12 +171,13 @@ class MemoryWalk {
     if (plan.experts || plan.base_mlp_weights || plan.mlp_input) {
       if (plan.mlp_input) scratch.take(rows.all * s_.hidden, w_);
       if (plan.base_mlp_weights) scratch.take(rows.base * s_.hidden, w_);
-      if (plan.experts && rows.local) scratch.take((rows.all - rows.base) * s_.hidden, w_);
+      if (plan.experts) scratch.take(rows.replicated * s_.hidden, w_);
+      if (plan.experts && rows.local) scratch.take(rows.received * s_.hidden, w_);
       if (!rows.local) {
         scratch.take(rows.received * s_.hidden, w_);
         if (plan.mlp_input) scratch.take(rows.received * s_.hidden, w_);
       }
-      take_wide(scratch, std::max(rows.base, rows.local ? rows.all - rows.base : rows.received), 4);
+      take_wide(scratch, std::max({rows.base, rows.replicated, rows.received}), 4);
     }
     scratch.rewind(scope);
     if (s_.input.kind != RunKind::pretrain) scratch.take(tokens_ * e, 4);  // gradients of auxiliary losses
@@ -197,7 +200,7 @@ std::int64_t shared_gradient_bytes(const PlanShape& shape) {
   for (const model::Parameter& p : shape.parameters) {
     if (!p.trainable || !shape.holds(p)) continue;
     const std::int64_t n =
-        p.shape.num_elements() * (p.is_new_expert() ? shape.layout.expert_parallel_size() : 1);
+        p.shape.num_elements() * (shape.is_owned_expert(p) ? shape.layout.expert_parallel_size() : 1);
     if (shape.freeze.tied_head && p.last_writer == shape.freeze.embedding_stage()) {
       twice += n;
     } else {

@@ -7,7 +7,8 @@ namespace nmoe::train {
 PlanShape::PlanShape(const PlanInput& the_input, int rank)
     : input(the_input),
       layout(the_input.num_ranks, rank, the_input.config.expert_parallel_size),
-      placement(the_input.model.num_experts, the_input.config.expert_parallel_size),
+      placement(the_input.model.num_experts, the_input.config.expert_parallel_size, the_input.model.top_k,
+                comm::parse_expert_home(the_input.config.expert_placement)),
       freeze(model::make_freeze_plan(the_input.model, trainables_of(the_input.kind))),
       parameters(model::list_parameters(the_input.model, freeze)),
       reduce(reduce_options(the_input.config)),
@@ -29,7 +30,7 @@ std::vector<ShardUnit> PlanShape::units(bool experts) const {
   std::vector<int> stages;
   std::vector<std::int64_t> sizes;
   for (const model::Parameter& p : parameters) {
-    if (!p.trainable || p.is_new_expert() != experts || !holds(p)) continue;
+    if (!p.trainable || is_owned_expert(p) != experts || !holds(p)) continue;
     stages.push_back(p.last_writer);
     sizes.push_back(p.shape.num_elements());
   }

@@ -22,7 +22,10 @@ struct PlanShape {
   /// World ranks of this rank's expert-parallel group.
   std::vector<int> group_ranks() const;
   bool holds(const model::Parameter& p) const {
-    return !p.is_new_expert() || placement.owner(p.layer, p.expert) == layout.expert_parallel_rank();
+    return !p.is_new_expert() || placement.holds(p.layer, p.expert, layout.expert_parallel_rank());
+  }
+  bool is_owned_expert(const model::Parameter& p) const {
+    return p.is_new_expert() && !placement.is_replicated(p.layer, p.expert);
   }
   /// The cut of one group of trainable parameters of this rank.
   std::vector<ShardUnit> units(bool experts) const;

@@ -11,10 +11,15 @@ namespace nmoe::train {
 
 namespace {
 
+/// New experts that belong to one rank of an expert-parallel group; all else is replicated over the world.
+bool is_owned_expert(const model::Decoder& decoder, const model::Parameter& p) {
+  return p.is_new_expert() && !decoder.expert_parallel_group().placement.is_replicated(p.layer, p.expert);
+}
+
 std::vector<model::Parameter*> select(model::Decoder& decoder, bool experts) {
   std::vector<model::Parameter*> selected;
   model::for_each_parameter(decoder, [&](model::Parameter& p) {
-    if (p.trainable && p.held() && p.is_new_expert() == experts) selected.push_back(&p);
+    if (p.trainable && p.held() && is_owned_expert(decoder, p) == experts) selected.push_back(&p);
   });
   return selected;
 }
@@ -146,7 +151,7 @@ std::vector<model::ParameterPiece> ShardedOptimizer::owned_pieces() const {
   for (const model::Parameter& p : decoder_.parameters()) {
     if (p.trainable || !p.held() || !model::is_stored(p)) continue;
     const bool first_holder =
-        p.is_new_expert() ? layout_.expert_data_parallel_rank() == 0 : layout_.rank() == 0;
+        is_owned_expert(decoder_, p) ? layout_.expert_data_parallel_rank() == 0 : layout_.rank() == 0;
     if (first_holder) pieces.push_back({&p, 0, p.shape.num_elements()});
   }
   return pieces;

@@ -47,20 +47,23 @@ void check_all_layouts(test::EngineOptions options) {
   BOOST_CHECK_GT(expected.norms.front(), 0.0);
   comm::Communicator& world = test::world();
   const DType wire = options.reduce.wire_dtype;
-  const train::ReduceOptions variants[] = {{1 << 20, true, true, wire},
-                                           {600, true, true, wire},
-                                           {600, false, true, wire},
-                                           {1 << 20, false, false, wire},
-                                           {5000, true, false, wire}};
+  const train::ReduceOptions variants[] = {{1 << 20, true, true, wire}, {600, true, true, wire},
+                                           {600, false, true, wire},    {1 << 20, false, false, wire},
+                                           {5000, true, false, wire},   {5000, true, true, wire}};
   for (int ep = 1; ep <= world.size(); ++ep) {
     if (world.size() % ep != 0) continue;
     for (const train::ReduceOptions& reduce : variants) {
       options.expert_parallel_size = ep;
       options.reduce = reduce;
+      options.home = reduce.bucket_bytes == 5000  ? comm::ExpertHome::replicated
+                     : reduce.bucket_bytes == 600 ? comm::ExpertHome::automatic
+                                                  : comm::ExpertHome::owned;
       const test::EngineResult found = test::run_engine(world, options);
+      constexpr const char* homes[] = {"owned", "replicated", "auto"};
       const std::string layout = fmt::format(
-          "{} ranks, expert_parallel_size {}, ZeRO {}, buckets of {} bytes, overlap {}", world.size(), ep,
-          reduce.zero ? "on" : "off", reduce.bucket_bytes, reduce.overlap ? "on" : "off");
+          "{} ranks, expert_parallel_size {}, ZeRO {}, buckets of {} bytes, overlap {}, experts {}",
+          world.size(), ep, reduce.zero ? "on" : "off", reduce.bucket_bytes, reduce.overlap ? "on" : "off",
+          homes[static_cast<int>(options.home)]);
       check_equal(found, expected, layout);
       const std::string digest = digest_of(world, found);
       BOOST_TEST_MESSAGE(digest << "  " << layout);

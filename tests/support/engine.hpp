@@ -1,6 +1,7 @@
 #pragma once
 // A few optimizer steps of the distributed engine on a tiny model, without files. Used by the
 // layout-invariance tests.
+#include <functional>
 #include <vector>
 
 #include "neuronmoe/train/parallel_groups.hpp"
@@ -20,9 +21,11 @@ struct EngineOptions {
   std::vector<int> num_experts;
   model::TrainableSet trainable;
   int expert_parallel_size = 1;
+  comm::ExpertHome home = comm::ExpertHome::owned;
   std::int64_t num_micro_batches = 5;
   int num_steps = 3;
   train::ReduceOptions reduce = {.bucket_bytes = 1 << 20};
+  std::function<void(model::Decoder&)> prepare = {};  ///< changes the initial weights
   model::LossScales scales;
 };
 
@@ -36,10 +39,11 @@ inline EngineResult run_engine(comm::Communicator& world, const EngineOptions& o
   const train::ParallelGroups groups(world, options.expert_parallel_size);
   const model::ModelConfig config = tiny_config(options.num_experts);
   Stream stream;
-  model::Decoder decoder(config, DType::float32, options.trainable, groups.experts(config.num_experts),
-                         stream);
+  model::Decoder decoder(config, DType::float32, options.trainable,
+                         groups.experts(config.num_experts, config.top_k, options.home), stream);
   decoder.initialise_dense(4);
   decoder.upcycle(4);
+  if (options.prepare) options.prepare(decoder);
   train::ShardedOptimizer optimizer(decoder, groups.layout, world, *groups.expert_data_parallel,
                                     options.reduce);
   EngineResult result;

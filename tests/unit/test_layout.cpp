@@ -40,6 +40,40 @@ BOOST_AUTO_TEST_CASE(bad_expert_parallel_size_names_the_nearest_valid_one) {
   BOOST_TEST(message(6, 3).empty());
 }
 
+BOOST_AUTO_TEST_CASE(placement_balances_bytes_and_expected_tokens_over_the_model) {
+  // top-2: an expert of layer 0 (E = 4) sees half of the tokens, that of layer 1 (E = 2) all, one of layer 2
+  // (E = 8) a quarter.
+  const int num_experts[] = {4, 2, 8};
+  const ExpertPlacement placement(num_experts, 2, 2);
+  std::int64_t tokens[2] = {0, 0}, experts[2] = {0, 0};  // tokens in quarters
+  for (int layer = 0; layer < 3; ++layer) {
+    for (int r = 0; r < 2; ++r) {
+      const auto n = static_cast<std::int64_t>(placement.experts_on(layer, r).size());
+      tokens[r] += n * 8 / num_experts[layer];
+      experts[r] += n;
+    }
+  }
+  BOOST_TEST(placement.owner(1, 1) == 0);  // the costliest goes first
+  BOOST_TEST(experts[0] + experts[1] == 11);
+  BOOST_TEST(std::abs(experts[0] - experts[1]) <= 1);
+  BOOST_TEST(std::abs(tokens[0] - tokens[1]) <= 2);  // no more than one expert of layer 0
+}
+
+BOOST_AUTO_TEST_CASE(experts_on_every_rank) {
+  const int num_experts[] = {2, 1, 4};
+  const ExpertPlacement automatic(num_experts, 2, 2, ExpertHome::automatic);
+  BOOST_TEST(automatic.is_replicated(0, 1));  // every token visits both experts of layer 0
+  BOOST_TEST(!automatic.dispatches(0));
+  BOOST_TEST(automatic.dispatches(2));
+  BOOST_TEST((automatic.replicated_experts(0) == std::vector<int>{1}));
+  BOOST_TEST(automatic.to_string().find("on every rank (layer:new experts) 0:1\n") != std::string::npos);
+  BOOST_CHECK_THROW(automatic.owner(0, 1), Error);
+  const ExpertPlacement all(num_experts, 2, 2, ExpertHome::replicated);
+  BOOST_TEST(!all.dispatches(2));
+  const ExpertPlacement alone(num_experts, 1, 2, ExpertHome::replicated);
+  BOOST_TEST(!alone.is_replicated(2, 1));  // one rank owns everything
+}
+
 BOOST_AUTO_TEST_CASE(placement_by_hand) {
   // Layer 1 is the largest (5 owned), then 0 (2), then 3 (1); 2 has only the base.
   const int num_experts[] = {3, 6, 1, 2};

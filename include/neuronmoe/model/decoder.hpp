@@ -119,7 +119,9 @@ class Decoder {
     MoeSaved moe;
   };
 
-  std::int64_t num_leaves(const Parameter& p) const { return p.is_new_expert() ? group_.comm.size() : 1; }
+  std::int64_t num_leaves(const Parameter& p) const {
+    return p.is_new_expert() && !group_.placement.is_replicated(p.layer, p.expert) ? group_.comm.size() : 1;
+  }
   bool written_twice(const Parameter& p) const {
     return plan_.tied_head && p.last_writer == plan_.embedding_stage();
   }

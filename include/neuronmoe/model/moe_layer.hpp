@@ -45,7 +45,8 @@ struct MoeSaved {
   TensorView out_rows;         // [N, D] expert outputs in permuted order
   TensorView rows;             // [N, D] gathered inputs; forward only
   TensorView received;         // [R, D] inputs of the experts held here; kept when they came from others
-  FeedForwardSaved base, experts;  // gate and up of base rows [N0, F] and received rows [R, F]
+  // Gate and up of base rows [N0, F], rows of replicated experts [N1, F] and received rows [R, F].
+  FeedForwardSaved base, replicated, experts;
 };
 
 class MoeLayer {
@@ -74,8 +75,8 @@ class MoeLayer {
  private:
   void route(ConstTensorView x, const MoeWeights& weights, MoeSaved& saved, Arena& kept, Arena& scratch,
              Stream& stream) const;
-  void run_base(const MoeWeights& weights, MoeSaved& saved, const LayerPlan& plan, StepMemory& memory,
-                Stream& stream) const;
+  void run_local(const MoeWeights& weights, MoeSaved& saved, const LayerPlan& plan, StepMemory& memory,
+                 Stream& stream) const;
   void run_experts(const MoeWeights& weights, MoeSaved& saved, TensorView expert_out, const LayerPlan& plan,
                    StepMemory& memory, Stream& stream) const;
   void observe(ActivationObserver& observer, const MoeSaved& saved, ConstTensorView expert_out,
@@ -83,6 +84,8 @@ class MoeLayer {
   /// Sets the inputs of base and experts for weight gradients: gathered from x again where they are local.
   void restore_inputs(ConstTensorView x, MoeSaved& saved, const LayerPlan& plan, Arena& scratch,
                       Stream& stream) const;
+  void backward_local(TensorView dx_rows, ConstTensorView d_rows, const MoeWeights& weights,
+                      const MoeSaved& saved, const FeedForwardScratch& buffers, Stream& stream) const;
   void backward_experts(TensorView dx_rows, ConstTensorView d_rows, const MoeWeights& weights,
                         const MoeSaved& saved, Arena& scratch, Stream& stream) const;
   AuxLosses backward_router(TensorView dx, TensorView dweights, ConstTensorView x, ConstTensorView old_mask,

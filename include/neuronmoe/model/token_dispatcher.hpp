@@ -1,10 +1,11 @@
 #pragma once
 // Brings routed tokens to the ranks that own their experts and back (DESIGN 5). Used by MoeLayer.
 //
-// Rows of the permuted buffer, N = routed slots of this rank: first the rows of the base expert (never
-// travel), then the others by (owner, expert id, token). A receiving rank sees its rows by (source rank,
-// expert id, token), so the rows of one expert from one source micro-batch are contiguous: a `Segment`.
-// Experts run once per segment, which makes results independent of where experts live (DESIGN 6).
+// Rows of the permuted buffer, N = routed slots of this rank: first the rows of the base expert, then those
+// of experts that every rank holds (neither ever travels), then the others by (owner, expert id, token). A
+// receiving rank sees its rows by (source rank, expert id, token), so the rows of one expert from one source
+// micro-batch are contiguous: a `Segment`. Experts run once per segment, which makes results independent of
+// where experts live (DESIGN 6).
 #include <cstdint>
 #include <vector>
 
@@ -36,11 +37,15 @@ class TokenDispatcher {
   TokenDispatcher(const ExpertParallelGroup& group, int layer, int num_experts, ConstTensorView indices,
                   Stream& stream);
 
-  /// True when every expert lives on this rank: nothing travels, rows past the base rows already are the
+  /// True when every expert lives on this rank: nothing travels, rows past the local rows already are the
   /// received rows.
-  bool is_local() const { return group_.comm.size() == 1; }
+  bool is_local() const { return group_.comm.size() == 1 || !dispatches_; }
   std::int64_t num_rows() const { return static_cast<std::int64_t>(token_of_row_.size()); }
   std::int64_t num_base_rows() const { return num_base_rows_; }
+  /// Rows of the base and of replicated experts; the latter's, within all rows, are local_segments() (source
+  /// 0).
+  std::int64_t num_local_rows() const { return num_local_rows_; }
+  const std::vector<Segment>& local_segments() const { return local_segments_; }
   std::int64_t num_received() const { return num_received_; }
   const std::vector<Segment>& segments() const { return segments_; }
   /// [E] slots of this rank's tokens per expert.
@@ -51,17 +56,20 @@ class TokenDispatcher {
   /// received [R, D] = rows of all sources for my experts; `rows` [N, D] in permuted order (or [N] int32:
   /// row_sample of observers).   Collective. The work must be waited for before either buffer is touched.
   comm::Work dispatch(TensorView received, ConstTensorView rows, Stream& stream) const;
-  /// The way back: rows [N, D] past the base rows = what owners computed for them.   Collective.
+  /// The way back: rows [N, D] past the local rows = what owners computed for them.   Collective.
   comm::Work combine(TensorView rows, ConstTensorView received, Stream& stream) const;
 
  private:
+  void exchange_counts(int layer, const std::vector<int>& order, Stream& stream);
+
   const ExpertParallelGroup& group_;
   std::int64_t num_tokens_, top_k_;
-  std::int64_t num_base_rows_ = 0, num_received_ = 0;
+  bool dispatches_;
+  std::int64_t num_base_rows_ = 0, num_local_rows_ = 0, num_received_ = 0;
   std::vector<std::int32_t> token_of_row_, row_of_slot_;
   std::vector<std::int64_t> slots_of_expert_;
   std::vector<std::int64_t> send_counts_, recv_counts_;  // rows per peer
-  std::vector<Segment> segments_;
+  std::vector<Segment> segments_, local_segments_;
 };
 
 }  // namespace nmoe::model

@@ -36,6 +36,7 @@ struct TrainConfig {
   std::string dtype = "float32";
   int expert_parallel_size = 1;
   std::int64_t bucket_bytes = 33554432;
+  std::string expert_placement = "auto";
   bool overlap = true;
   bool zero = true;
   std::string gradient_dtype = "float32";
@@ -103,6 +104,10 @@ void for_each_field(Config& c, F&& f) {
               1 << 20, "", true});
   f("train.bucket_bytes", c.bucket_bytes,
     FieldInfo{"gradients are reduced in buckets of at most this size", "bytes", 4096, 67108864, "", true});
+  f("train.expert_placement", c.expert_placement,
+    FieldInfo{
+        "new experts: each on one rank of a group, on every rank, or (auto) on every rank where top_k >= E",
+        "", 0, 0, "auto|owned|replicated", true});
   f("train.overlap", c.overlap,
     FieldInfo{"reduce gradients and gather weights while computing (the result has the same bits)", "", 0, 0,
               "", true});
