@@ -132,6 +132,39 @@ BOOST_AUTO_TEST_CASE(a_resumed_run_ends_with_the_same_bytes) {
   world.barrier();
 }
 
+// Every pair of rank counts up to this run's, experts spread as far as they go on one side and over all ranks
+// or none on the other: 16 pairs on 4 ranks. What one layout saves, the other continues with the same bits.
+BOOST_AUTO_TEST_CASE(any_layout_resumes_what_another_saved) {
+  comm::Communicator& world = test::world();
+  const test::SharedDirectory shared("pairs");
+  const std::string tokens = shared.path() + "/tokens.h5";
+  test::write_token_corpus(world, tokens);
+  run_alone(shared.path(), tokens, train::RunKind::stage1);
+  const std::string expected = digest(step_dir(shared.path() + "/alone", 6));
+  const auto on_ranks = [&](int count, const RunOptions& options) {
+    const std::unique_ptr<comm::Communicator> part = world.split(world.rank() < count ? 0 : 1, world.rank());
+    if (world.rank() < count) run_training(*part, tokens, options);
+    part->close();
+    world.barrier();
+  };
+  for (int writers = 1; writers <= world.size(); ++writers) {
+    const std::string saved = fmt::format("{}/from{}", shared.path(), writers);
+    on_ranks(writers, {.output = saved, .expert_parallel_size = writers});
+    for (int readers = 1; readers <= world.size(); ++readers) {
+      const std::string output = fmt::format("{}to{}", saved, readers);
+      if (world.rank() == 0) {
+        std::filesystem::create_directory(output);
+        std::filesystem::copy(step_dir(saved, 3), step_dir(output, 3));
+      }
+      world.barrier();
+      on_ranks(readers,
+               {.output = output, .expert_parallel_size = (writers + readers) % 2 == 0 ? readers : 1});
+      BOOST_CHECK_EQUAL(digest(step_dir(output, 6)), expected);
+      world.barrier();
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(a_damaged_checkpoint_is_passed_over) {
   comm::Communicator& world = test::world();
   const test::SharedDirectory shared("damaged");
