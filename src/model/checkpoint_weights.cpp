@@ -5,6 +5,8 @@
 #include <map>
 #include <set>
 
+#include "neuronmoe/tensor/device.hpp"
+
 namespace nmoe::model {
 
 namespace {
@@ -80,8 +82,13 @@ void write_model_file(comm::Communicator& comm, const std::string& path, const D
     std::vector<char> packed;
     for (const auto& [first, piece] : dataset.pieces) {
       ranges.push_back({first, piece.end - piece.begin});
-      const char* data = static_cast<const char*>(piece.parameter->value.view().raw());
-      packed.insert(packed.end(), data + piece.begin * element, data + piece.end * element);
+      const auto at = static_cast<std::int64_t>(packed.size()), bytes = (piece.end - piece.begin) * element;
+      packed.resize(static_cast<std::size_t>(at + bytes));
+      copy(TensorView(packed.data() + at, decoder.dtype(), {piece.end - piece.begin}),
+           piece.parameter->value.view()
+               .reshape({piece.parameter->shape.num_elements()})
+               .rows(piece.begin, piece.end - piece.begin),
+           decoder.stream());
     }
     file.write_ranges(name, io::element_type_of(decoder.dtype()), dataset.shape, ranges, packed.data());
   }
@@ -182,8 +189,10 @@ void load_checkpoint_weights(Decoder& decoder, const std::string& checkpoint_dir
     const io::FileRange range{location.first_element, p.shape.num_elements()};
     NMOE_CHECK(product(file.info(location.dataset).shape) == product(location.shape), bad_data,
                "{}: {} has another shape than the model needs", path, location.dataset);
+    HostSide side(p.value.view(), decoder.stream());
     file.read_ranges(location.dataset, io::element_type_of(decoder.dtype()), location.shape, {&range, 1},
-                     p.value.view().raw());
+                     side.view().raw());
+    side.send();
   });
   file.close();
 }

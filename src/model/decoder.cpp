@@ -2,11 +2,13 @@
 #include "neuronmoe/model/decoder.hpp"
 
 #include <algorithm>
+#include <optional>
 #include <set>
 
 #include "neuronmoe/model/lm_head.hpp"
 #include "neuronmoe/ops/linear.hpp"
 #include "neuronmoe/ops/transformer.hpp"
+#include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::model {
 
@@ -24,7 +26,17 @@ std::int64_t count_set(ConstTensorView mask) {
   return std::count(m, m + mask.num_elements(), std::uint8_t{1});
 }
 
-double sum_in_order(ConstTensorView losses) {
+/// Ids of the batch, and labels where they are given, lie in the vocabulary.
+void check_ids(ConstTensorView ids, std::int64_t vocab_size) {
+  const auto* id = ids.data<std::int32_t>();
+  for (std::int64_t t = 0; t < ids.num_elements(); ++t) {
+    NMOE_CHECK(id[t] >= 0 && id[t] < vocab_size, bad_data, "ids[{}] = {} is outside [0, {}]", t, id[t],
+               vocab_size - 1);
+  }
+}
+
+double sum_in_order(const Tensor& on_host) {
+  const ConstTensorView losses = on_host.view();
   double sum = 0.0;
   for (std::int64_t t = 0; t < losses.num_elements(); ++t) {
     sum += losses.dtype() == DType::float64 ? losses.data<double>()[t]
@@ -32,6 +44,26 @@ double sum_in_order(ConstTensorView losses) {
   }
   return sum;
 }
+
+/// Hands an observer copies in host memory.
+class HostObserver final : public ActivationObserver {
+ public:
+  HostObserver(ActivationObserver& inner, Stream& stream) : inner_(inner), stream_(stream) {}
+  bool wants(const ActivationSite& site) const override { return inner_.wants(site); }
+  void observe(const ActivationSite& site, ConstTensorView values, ConstTensorView row_sample) override {
+    inner_.observe(site, copied_to(Device::cpu, values, stream_).view(), row_sample);
+  }
+  void observe_router(int layer, ConstTensorView probs, ConstTensorView weights, ConstTensorView indices,
+                      ConstTensorView row_sample) override {
+    const Tensor p = copied_to(Device::cpu, probs, stream_), w = copied_to(Device::cpu, weights, stream_),
+                 i = copied_to(Device::cpu, indices, stream_);
+    inner_.observe_router(layer, p.view(), w.view(), i.view(), row_sample);
+  }
+
+ private:
+  ActivationObserver& inner_;
+  Stream& stream_;
+};
 
 }  // namespace
 
@@ -52,22 +84,35 @@ Decoder::Decoder(ModelConfig config, DType dtype, TrainableSet trainable, Expert
   bind_weights();
 }
 
-SequenceInfo Decoder::prepare(const Batch& batch) {
+Decoder::Prepared Decoder::prepare(const Batch& batch) {
   memory_.saved.reset();
   memory_.scratch.reset();
   const std::int64_t num_tokens = batch.num_tokens();
   NMOE_CHECK(batch.ids.num_elements() == num_tokens, internal, "{} ids but offsets end at {}",
              batch.ids.num_elements(), num_tokens);
-  TensorView positions = memory_.saved.take({num_tokens}, DType::int32);
+  std::vector<std::int32_t> positions(static_cast<std::size_t>(num_tokens));
   std::int64_t longest = 1;
   for (std::size_t b = 0; b + 1 < batch.offsets.size(); ++b) {
     longest = std::max(longest, batch.offsets[b + 1] - batch.offsets[b]);
     for (std::int64_t t = batch.offsets[b]; t < batch.offsets[b + 1]; ++t) {
-      positions.data<std::int32_t>()[t] = static_cast<std::int32_t>(t - batch.offsets[b]);
+      positions[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(t - batch.offsets[b]);
     }
   }
-  rope_.reserve(longest);
-  return {positions, batch.offsets, batch.row_sample};
+  rope_.reserve(longest, stream_);
+  const auto staged = [&](ConstTensorView host) {
+    if (!host || stream_.device() == Device::cpu) return host;
+    TensorView there = memory_.saved.take(host.shape(), host.dtype());
+    copy(there, host, stream_);
+    return ConstTensorView(there);
+  };
+  if (stream_.device() != Device::cpu) check_ids(batch.ids, config_.vocab_size);  // kernels do not look
+  TensorView on_device = memory_.saved.take({num_tokens}, DType::int32);
+  copy(on_device, ConstTensorView(positions.data(), DType::int32, {num_tokens}), stream_);
+  Prepared prepared{batch, {on_device, batch.offsets, batch.row_sample}};
+  prepared.batch.ids = staged(batch.ids);
+  prepared.batch.labels = staged(batch.labels);
+  prepared.batch.old_mask = staged(batch.old_mask);
+  return prepared;
 }
 
 void Decoder::layer_forward(int l, TensorView y, ConstTensorView x, const SequenceInfo& sequence,
@@ -110,6 +155,8 @@ void Decoder::layer_forward(int l, TensorView y, ConstTensorView x, const Sequen
 
 ConstTensorView Decoder::run_layers(const Batch& batch, const SequenceInfo& sequence,
                                     ActivationObserver* observer, bool training) {
+  std::optional<HostObserver> on_host;
+  if (observer != nullptr && stream_.device() != Device::cpu) observer = &on_host.emplace(*observer, stream_);
   const Shape shape{batch.num_tokens(), config_.hidden_size};
   Arena& kept = memory_.saved;
   TensorView x = kept.take(shape, dtype_);
@@ -181,9 +228,12 @@ std::vector<double> Decoder::balancing_statistics(const Batch& batch) {
   for (int l = 0; l < config_.num_layers; ++l) {
     if (!config_.is_moe(l)) continue;
     const std::int64_t experts = config_.num_experts[static_cast<std::size_t>(l)];
+    const ScratchScope scope(memory_.scratch);
+    TensorView both = memory_.scratch.take({2, experts}, DType::float64);
     MoeLayer(l, config_, group_)
-        .statistics({next, DType::float64, {experts}}, {next + experts, DType::float64, {experts}},
+        .statistics(both.rows(0, 1).reshape({experts}), both.rows(1, 1).reshape({experts}),
                     saved_[static_cast<std::size_t>(l)].moe, stream_);
+    copy(TensorView(next, DType::float64, {2, experts}), both, stream_);
     next += 2 * experts;
   }
   *next = static_cast<double>(batch.num_tokens());
@@ -244,9 +294,9 @@ void Decoder::layer_backward(int l, TensorView dx, const SequenceInfo& sequence,
   }
 }
 
-Losses Decoder::forward_backward(const Batch& batch, const LossScales& scales,
+Losses Decoder::forward_backward(const Batch& host_batch, const LossScales& scales,
                                  const StatisticsSum& sum_statistics) {
-  const SequenceInfo sequence = prepare(batch);
+  const auto [batch, sequence] = prepare(host_batch);
   const ConstTensorView x = run_layers(batch, sequence, nullptr, true);
   std::vector<double> statistics;
   if (sum_statistics) {
@@ -256,7 +306,7 @@ Losses Decoder::forward_backward(const Batch& batch, const LossScales& scales,
   const std::int64_t num_tokens = batch.num_tokens();
   const DType acc = accumulator_of(dtype_);
   Arena& scratch = memory_.scratch;
-  const std::int64_t num_old = count_set(batch.old_mask);
+  const std::int64_t num_old = count_set(host_batch.old_mask);
   Losses losses;
   TensorView dx = scratch.take(x.shape(), dtype_);
   begin_stage(0);
@@ -267,8 +317,8 @@ Losses Decoder::forward_backward(const Batch& batch, const LossScales& scales,
     ops::rms_norm_forward(xf, inv_rms, x, final_norm_.value, config_.rms_norm_eps, stream_);
     ops::fill(dxf, 0.0, stream_);
     lm_head_loss(token_losses, dxf, xf, head_, batch.labels, scales.lm, scratch, stream_);
-    losses.lm_sum = sum_in_order(token_losses);
-    losses.num_labels = count_valid(batch.labels);
+    losses.lm_sum = sum_in_order(copied_to(Device::cpu, token_losses, stream_));
+    losses.num_labels = count_valid(host_batch.labels);
     ops::rms_norm_backward(dx, final_norm_.grad, dxf, x, final_norm_.value, inv_rms, false, stream_);
   }
   gradients_ready(0);
@@ -291,34 +341,38 @@ Losses Decoder::forward_backward(const Batch& batch, const LossScales& scales,
 }
 
 void Decoder::observe(const Batch& batch, ActivationObserver& observer) {
-  static_cast<void>(run_layers(batch, prepare(batch), &observer, false));
+  const Prepared prepared = prepare(batch);
+  static_cast<void>(run_layers(prepared.batch, prepared.sequence, &observer, false));
 }
 
 Tensor Decoder::logits(const Batch& batch) {
-  const ConstTensorView x = run_layers(batch, prepare(batch), nullptr, false);
+  const Prepared prepared = prepare(batch);
+  const ConstTensorView x = run_layers(prepared.batch, prepared.sequence, nullptr, false);
   const std::int64_t num_tokens = batch.num_tokens();
   const DType acc = accumulator_of(dtype_);
   TensorView xf = memory_.scratch.take(x.shape(), dtype_), inv_rms = memory_.scratch.take({num_tokens}, acc);
   ops::rms_norm_forward(xf, inv_rms, x, final_norm_.value, config_.rms_norm_eps, stream_);
   TensorView values = memory_.scratch.take({num_tokens, config_.vocab_size}, dtype_);
   ops::linear_forward(values, xf, head_.value, {}, stream_);
-  Tensor logits(values.shape(), acc);
-  ops::cast(logits.view(), values, stream_);
-  return logits;
+  TensorView wide = memory_.scratch.take(values.shape(), acc);
+  ops::cast(wide, values, stream_);
+  return copied_to(Device::cpu, wide, stream_);
 }
 
 std::vector<double> Decoder::token_log_probs(const Batch& batch, ActivationObserver* observer) {
-  const ConstTensorView x = run_layers(batch, prepare(batch), observer, false);
+  const Prepared prepared = prepare(batch);
+  const ConstTensorView x = run_layers(prepared.batch, prepared.sequence, observer, false);
   const std::int64_t num_tokens = batch.num_tokens();
   const DType acc = accumulator_of(dtype_);
   TensorView xf = memory_.scratch.take(x.shape(), dtype_), inv_rms = memory_.scratch.take({num_tokens}, acc);
   TensorView losses = memory_.scratch.take({num_tokens}, acc);
   ops::rms_norm_forward(xf, inv_rms, x, final_norm_.value, config_.rms_norm_eps, stream_);
-  lm_head_loss(losses, {}, xf, head_, batch.labels, 0.0, memory_.scratch, stream_);
+  lm_head_loss(losses, {}, xf, head_, prepared.batch.labels, 0.0, memory_.scratch, stream_);
+  const Tensor on_host = copied_to(Device::cpu, losses, stream_);
   std::vector<double> log_probs(static_cast<std::size_t>(num_tokens));
   for (std::int64_t t = 0; t < num_tokens; ++t) {
     log_probs[static_cast<std::size_t>(t)] =
-        acc == DType::float64 ? -losses.data<double>()[t] : -static_cast<double>(losses.data<float>()[t]);
+        acc == DType::float64 ? -on_host.data<double>()[t] : -static_cast<double>(on_host.data<float>()[t]);
   }
   return log_probs;
 }

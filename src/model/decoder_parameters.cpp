@@ -5,6 +5,7 @@
 #include "neuronmoe/base/philox.hpp"
 #include "neuronmoe/model/decoder.hpp"
 #include "neuronmoe/ops/transformer.hpp"
+#include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::model {
 
@@ -22,7 +23,9 @@ bool ends_with_any(std::string_view name, std::initializer_list<std::string_view
   return std::any_of(suffixes.begin(), suffixes.end(), [&](std::string_view s) { return name.ends_with(s); });
 }
 
-void fill_normal(TensorView values, std::string_view name, std::uint64_t seed, double stddev) {
+void fill_normal(TensorView there, std::string_view name, std::uint64_t seed, double stddev, Stream& stream) {
+  HostSide side(there, stream);
+  const TensorView values = side.view();
   const Philox random(seed, RandomPurpose::parameter_init, stream_of(name));
   const std::int64_t n = values.num_elements();
   for (std::int64_t i = 0; i < n; ++i) {
@@ -39,6 +42,7 @@ void fill_normal(TensorView values, std::string_view name, std::uint64_t seed, d
         break;
     }
   }
+  side.send();
 }
 
 }  // namespace
@@ -103,9 +107,9 @@ void Decoder::declare_parameters() {
   const DType acc = accumulator_of(dtype_);
   for (Parameter& p : parameters_) {
     if (p.is_new_expert() && !group_.placement.holds(p.layer, p.expert, group_.comm.rank())) continue;
-    p.value = Tensor(p.shape, dtype_);
+    p.value = Tensor(p.shape, dtype_, stream_.device());
     if (!p.trainable) continue;
-    gradients_.emplace_back(Shape{num_leaves(p), p.shape.num_elements()}, acc);
+    gradients_.emplace_back(Shape{num_leaves(p), p.shape.num_elements()}, acc, stream_.device());
     p.grad = gradients_.back().view();
   }
 }
@@ -121,7 +125,7 @@ void Decoder::share_gradients() {
     Parameter& p = parameters_[i];
     if (!p.trainable || !p.held()) continue;
     if (written_twice(p)) {
-      gradients_.emplace_back(Shape{num_leaves(p), p.shape.num_elements()}, acc);
+      gradients_.emplace_back(Shape{num_leaves(p), p.shape.num_elements()}, acc, stream_.device());
       p.grad = gradients_.back().view();
       continue;
     }
@@ -129,7 +133,7 @@ void Decoder::share_gradients() {
     first[i] = end;
     end += padded(num_leaves(p) * p.shape.num_elements());
   }
-  gradients_.emplace_back(Shape{*std::max_element(used.begin(), used.end())}, acc);
+  gradients_.emplace_back(Shape{*std::max_element(used.begin(), used.end())}, acc, stream_.device());
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     if (!p.trainable || !p.held() || written_twice(p)) continue;
@@ -213,11 +217,11 @@ void Decoder::initialise_dense(std::uint64_t seed) {
     } else if (p.name.ends_with(".bias")) {
       ops::fill(p.value.view(), 0.0, stream_);
     } else if (ends_with_any(p.name, {"embed_tokens.weight", "lm_head.weight"})) {
-      fill_normal(p.value.view(), p.name, seed, 0.02);
+      fill_normal(p.value.view(), p.name, seed, 0.02, stream_);
     } else {
       const double fan_in = std::sqrt(static_cast<double>(p.shape[1]));
       const bool residual = ends_with_any(p.name, {"o_proj.weight", "down_proj.weight"});
-      fill_normal(p.value.view(), p.name, seed, residual ? 1.0 / (fan_in * depth) : 1.0 / fan_in);
+      fill_normal(p.value.view(), p.name, seed, residual ? 1.0 / (fan_in * depth) : 1.0 / fan_in, stream_);
     }
   }
 }
@@ -232,7 +236,7 @@ void Decoder::upcycle(std::uint64_t seed) {
       ops::cast(p.value.view(), parameter(base).value.view(), stream_);
     } else if (p.is_router) {
       const double fans = static_cast<double>(p.shape[0] + p.shape[1]);
-      fill_normal(p.value.view(), p.name, seed, std::sqrt(2.0 / fans));
+      fill_normal(p.value.view(), p.name, seed, std::sqrt(2.0 / fans), stream_);
     }
   }
 }

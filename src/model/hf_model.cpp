@@ -8,6 +8,7 @@
 #include "neuronmoe/io/manifest.hpp"
 #include "neuronmoe/io/safetensors.hpp"
 #include "neuronmoe/model/tensor_sources.hpp"
+#include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::model {
 
@@ -20,15 +21,24 @@ void require_dense_weights(const ModelConfig& config, const std::string& directo
 void load_dense_weights(Decoder& decoder, const std::string& directory) {
   const TensorSources sources = dense_tensors(directory);
   for_each_parameter(decoder, [&](Parameter& p) {
-    if (!p.is_router && !p.is_new_expert()) read_tensor(sources, p.name, p.value.view(), directory);
+    if (p.is_router || p.is_new_expert()) return;
+    HostSide side(p.value.view(), decoder.stream());
+    read_tensor(sources, p.name, side.view(), directory);
+    side.send();
   });
 }
 
 void save_dense_model(const Decoder& decoder, const std::string& directory) {
   io::make_directories(directory);
   std::vector<io::NamedTensor> tensors;
+  std::vector<Tensor> copies;  // of what is on a GPU
   for_each_parameter(decoder, [&](const Parameter& p) {
-    if (!p.is_router && !p.is_new_expert()) tensors.push_back({p.name, p.value.view()});
+    if (p.is_router || p.is_new_expert()) return;
+    ConstTensorView value = p.value.view();
+    if (value.device() != Device::cpu) {
+      value = copies.emplace_back(copied_to(Device::cpu, value, decoder.stream())).view();
+    }
+    tensors.push_back({p.name, value});
   });
   io::write_safetensors(directory + "/model.safetensors", std::move(tensors));
   io::write_file_atomically(directory + "/config.json", model_config_json(decoder.config()));

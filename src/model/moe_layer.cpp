@@ -4,6 +4,7 @@
 
 #include "neuronmoe/ops/linear.hpp"
 #include "neuronmoe/ops/transformer.hpp"
+#include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::model {
 
@@ -74,7 +75,8 @@ void MoeLayer::forward(TensorView y, ConstTensorView x, ConstTensorView row_samp
   Arena& scratch = memory.scratch;
   Arena& kept = plan.router ? memory.saved : scratch;
   route(x, weights, saved, kept, scratch, stream);
-  saved.dispatcher = std::make_unique<TokenDispatcher>(group_, layer_, num_experts_, saved.indices, stream);
+  saved.dispatcher =
+      std::make_unique<TokenDispatcher>(group_, layer_, num_experts_, saved.indices, kept, stream);
   const TokenDispatcher& dispatcher = *saved.dispatcher;
   const std::int64_t num_rows = dispatcher.num_rows(), num_local = dispatcher.num_local_rows();
   saved.out_rows = kept.take({num_rows, hidden}, x.dtype());
@@ -150,15 +152,17 @@ void MoeLayer::run_experts(const MoeWeights& weights, MoeSaved& saved, TensorVie
 }
 
 void MoeLayer::observe(ActivationObserver& observer, const MoeSaved& saved, ConstTensorView expert_out,
-                       ConstTensorView row_sample, Arena& arena, Stream& stream) const {
+                       ConstTensorView row_sample, Arena&, Stream& stream) const {
   const TokenDispatcher& dispatcher = *saved.dispatcher;
   observer.observe_router(layer_, saved.probs, saved.weights, saved.indices, row_sample);
   const std::int64_t num_rows = dispatcher.num_rows(), num_base = dispatcher.num_base_rows();
-  TensorView sample_rows = arena.take({num_rows}, DType::int32);
+  const Tensor tokens =
+      copied_to(Device::cpu, dispatcher.token_of_row(), stream);  // row_sample is on the host
+  Tensor of_rows({num_rows}, DType::int32), of_received({dispatcher.num_received()}, DType::int32);
+  const TensorView sample_rows = of_rows.view(), received_sample = of_received.view();
   const auto* sample = row_sample.data<std::int32_t>();
-  const auto* token = dispatcher.token_of_row().data<std::int32_t>();
+  const auto* token = tokens.data<std::int32_t>();
   for (std::int64_t n = 0; n < num_rows; ++n) sample_rows.data<std::int32_t>()[n] = sample[token[n]];
-  TensorView received_sample = arena.take({dispatcher.num_received()}, DType::int32);
   dispatcher.dispatch(received_sample, sample_rows, stream).wait();
 
   const auto report = [&](int expert, const FeedForwardSaved& part, ConstTensorView out,
@@ -298,7 +302,9 @@ AuxLosses MoeLayer::backward_router(TensorView dx, TensorView dweights, ConstTen
   if (scales.balancing != 0.0 && scales.choice_counts) {
     losses.balancing = ops::balancing_loss_of(scales.choice_counts, scales.prob_sums, scales.num_tokens);
     if (scales.num_tokens > 0.0) {
-      ops::balancing_gradient(dprobs, scales.choice_counts, scales.num_tokens, scales.balancing, stream);
+      TensorView counts = arena.take(scales.choice_counts.shape(), DType::float64);  // beside dprobs
+      copy(counts, scales.choice_counts, stream);
+      ops::balancing_gradient(dprobs, counts, scales.num_tokens, scales.balancing, stream);
     }
   } else if (scales.balancing != 0.0) {
     losses.balancing = ops::load_balancing_loss(dprobs, saved.probs, saved.indices, scales.balancing, stream);

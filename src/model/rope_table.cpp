@@ -5,6 +5,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "neuronmoe/tensor/device.hpp"
+
 namespace nmoe::model {
 
 std::vector<double> rope_inverse_frequencies(const ModelConfig& config) {
@@ -33,25 +35,26 @@ std::vector<double> rope_inverse_frequencies(const ModelConfig& config) {
 RopeTable::RopeTable(const ModelConfig& config, DType acc)
     : inv_freq_(rope_inverse_frequencies(config)), acc_(acc) {}
 
-void RopeTable::reserve(std::int64_t num_positions) {
+void RopeTable::reserve(std::int64_t num_positions, Stream& stream) {
   if (num_positions <= num_positions_) return;
   num_positions_ = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(num_positions)));
   const auto half = static_cast<std::int64_t>(inv_freq_.size());
-  cos_ = Tensor({num_positions_, half}, acc_);
-  sin_ = Tensor({num_positions_, half}, acc_);
+  Tensor cosines({num_positions_, half}, acc_), sines({num_positions_, half}, acc_);
   for (std::int64_t p = 0; p < num_positions_; ++p) {
     for (std::int64_t i = 0; i < half; ++i) {
       const double angle = static_cast<double>(p) * inv_freq_[static_cast<std::size_t>(i)];
       const std::int64_t at = p * half + i;
       if (acc_ == DType::float64) {
-        cos_.data<double>()[at] = std::cos(angle);
-        sin_.data<double>()[at] = std::sin(angle);
+        cosines.data<double>()[at] = std::cos(angle);
+        sines.data<double>()[at] = std::sin(angle);
       } else {
-        cos_.data<float>()[at] = static_cast<float>(std::cos(angle));
-        sin_.data<float>()[at] = static_cast<float>(std::sin(angle));
+        cosines.data<float>()[at] = static_cast<float>(std::cos(angle));
+        sines.data<float>()[at] = static_cast<float>(std::sin(angle));
       }
     }
   }
+  cos_ = copied_to(stream.device(), cosines.view(), stream);
+  sin_ = copied_to(stream.device(), sines.view(), stream);
 }
 
 }  // namespace nmoe::model

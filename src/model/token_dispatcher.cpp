@@ -1,5 +1,9 @@
 #include "neuronmoe/model/token_dispatcher.hpp"
 
+#include "neuronmoe/model/step_memory.hpp"
+#include "neuronmoe/ops/moe.hpp"
+#include "neuronmoe/tensor/device.hpp"
+
 namespace nmoe::model {
 
 namespace {
@@ -17,50 +21,42 @@ std::vector<int> experts_by_owner(const comm::ExpertPlacement& placement, int la
 }  // namespace
 
 TokenDispatcher::TokenDispatcher(const ExpertParallelGroup& group, int layer, int num_experts,
-                                 ConstTensorView indices, Stream& stream)
+                                 ConstTensorView indices, Arena& arena, Stream& stream)
     : group_(group),
       num_tokens_(indices.dim(0)),
       top_k_(indices.dim(1)),
-      dispatches_(group.placement.dispatches(layer)) {
+      dispatches_(group.placement.dispatches(layer)),
+      token_of_row_(arena.take({num_tokens_ * top_k_}, DType::int32)),
+      row_of_slot_(arena.take({num_tokens_, top_k_}, DType::int32)) {
   const int num_ranks = group.comm.size();
-  const auto* expert_of_slot = indices.data<std::int32_t>();
-  const std::int64_t num_slots = num_tokens_ * top_k_;
-  if (top_k_ == num_experts) {  // every token visits every expert: nothing to count
-    slots_of_expert_.assign(static_cast<std::size_t>(num_experts), num_tokens_);
-  } else {
-    slots_of_expert_.assign(static_cast<std::size_t>(num_experts), 0);
-    for (std::int64_t s = 0; s < num_slots; ++s)
-      ++slots_of_expert_[static_cast<std::size_t>(expert_of_slot[s])];
-  }
-
-  // First row of every expert: the base, replicated ones, then by owner and id.
-  std::vector<std::int64_t> first_row(static_cast<std::size_t>(num_experts), 0);
-  num_base_rows_ = num_local_rows_ = slots_of_expert_[0];
-  for (const int e : group.placement.replicated_experts(layer)) {
-    const auto at = static_cast<std::size_t>(e);
-    first_row[at] = num_local_rows_;
-    num_local_rows_ += slots_of_expert_[at];
-    local_segments_.push_back({e, 0, first_row[at], num_local_rows_});
-  }
+  // Place of every expert's rows: the base, replicated ones, then by owner and id.
+  const std::vector<int> replicated = group.placement.replicated_experts(layer);
   const std::vector<int> order = experts_by_owner(group.placement, layer, num_ranks);
-  std::int64_t row = num_local_rows_;
+  std::vector<std::int32_t> place(static_cast<std::size_t>(num_experts), 0);
+  std::int32_t next = 1;
+  for (const int e : replicated) place[static_cast<std::size_t>(e)] = next++;
+  for (const int e : order) place[static_cast<std::size_t>(e)] = next++;
+  {
+    const ScratchScope scope(arena);
+    TensorView counts = arena.take({num_experts}, DType::int64),
+               places = arena.take({num_experts}, DType::int32);
+    copy(places, ConstTensorView(place.data(), DType::int32, {num_experts}), stream);
+    ops::lay_out_rows(token_of_row_, row_of_slot_, counts, indices, places, stream);
+    slots_of_expert_.assign(static_cast<std::size_t>(num_experts), num_tokens_);
+    if (top_k_ != num_experts) {  // else every token visits every expert: nothing to read back
+      copy(TensorView(slots_of_expert_.data(), DType::int64, {num_experts}), counts, stream);
+    }
+  }
+  num_base_rows_ = num_local_rows_ = slots_of_expert_[0];
+  for (const int e : replicated) {
+    const std::int64_t begin = num_local_rows_;
+    num_local_rows_ += slots_of_expert_[static_cast<std::size_t>(e)];
+    local_segments_.push_back({e, 0, begin, num_local_rows_});
+  }
   send_counts_.assign(static_cast<std::size_t>(num_ranks), 0);
   for (const int e : order) {
-    first_row[static_cast<std::size_t>(e)] = row;
-    row += slots_of_expert_[static_cast<std::size_t>(e)];
     send_counts_[static_cast<std::size_t>(group.placement.owner(layer, e))] +=
         slots_of_expert_[static_cast<std::size_t>(e)];
-  }
-  token_of_row_.resize(static_cast<std::size_t>(num_slots));
-  row_of_slot_.resize(static_cast<std::size_t>(num_slots));
-  std::vector<std::int64_t>& next_row = first_row;
-  for (std::int64_t t = 0; t < num_tokens_; ++t) {
-    for (std::int64_t j = 0; j < top_k_; ++j) {
-      const std::int64_t slot = t * top_k_ + j;
-      const std::int64_t r = next_row[static_cast<std::size_t>(expert_of_slot[slot])]++;
-      token_of_row_[static_cast<std::size_t>(r)] = static_cast<std::int32_t>(t);
-      row_of_slot_[static_cast<std::size_t>(slot)] = static_cast<std::int32_t>(r);
-    }
   }
   recv_counts_.assign(static_cast<std::size_t>(num_ranks), 0);
   if (dispatches_) exchange_counts(layer, order, stream);
@@ -92,14 +88,6 @@ void TokenDispatcher::exchange_counts(int layer, const std::vector<int>& order, 
       recv_counts_[static_cast<std::size_t>(source)] += count;
     }
   }
-}
-
-ConstTensorView TokenDispatcher::token_of_row() const {
-  return {token_of_row_.data(), DType::int32, {num_rows()}};
-}
-
-ConstTensorView TokenDispatcher::row_of_slot() const {
-  return {row_of_slot_.data(), DType::int32, {num_tokens_, top_k_}};
 }
 
 comm::Work TokenDispatcher::dispatch(TensorView received, ConstTensorView rows, Stream& stream) const {

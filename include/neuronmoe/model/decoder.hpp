@@ -59,6 +59,7 @@ class Decoder {
 
   const ModelConfig& config() const { return config_; }
   DType dtype() const { return dtype_; }
+  Stream& stream() const { return stream_; }  ///< its device is where parameters are
   const FreezePlan& freeze_plan() const { return plan_; }
   const ExpertParallelGroup& expert_parallel_group() const { return group_; }
   /// Sorted by name: the canonical order of files, norms and shards.
@@ -136,7 +137,13 @@ class Decoder {
   void bind_weights();
   Weight weight_of(std::string_view name, int leaf = 0);
   FeedForwardWeights expert_weights(const std::string& prefix, int leaf);
-  SequenceInfo prepare(const Batch& batch);
+  /// The batch as kernels read it, on the stream's device; row_sample, which only observers read, stays on
+  /// the host.
+  struct Prepared {
+    Batch batch;
+    SequenceInfo sequence;
+  };
+  Prepared prepare(const Batch& batch);
   /// Residual stream after all layers. Layers the freeze plan needs keep what backward reads when `training`.
   ConstTensorView run_layers(const Batch& batch, const SequenceInfo& sequence, ActivationObserver* observer,
                              bool training);

@@ -41,10 +41,10 @@ struct AuxLosses {
 struct MoeSaved {
   std::unique_ptr<TokenDispatcher> dispatcher;
   TensorView probs, weights, indices;  // [T, E] acc, [T, K] acc, [T, K] int32
-  TensorView combine_weights;  // [T, K] acc: weights, rounded to the model's type if release_router
-  TensorView out_rows;         // [N, D] expert outputs in permuted order
-  TensorView rows;             // [N, D] gathered inputs; forward only
-  TensorView received;         // [R, D] inputs of the experts held here; kept when they came from others
+  TensorView combine_weights;          // [T, K] acc: weights, rounded to the model's type if release_router
+  TensorView out_rows;                 // [N, D] expert outputs in permuted order
+  TensorView rows;                     // [N, D] gathered inputs; forward only
+  TensorView received;  // [R, D] inputs of the experts held here; kept when they came from others
   // Gate and up of base rows [N0, F], rows of replicated experts [N1, F] and received rows [R, F].
   FeedForwardSaved base, replicated, experts;
 };

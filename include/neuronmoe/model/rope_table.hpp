@@ -1,6 +1,7 @@
 #pragma once
 // Cosines and sines of the rotary embedding, grown to the longest sequence seen. Used by Decoder.
 #include "neuronmoe/model/config.hpp"
+#include "neuronmoe/tensor/stream.hpp"
 #include "neuronmoe/tensor/tensor.hpp"
 
 namespace nmoe::model {
@@ -9,9 +10,9 @@ namespace nmoe::model {
 /// linear, llama3).
 class RopeTable {
  public:
-  explicit RopeTable(const ModelConfig& config, DType acc);
-  /// Makes positions [0, num_positions) available.
-  void reserve(std::int64_t num_positions);
+  RopeTable(const ModelConfig& config, DType acc);
+  /// Makes positions [0, num_positions) available on the stream's device.
+  void reserve(std::int64_t num_positions, Stream& stream);
   ConstTensorView cos() const { return cos_.view(); }  ///< [P, d/2] acc
   ConstTensorView sin() const { return sin_.view(); }
 

@@ -33,14 +33,16 @@ struct Segment {
 /// once.
 class TokenDispatcher {
  public:
-  /// @param indices [T, K] int32 chosen experts.   Collective over the expert-parallel group.
+  /// @param indices [T, K] int32 chosen experts; row numbers are kept beside them, in `arena`. On a GPU the
+  /// rows per expert are read back: the one wait of the host in a layer.   Collective over the
+  /// expert-parallel group.
   TokenDispatcher(const ExpertParallelGroup& group, int layer, int num_experts, ConstTensorView indices,
-                  Stream& stream);
+                  Arena& arena, Stream& stream);
 
   /// True when every expert lives on this rank: nothing travels, rows past the local rows already are the
   /// received rows.
   bool is_local() const { return group_.comm.size() == 1 || !dispatches_; }
-  std::int64_t num_rows() const { return static_cast<std::int64_t>(token_of_row_.size()); }
+  std::int64_t num_rows() const { return token_of_row_.num_elements(); }
   std::int64_t num_base_rows() const { return num_base_rows_; }
   /// Rows of the base and of replicated experts; the latter's, within all rows, are local_segments() (source
   /// 0).
@@ -50,8 +52,8 @@ class TokenDispatcher {
   const std::vector<Segment>& segments() const { return segments_; }
   /// [E] slots of this rank's tokens per expert.
   const std::vector<std::int64_t>& slots_of_expert() const { return slots_of_expert_; }
-  ConstTensorView token_of_row() const;  // [N] int32
-  ConstTensorView row_of_slot() const;   // [T, K] int32
+  ConstTensorView token_of_row() const { return token_of_row_; }  // [N] int32
+  ConstTensorView row_of_slot() const { return row_of_slot_; }    // [T, K] int32
 
   /// received [R, D] = rows of all sources for my experts; `rows` [N, D] in permuted order (or [N] int32:
   /// row_sample of observers).   Collective. The work must be waited for before either buffer is touched.
@@ -66,7 +68,7 @@ class TokenDispatcher {
   std::int64_t num_tokens_, top_k_;
   bool dispatches_;
   std::int64_t num_base_rows_ = 0, num_local_rows_ = 0, num_received_ = 0;
-  std::vector<std::int32_t> token_of_row_, row_of_slot_;
+  TensorView token_of_row_, row_of_slot_;
   std::vector<std::int64_t> slots_of_expert_;
   std::vector<std::int64_t> send_counts_, recv_counts_;  // rows per peer
   std::vector<Segment> segments_, local_segments_;

@@ -61,6 +61,23 @@ void synchronize(Stream& stream, double timeout_s = 600.0);
 void copy(TensorView dst, ConstTensorView src, Stream& stream);
 /// The same elements on `device`, as an owning tensor.
 Tensor copied_to(Device device, ConstTensorView src, Stream& stream);
+/// Where host code fills a tensor that may be on a GPU: the tensor itself, or host memory that `send` copies
+/// over.
+class HostSide {
+ public:
+  HostSide(TensorView target, Stream& stream) : target_(target), stream_(stream) {
+    if (target.device() != Device::cpu) staging_ = Tensor(target.shape(), target.dtype());
+  }
+  TensorView view() { return staging_.valid() ? staging_.view() : target_; }
+  void send() {
+    if (staging_.valid()) copy(target_, staging_.view(), stream_);
+  }
+
+ private:
+  TensorView target_;
+  Stream& stream_;
+  Tensor staging_;
+};
 /// Every byte 0, in the order of the stream.
 void zero(TensorView dst, Stream& stream);
 
