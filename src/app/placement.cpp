@@ -7,7 +7,7 @@
 #include "launcher.hpp"
 #include "neuronmoe/app/run_guarded.hpp"
 #include "neuronmoe/base/error.hpp"
-#include "neuronmoe/tensor/stream.hpp"
+#include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::app {
 namespace {
@@ -31,17 +31,24 @@ NodeSum sum_over_node(comm::Communicator& world, int value) {
 
 }  // namespace
 
-Device choose_device(const std::string& wanted, const Logger& log) {
+Device choose_device(const std::string& wanted, int num_ranks, const Logger& log) {
   const int visible = num_cuda_devices();
   if (wanted == "cuda") {
     NMOE_CHECK(visible > 0, config,
                "--device cuda: this process sees no CUDA device, or the program was built without CUDA; use "
                "--device cpu");
+    NMOE_CHECK(
+        num_ranks == 1, config,
+        "--device cuda on {} ranks: tensors on GPUs do not travel between ranks in this version; run one "
+        "rank or use --device cpu",
+        num_ranks);
+    const CudaDevice device = select_cuda_device(0);
+    log.info("device: {}, {:.0f} GB, {}", device.name, static_cast<double>(device.memory_bytes) / 1e9,
+             device.bus_id);
     return Device::cuda;
   }
   if (wanted == "auto") {
-    log.info("device: cpu (auto{})",
-             visible > 0 ? "; a CUDA device is visible, but this version computes on the CPU" : "");
+    log.info("device: cpu (auto{})", visible > 0 ? "; a CUDA device is visible, --device cuda takes it" : "");
   }
   return Device::cpu;
 }

@@ -8,8 +8,9 @@
 
 namespace nmoe::app {
 
-/// `auto` says what it took; `cuda` without a CUDA device is an Error(config).
-Device choose_device(const std::string& wanted, const Logger& log);
+/// `auto` says what it took; `cuda` without a CUDA device, or on more than one rank, is an Error(config).
+/// With `cuda` the device is chosen for this thread.
+Device choose_device(const std::string& wanted, int num_ranks, const Logger& log);
 
 /// Sets the OpenMP threads of this rank and warns if the node or the rank's cores have fewer cores.
 /// Collective.

@@ -19,6 +19,7 @@
 #include "launcher.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/comm/mpi_communicator.hpp"
+#include "neuronmoe/tensor/device.hpp"
 #include "placement.hpp"
 #include "watchdog.hpp"
 
@@ -207,10 +208,10 @@ int run_body(Groups& groups, Watchdog& watchdog, GuardOptions& options, const Co
   watchdog.set_timeout(options.watchdog_s);
   if (!options.saves_on_signal) restore_default_signals();
   const Logger log(this_rank, options.quiet);
-  const Device device = choose_device(options.device, log);
+  const Device device = choose_device(options.device, world.size(), log);
   choose_threads(world, options.threads, log);
-  Stream stream(device);
-  comm::ExecutionContext context{world, device, stream, log, heartbeat};
+  OwnedStream stream(device);
+  comm::ExecutionContext context{world, device, stream.stream(), log, heartbeat};
   return body(context);
 }
 

@@ -52,6 +52,8 @@ ShardedOptimizer::ShardedOptimizer(model::Decoder& decoder, const comm::Parallel
       world_(world),
       replicated_(select(decoder, false), world, 1, options),
       experts_(select(decoder, true), expert_data_parallel, layout.expert_parallel_size(), options) {
+  NMOE_CHECK(decoder.stream().device() == Device::cpu, config,
+             "training on a GPU: the optimizer of this version works on host memory; use --device cpu");
   reset_state();
   decoder_.share_gradients();
   decoder_.set_hooks({[this](int stage) {
