@@ -154,7 +154,8 @@ BOOST_AUTO_TEST_CASE(row_layout_equals_the_cpu) {
         counts({s.experts}, DType::int64);
     const Tensor gpu_indices = on_gpu(indices), gpu_place = on_gpu(place);
     Tensor gpu_rows = on_gpu(rows), gpu_of_slot = on_gpu(of_slot), gpu_counts = on_gpu(counts);
-    ops::lay_out_rows(rows.view(), of_slot.view(), counts.view(), indices.view(), place.view(), gpu_stream());
+    Stream here;
+    ops::lay_out_rows(rows.view(), of_slot.view(), counts.view(), indices.view(), place.view(), here);
     ops::lay_out_rows(gpu_rows.view(), gpu_of_slot.view(), gpu_counts.view(), gpu_indices.view(),
                       gpu_place.view(), gpu_stream());
     BOOST_TEST(same_bits(from_gpu(gpu_rows), rows));
