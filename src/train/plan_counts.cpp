@@ -165,6 +165,13 @@ RankPlan plan_counts(const PlanInput& input, int rank, const RoutingLoad& routin
   plan.all_reduce_bytes = num_steps * (comm::all_reduce_bytes_sent(DType::int64, 2, rank, size) +
                                        comm::all_reduce_bytes_sent(DType::float64, 4 * M, rank, size) +
                                        comm::all_reduce_bytes_sent(DType::float64, blocks, rank, size));
+  if (input.kind == RunKind::stage1 &&
+      input.config.lbl_scope == "global") {  // statistics of all micro-batches
+    std::int64_t statistics = 1;
+    for (const int e : input.model.num_experts) statistics += e > 1 ? 2 * e : 0;
+    plan.all_reduce_bytes += num_steps * comm::num_micro_steps(M, size) *
+                             comm::all_reduce_bytes_sent(DType::float64, M * statistics, rank, size);
+  }
   return plan;
 }
 

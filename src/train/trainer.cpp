@@ -45,31 +45,6 @@ enum LossSlot { lm_sum, num_labels, balancing, lpr, num_loss_slots };
 
 }  // namespace
 
-model::TrainableSet trainables_of(RunKind kind) {
-  switch (kind) {
-    case RunKind::pretrain:
-      return model::TrainableSet::all;
-    case RunKind::stage1:
-      return model::TrainableSet::experts_and_routers;
-    case RunKind::stage2:
-      return model::TrainableSet::routers;
-  }
-  return model::TrainableSet::none;
-}
-
-std::int64_t steps_of_epochs(double epochs, std::int64_t num_sequences, std::int64_t micro_batch_size,
-                             std::int64_t global_batch_size) {
-  const std::int64_t micro_batches = (num_sequences + micro_batch_size - 1) / micro_batch_size;
-  const std::int64_t per_epoch =
-      std::max<std::int64_t>(1, micro_batches / (global_batch_size / micro_batch_size));
-  return std::max<std::int64_t>(1, std::llround(std::ceil(epochs * static_cast<double>(per_epoch))));
-}
-
-ReduceOptions reduce_options(const TrainConfig& config) {
-  return {config.bucket_bytes, config.overlap, config.zero,
-          config.gradient_dtype == "bfloat16" ? DType::bfloat16 : DType::float32};
-}
-
 struct Trainer::StepBatch {
   std::vector<model::BatchBuilder>
       micro_batches;                 // one per micro-step; without tokens where this rank has none
@@ -400,7 +375,10 @@ TrainResult Trainer::run() {
       settle();
       result.checkpoint = save();
     }
-    if (run_.after_step) run_.after_step(progress_.step);
+    if (run_.after_step) {
+      settle();
+      run_.after_step(progress_.step);
+    }
   }
   settle();
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();

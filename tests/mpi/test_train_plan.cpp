@@ -84,7 +84,7 @@ void check_shape(const ShapeUnderTest& shape) {
         const train::RunAccounts run =
             count_run(shape, shared.path(), ep, reduce, reduce.zero ? "owned" : "auto");
         BOOST_TEST(run.num_steps == 2);
-        BOOST_TEST(run.flops > 0);
+        BOOST_TEST(comm::all_reduce_sum(world, run.flops) > 0);  // a rank may have no micro-batch
         BOOST_TEST(run.flops == run.planned_flops);
         // As text, so that a failure names the operation. No REQUIRE: the other ranks go on to the next run.
         const auto text = [](const std::map<std::string, std::int64_t>& bytes) {

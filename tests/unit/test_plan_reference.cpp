@@ -125,6 +125,7 @@ BOOST_AUTO_TEST_CASE(bytes_a5) {
   input.num_ranks = 4;
   input.config.global_batch_size = 128;
   input.config.expert_parallel_size = 4;
+  input.config.expert_placement = "owned";
   double exchanged = 0;
   for (int r = 0; r < 4; ++r) {
     for (const train::StageCounts& s : train::plan_counts(input, r, train::balanced_routing(input)).stages)
