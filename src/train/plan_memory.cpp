@@ -113,6 +113,12 @@ class MemoryWalk {
     take_widened(flat_);
     take_widened(e * s_.hidden);
     scratch.rewind(before_logits);
+    kept.take(tokens_ * k, 4);  // the dispatcher's order of rows, and where each slot went
+    kept.take(tokens_ * k, 4);
+    const std::int64_t before_counts = kept.in_use();
+    kept.take(e, 8);
+    kept.take(e, 4);
+    kept.rewind(before_counts);
     kept.take(rows.all * s_.hidden, w_);
     scratch.take(rows.all * s_.hidden, w_);
     if (!rows.local) {

@@ -82,7 +82,8 @@ class Configs(unittest.TestCase):
 
     def test_no_file_is_forgotten(self):
         known = set(RUNS) | {f"{p}-stage{s}" for p in PRESETS for s in (1, 2)}
-        known |= {"llama3.2-3b-replay", "qwen1.5-1.8b-replay", "optimizer", "sense", "quickstart", "quickstart-short"}
+        known |= {"llama3.2-3b-replay", "qwen1.5-1.8b-replay", "optimizer", "sense", "quickstart", "quickstart-short",
+                  "llama3.2-3b-plan"}
         found = {os.path.basename(path)[:-4] for path in glob.glob(os.path.join(ROOT, "configs", "*.cfg"))}
         self.assertEqual(found, known)
         experts = {os.path.basename(path)[:-4] for path in glob.glob(os.path.join(ROOT, "configs", "experts", "*"))}
