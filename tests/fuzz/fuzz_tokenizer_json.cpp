@@ -1,4 +1,5 @@
-// Fuzz target: a tokenizer.json. What loads encodes and decodes any text without loss, unless it normalises.
+// Fuzz target: a tokenizer.json. What loads encodes any text, decodes it to valid UTF-8, and adds nothing but
+// BOS.
 #include <cstdint>
 #include <string>
 #include <string_view>

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "floating.hpp"
@@ -181,16 +182,25 @@ void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_ro
   });
 }
 
+namespace {
+/// Slots of token `t` in ascending order of their experts, the order in which a token's rows are summed.
+std::vector<std::int64_t> slots_by_expert(ConstTensorView indices, std::int64_t t) {
+  const std::int64_t top_k = indices.dim(1);
+  const std::int32_t* ids = indices.data<std::int32_t>() + t * top_k;
+  std::vector<std::int64_t> order(static_cast<std::size_t>(top_k));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return ids[a] < ids[b]; });
+  return order;
+}
+}  // namespace
+
 void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot, ConstTensorView indices,
                      ConstTensorView weights, bool accumulate) {
   const std::int64_t tokens = y.dim(0), width = y.dim(1), top_k = indices.dim(1);
   visit_floating(y.dtype(), [&]<typename T>() {
     using A = acc_t<T>;
-    std::vector<std::int64_t> order(static_cast<std::size_t>(top_k));
     for (std::int64_t t = 0; t < tokens; ++t) {
-      const std::int32_t* ids = indices.data<std::int32_t>() + t * top_k;
-      for (std::int64_t j = 0; j < top_k; ++j) order[static_cast<std::size_t>(j)] = j;
-      std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return ids[a] < ids[b]; });
+      const std::vector<std::int64_t> order = slots_by_expert(indices, t);
       for (std::int64_t d = 0; d < width; ++d) {
         A sum = 0;
         for (const std::int64_t j : order) {
@@ -211,11 +221,8 @@ void combine_forward_rounded(TensorView y, ConstTensorView rows, ConstTensorView
   const std::int64_t tokens = y.dim(0), width = y.dim(1), top_k = indices.dim(1);
   visit_floating(y.dtype(), [&]<typename T>() {
     using A = acc_t<T>;
-    std::vector<std::int64_t> order(static_cast<std::size_t>(top_k));
     for (std::int64_t t = 0; t < tokens; ++t) {
-      const std::int32_t* ids = indices.data<std::int32_t>() + t * top_k;
-      for (std::int64_t j = 0; j < top_k; ++j) order[static_cast<std::size_t>(j)] = j;
-      std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return ids[a] < ids[b]; });
+      const std::vector<std::int64_t> order = slots_by_expert(indices, t);
       for (std::int64_t d = 0; d < width; ++d) {
         T sum = convert<T>(A(0));
         for (const std::int64_t j : order) {
