@@ -3,89 +3,14 @@
 #include <boost/test/unit_test.hpp>
 #include <filesystem>
 
-#include "neuronmoe/base/sha256.hpp"
-#include "neuronmoe/comm/agree.hpp"
-#include "neuronmoe/io/manifest.hpp"
-#include "neuronmoe/train/trainer.hpp"
-#include "support/mpi_fixture.hpp"
-#include "support/tiny_model.hpp"
-#include "support/token_corpus.hpp"
+#include "support/training_run.hpp"
 
 using namespace nmoe;
-
-namespace {
-
-struct RunOptions {
-  std::string output;
-  train::RunKind kind = train::RunKind::stage1;
-  int expert_parallel_size = 1;
-  std::int64_t steps = 6;
-  bool stop_before_first_step = false;
-  std::string resume = "auto";
-};
-
-/// Returns the SHA-256 of all frozen weights after the run.
-std::string run_training(comm::Communicator& world, const std::string& tokens, const RunOptions& options,
-                         train::TrainResult* out = nullptr) {
-  const train::ParallelGroups groups(world, options.expert_parallel_size);
-  const model::ModelConfig config = test::tiny_config({3, 1, 2});
-  Stream stream;
-  const Logger log(world.rank(), true);
-  comm::Heartbeat heartbeat;
-  heartbeat.stop_requested = options.stop_before_first_step;
-  const comm::ExecutionContext context{world, Device::cpu, stream, log, heartbeat};
-  model::Decoder decoder(config, DType::float32, train::trainables_of(options.kind),
-                         groups.experts(config.num_experts), stream);
-  decoder.initialise_dense(4);
-  decoder.upcycle(4);
-  train::TrainRun run;
-  run.kind = options.kind;
-  run.output_dir = options.output;
-  run.resume = options.resume;
-  run.config.steps = options.steps;
-  run.config.seq_length = 8;
-  run.config.micro_batch_size = 2;
-  run.config.global_batch_size = 10;
-  run.config.learning_rate = 1e-2;
-  run.config.save_every = 3;
-  run.identity.resolved_config = "[train]\nsteps = 6\n";
-  run.identity.version = "test";
-  run.identity.provenance_json = fmt::format("{{\"ranks\": {}}}\n", world.size());
-  const data::Mixture mixture =
-      data::make_mixture({{.name = "all", .tokens = tokens, .lang = "", .mark = ""}}, run.config.seq_length,
-                         false, run.config.seed);
-  train::Trainer trainer(context, run, groups, decoder, mixture);
-  const train::TrainResult result = trainer.run();
-  if (out != nullptr) *out = result;
-  Sha256 frozen;
-  for (const model::Parameter& p : decoder.parameters()) {
-    if (!p.trainable && !p.is_new_expert())
-      frozen.update(p.value.view().raw(), static_cast<std::size_t>(p.value.view().num_bytes()));
-  }
-  return frozen.hex();
-}
-
-std::string digest(const std::string& step_dir) {
-  std::string text;
-  for (const char* file : {"/model.h5", "/optim.h5", "/state.h5"}) text += sha256_file(step_dir + file) + " ";
-  return text;
-}
-
-std::string step_dir(const std::string& run, std::int64_t step) {
-  return run + "/" + io::step_directory_name(step);
-}
-
-/// The run on one rank that every layout is compared with; made by rank 0, in `directory`/alone.
-void run_alone(const std::string& directory, const std::string& tokens, train::RunKind kind) {
-  comm::Communicator& world = test::world();
-  const std::unique_ptr<comm::Communicator> alone = world.split(world.rank(), 0);
-  comm::agree(world, [&] {
-    if (world.rank() == 0) run_training(*alone, tokens, {.output = directory + "/alone", .kind = kind});
-  });
-  alone->close();
-}
-
-}  // namespace
+using test::digest;
+using test::run_alone;
+using test::run_training;
+using test::step_dir;
+using RunOptions = test::TrainingOptions;
 
 BOOST_AUTO_TEST_CASE(checkpoints_have_the_same_bytes_on_every_layout) {
   comm::Communicator& world = test::world();
