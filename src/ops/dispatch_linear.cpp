@@ -1,4 +1,5 @@
 #include "check.hpp"
+#include "cpu/gemm.hpp"
 #include "cpu/kernels.hpp"
 #include "cuda/kernels.hpp"
 #include "neuronmoe/ops/linear.hpp"
@@ -16,6 +17,10 @@ void linear_forward(TensorView y, ConstTensorView x, ConstTensorView w, ConstTen
   stream.add_flops(2 * x.dim(0) * w.num_elements());
   if (on_cuda(name, stream, {y, x, w, bias})) return cuda::linear_forward(y, x, w, bias, stream);
   cpu::linear_forward(y, x, w, bias);
+}
+
+bool rows_are_independent_on_cpu() {
+  return cpu::rows_are_independent();
 }
 
 void linear_backward_input(TensorView dx, ConstTensorView dy, ConstTensorView w, bool accumulate,

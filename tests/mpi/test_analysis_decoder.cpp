@@ -1,12 +1,14 @@
 // analyze and specialize on the real decoder: float32, same bits on 1 to 4 ranks, experts spread over all
 // ranks.
 #include <boost/test/unit_test.hpp>
+#include <cmath>
 
 #include "neuronmoe/analysis/neuron_analysis.hpp"
 #include "neuronmoe/analysis/specialize.hpp"
 #include "neuronmoe/evaluation/continuation.hpp"
 #include "neuronmoe/evaluation/perplexity.hpp"
 #include "neuronmoe/model/decoder.hpp"
+#include "neuronmoe/ops/linear.hpp"
 #include "support/fake_analysis.hpp"
 #include "support/mpi_fixture.hpp"
 
@@ -30,10 +32,10 @@ model::ModelConfig small_config(std::vector<int> num_experts) {
   return config;
 }
 
-SampleSet toy_samples() {
+SampleSet toy_samples(int per_language = 20) {
   std::vector<SensePool> pools;
   const char* names[] = {"en", "el", "tr"};
-  for (int g = 0; g < 3; ++g) pools.push_back({names[g], "toy", "none", toy_sentences(g, 20)});
+  for (int g = 0; g < 3; ++g) pools.push_back({names[g], "toy", "none", toy_sentences(g, per_language)});
   const ByteTokenizer tokenizer(true);
   return tokenize_pools(pools, tokenizer, 256, 40);
 }
@@ -91,6 +93,39 @@ BOOST_AUTO_TEST_CASE(dense_neurons_have_the_same_bits) {
   for (const double s : result.similarity) BOOST_TEST((s > -1.0 && s < 1.0 && s != 0.0));
   // Untrained weights still tell alphabets apart better than chance (prevalence 1/3).
   BOOST_TEST(result.selected[0].threshold > 1.0 / 3);
+}
+
+// Batches of another size are other matrix products. Where a row of a product does not depend on the other
+// rows the results keep their bits; on other CPUs responses are rounded otherwise, and samples whose
+// responses are closer than that may change places.
+BOOST_AUTO_TEST_CASE(batches_of_another_size_change_no_bit) {
+  const auto config = small_config({1, 1, 1});
+  const auto samples = toy_samples(200);
+  const auto alone = comm::make_local_communicator();
+  Model dense(config, *alone);
+  TestContext many(world());
+  AnalysisConfig setting = options();
+  std::vector<NeuronStatistics> results;
+  for (const std::int64_t batch_tokens : {40, 333, 4096}) {
+    setting.batch_tokens = batch_tokens;
+    results.push_back(analyse_neurons(many.context, setting, config, samples, dense.observe()));
+  }
+  if (world().rank() != 0) return;
+  for (std::size_t i = 1; i < results.size(); ++i) {
+    const NeuronStatistics &a = results[0], &b = results[i];
+    const bool same = ops::rows_are_independent_on_cpu();
+    if (same) check_same(a.ap, b.ap);
+    for (const auto member : {&NeuronStatistics::off_mean, &NeuronStatistics::off_p50,
+                              &NeuronStatistics::on_p50, &NeuronStatistics::on_p90}) {
+      if (same) check_same(a.*member, b.*member);
+      for (std::size_t g = 0; g < 3; ++g) {
+        float largest = 0.0F;
+        for (const float v : (a.*member)[g]) largest = std::max(largest, std::abs(v));
+        for (std::size_t n = 0; n < (a.*member)[g].size(); ++n)
+          BOOST_TEST(std::abs((a.*member)[g][n] - (b.*member)[g][n]) <= 1e-6F * largest);
+      }
+    }
+  }
 }
 
 BOOST_AUTO_TEST_CASE(experts_spread_over_ranks_have_the_same_bits) {

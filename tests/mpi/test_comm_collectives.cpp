@@ -184,7 +184,7 @@ BOOST_AUTO_TEST_CASE(strings_and_scalars) {
   BOOST_TEST(all_reduce_max(comm, static_cast<double>(comm.rank())) == static_cast<double>(n - 1));
 }
 
-BOOST_AUTO_TEST_CASE(counters_are_exact) {
+BOOST_AUTO_TEST_CASE(counters_are_exact, *boost::unit_test::label("trap_04")) {
   MpiOptions options;
   options.small_reduce_bytes = 16;
   const auto comm = test::make_world(options);

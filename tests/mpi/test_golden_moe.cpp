@@ -77,7 +77,9 @@ void check_case(const nlohmann::json& moe, const std::string& name, int expert_p
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(losses_and_gradients_of_every_form) {
+BOOST_AUTO_TEST_CASE(losses_and_gradients_of_every_form,
+                     *boost::unit_test::label("trap_05") *
+                         boost::unit_test::label("complaint_auxiliary_gradient_scale")) {
   const nlohmann::json moe = test::golden_reference().at("moe");
   for (int ep = 1; ep <= test::world().size(); ++ep) {
     if (test::world().size() % ep != 0) continue;
@@ -87,7 +89,7 @@ BOOST_AUTO_TEST_CASE(losses_and_gradients_of_every_form) {
 
 // METHOD 6.2: with as many choices as experts every layer's loss is the constant E (2 for two experts, 0.10),
 // so the router's gradient is that of the language-model loss alone.
-BOOST_AUTO_TEST_CASE(balancing_two_experts_is_the_constant_2) {
+BOOST_AUTO_TEST_CASE(balancing_two_experts_is_the_constant_2, *boost::unit_test::label("trap_05")) {
   const nlohmann::json cases = test::golden_reference().at("moe").at("step").at("cases");
   BOOST_TEST(cases.at("two_experts").at("balancing").get<double>() == 2.0);
   BOOST_TEST(std::abs(cases.at("all_experts").at("balancing").get<double>() - 8.0 / 3) < 1e-12);

@@ -136,7 +136,7 @@ BOOST_AUTO_TEST_CASE(digest_does_not_depend_on_the_layout) {
   alone->close();
 }
 
-BOOST_AUTO_TEST_CASE(one_bit_on_one_rank_is_named_on_every_rank) {
+BOOST_AUTO_TEST_CASE(one_bit_on_one_rank_is_named_on_every_rank, *boost::unit_test::label("trap_18")) {
   comm::Communicator& world = test::world();
   Model m(world, 1, model::TrainableSet::experts_and_routers);
   const train::FrozenWeights frozen(world, m.decoder);

@@ -74,39 +74,47 @@ void check_all_layouts(test::EngineOptions options) {
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(stage_1) {
+BOOST_AUTO_TEST_CASE(stage_1, *boost::unit_test::label("trap_01") * boost::unit_test::label("trap_03") *
+                                  boost::unit_test::label("trap_15") *
+                                  boost::unit_test::label("complaint_unequal_layers") *
+                                  boost::unit_test::label("complaint_expert_gradient_scale") *
+                                  boost::unit_test::label("complaint_auxiliary_gradient_scale") *
+                                  boost::unit_test::label("complaint_buckets_and_overlap")) {
   check_all_layouts({.num_experts = {6, 2, 1, 1, 4},
                      .trainable = TrainableSet::experts_and_routers,
                      .num_steps = 10,
                      .scales = {.lm = 0.02, .balancing = 0.01}});
 }
 
-BOOST_AUTO_TEST_CASE(stage_2) {
+BOOST_AUTO_TEST_CASE(stage_2, *boost::unit_test::label("trap_03") * boost::unit_test::label("trap_15") *
+                                  boost::unit_test::label("complaint_buckets_and_overlap")) {
   check_all_layouts({.num_experts = {6, 2, 1, 1, 4},
                      .trainable = TrainableSet::routers,
                      .num_steps = 10,
                      .scales = {.lm = 0.02, .lpr = 0.1}});
 }
 
-BOOST_AUTO_TEST_CASE(gradients_that_travel_as_bfloat16) {
+BOOST_AUTO_TEST_CASE(gradients_that_travel_as_bfloat16, *boost::unit_test::label("trap_13")) {
   check_all_layouts({.num_experts = {3, 1, 2},
                      .trainable = TrainableSet::experts_and_routers,
                      .reduce = {.wire_dtype = DType::bfloat16},
                      .scales = {.lm = 0.02, .balancing = 0.01}});
 }
 
-BOOST_AUTO_TEST_CASE(pretrain) {
+BOOST_AUTO_TEST_CASE(pretrain, *boost::unit_test::label("trap_15") *
+                                   boost::unit_test::label("complaint_buckets_and_overlap")) {
   check_all_layouts({.num_experts = {1, 1}, .trainable = TrainableSet::all, .scales = {.lm = 0.02}});
 }
 
-BOOST_AUTO_TEST_CASE(fewer_micro_batches_than_ranks) {
+BOOST_AUTO_TEST_CASE(fewer_micro_batches_than_ranks, *boost::unit_test::label("trap_02")) {
   check_all_layouts({.num_experts = {3, 1},
                      .trainable = TrainableSet::experts_and_routers,
                      .num_micro_batches = 1,
                      .scales = {.lm = 0.02, .balancing = 0.01}});
 }
 
-BOOST_AUTO_TEST_CASE(more_ranks_than_experts) {
+BOOST_AUTO_TEST_CASE(more_ranks_than_experts, *boost::unit_test::label("trap_16") *
+                                                  boost::unit_test::label("complaint_hang_without_tokens")) {
   check_all_layouts({.num_experts = {2},
                      .trainable = TrainableSet::experts_and_routers,
                      .scales = {.lm = 0.02, .balancing = 0.01}});

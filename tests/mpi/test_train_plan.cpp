@@ -110,15 +110,16 @@ void check_shape(const ShapeUnderTest& shape) {
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(stage_1_with_routing_known_beforehand) {
+BOOST_AUTO_TEST_CASE(stage_1_with_routing_known_beforehand,
+                     *boost::unit_test::label("complaint_memory_estimate")) {
   check_shape({train::RunKind::stage1, {1, 2, 1, 3}, 3, 2, 10, true});
 }
 
-BOOST_AUTO_TEST_CASE(stage_1_with_learnt_routing) {
+BOOST_AUTO_TEST_CASE(stage_1_with_learnt_routing, *boost::unit_test::label("trap_04")) {
   check_shape({train::RunKind::stage1, {6, 2, 1, 1, 4}, 2, 2, 8, false});
 }
 
-BOOST_AUTO_TEST_CASE(stage_2) {
+BOOST_AUTO_TEST_CASE(stage_2, *boost::unit_test::label("complaint_memory_estimate")) {
   check_shape({train::RunKind::stage2, {2, 1, 2}, 2, 3, 12, true});
 }
 

@@ -12,7 +12,9 @@ using test::run_training;
 using test::step_dir;
 using RunOptions = test::TrainingOptions;
 
-BOOST_AUTO_TEST_CASE(checkpoints_have_the_same_bytes_on_every_layout) {
+BOOST_AUTO_TEST_CASE(checkpoints_have_the_same_bytes_on_every_layout,
+                     *boost::unit_test::label("trap_14") *
+                         boost::unit_test::label("complaint_unequal_layers")) {
   comm::Communicator& world = test::world();
   for (const train::RunKind kind :
        {train::RunKind::stage1, train::RunKind::stage2, train::RunKind::pretrain}) {
@@ -33,7 +35,9 @@ BOOST_AUTO_TEST_CASE(checkpoints_have_the_same_bytes_on_every_layout) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(a_resumed_run_ends_with_the_same_bytes) {
+BOOST_AUTO_TEST_CASE(a_resumed_run_ends_with_the_same_bytes,
+                     *boost::unit_test::label("trap_12") * boost::unit_test::label("trap_19") *
+                         boost::unit_test::label("complaint_frozen_not_saved")) {
   comm::Communicator& world = test::world();
   const test::SharedDirectory shared("resume");
   const std::string tokens = shared.path() + "/tokens.h5";
@@ -59,7 +63,9 @@ BOOST_AUTO_TEST_CASE(a_resumed_run_ends_with_the_same_bytes) {
 
 // Every pair of rank counts up to this run's, experts spread as far as they go on one side and over all ranks
 // or none on the other: 16 pairs on 4 ranks. What one layout saves, the other continues with the same bits.
-BOOST_AUTO_TEST_CASE(any_layout_resumes_what_another_saved) {
+BOOST_AUTO_TEST_CASE(any_layout_resumes_what_another_saved,
+                     *boost::unit_test::label("complaint_layout_bound_checkpoints") *
+                         boost::unit_test::label("complaint_samples_lost")) {
   comm::Communicator& world = test::world();
   const test::SharedDirectory shared("pairs");
   const std::string tokens = shared.path() + "/tokens.h5";
@@ -125,7 +131,8 @@ BOOST_AUTO_TEST_CASE(a_stop_request_saves_and_a_new_run_goes_on) {
   world.barrier();
 }
 
-BOOST_AUTO_TEST_CASE(frozen_weights_are_frozen) {
+BOOST_AUTO_TEST_CASE(frozen_weights_are_frozen, *boost::unit_test::label("trap_18") *
+                                                    boost::unit_test::label("complaint_frozen_not_saved")) {
   comm::Communicator& world = test::world();
   const test::SharedDirectory shared("frozen");
   const std::string tokens = shared.path() + "/tokens.h5";

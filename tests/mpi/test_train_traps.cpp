@@ -32,7 +32,9 @@ void check_layouts(test::EngineOptions options) {
 
 // Routers of zeros tie every logit, and ties go to the lower id: with top-2 all tokens visit the base and
 // expert 1, none the others, in every layer. Ranks that own only the others compute and send zero rows.
-BOOST_AUTO_TEST_CASE(trap_16_all_tokens_to_one_expert_none_to_the_others) {
+BOOST_AUTO_TEST_CASE(trap_16_all_tokens_to_one_expert_none_to_the_others,
+                     *boost::unit_test::label("trap_16") *
+                         boost::unit_test::label("complaint_hang_without_tokens")) {
   check_layouts({.num_experts = {6, 1, 4},
                  .trainable = TrainableSet::experts_and_routers,
                  .prepare =
@@ -45,7 +47,7 @@ BOOST_AUTO_TEST_CASE(trap_16_all_tokens_to_one_expert_none_to_the_others) {
 }
 
 // One rank's weights give a NaN gradient: every rank must see it, or some would update and others not.
-BOOST_AUTO_TEST_CASE(trap_17_a_nan_of_one_rank_is_everybodys) {
+BOOST_AUTO_TEST_CASE(trap_17_a_nan_of_one_rank_is_everybodys, *boost::unit_test::label("trap_17")) {
   comm::Communicator& world = test::world();
   const int sick = world.size() - 1;
   const test::EngineResult result =
@@ -67,7 +69,9 @@ BOOST_AUTO_TEST_CASE(trap_17_a_nan_of_one_rank_is_everybodys) {
 // The gradient of an expert is the sum over all tokens of the global batch divided by their global number,
 // whether the expert is owned by one rank of a group, by the only group, or held by all: never by the
 // replicas' number.
-BOOST_AUTO_TEST_CASE(trap_01_one_scale_for_every_gradient) {
+BOOST_AUTO_TEST_CASE(trap_01_one_scale_for_every_gradient,
+                     *boost::unit_test::label("trap_01") *
+                         boost::unit_test::label("complaint_expert_gradient_scale")) {
   test::EngineOptions options{.num_experts = {5, 2},
                               .trainable = TrainableSet::experts_and_routers,
                               .num_micro_batches = 4,

@@ -50,7 +50,9 @@ struct Runs {
 
 // 25 pairs of rank counts; experts spread as far as they go on one side, and now here, now there, on the
 // other.
-BOOST_AUTO_TEST_CASE(every_pair_of_rank_counts) {
+BOOST_AUTO_TEST_CASE(every_pair_of_rank_counts,
+                     *boost::unit_test::label("complaint_layout_bound_checkpoints") *
+                         boost::unit_test::label("complaint_samples_lost")) {
   const Runs runs;
   const std::string alone = runs.shared.path() + "/alone";
   runs.run(1, alone, 1);
@@ -70,7 +72,8 @@ BOOST_AUTO_TEST_CASE(every_pair_of_rank_counts) {
 }
 
 // 16 pairs of expert-parallel sizes, all on eight ranks.
-BOOST_AUTO_TEST_CASE(every_pair_of_expert_parallel_sizes) {
+BOOST_AUTO_TEST_CASE(every_pair_of_expert_parallel_sizes,
+                     *boost::unit_test::label("complaint_layout_bound_checkpoints")) {
   const Runs runs;
   const std::string alone = runs.shared.path() + "/alone";
   runs.run(1, alone, 1);

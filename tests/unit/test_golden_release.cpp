@@ -38,7 +38,7 @@ Found run_exact_model(bool release) {
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(release_rounds_where_the_lineage_does) {
+BOOST_AUTO_TEST_CASE(release_rounds_where_the_lineage_does, *boost::unit_test::label("trap_07")) {
   const io::SafetensorsReader expected(test::golden_path("moe/exact.safetensors"));
   for (const bool release : {true, false}) {
     const std::string kind = release ? "release" : "none", other = release ? "none" : "release";

@@ -121,7 +121,7 @@ BOOST_AUTO_TEST_CASE(placement_is_balanced_over_the_model_and_in_each_layer) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(shards_cover_every_element_once) {
+BOOST_AUTO_TEST_CASE(shards_cover_every_element_once, *boost::unit_test::label("trap_14")) {
   const std::vector<std::vector<std::int64_t>> lists = {
       {}, {1}, {4096}, {4097, 1, 0, 8192, 5}, {100, 100, 100}, {50000, 3, 12288}};
   for (const auto& sizes : lists) {

@@ -80,7 +80,8 @@ BOOST_AUTO_TEST_CASE(dense_qwen_with_bias_and_untied_head) {
   check_all_gradients(config, TrainableSet::all, lm_only);
 }
 
-BOOST_AUTO_TEST_CASE(stage_1_with_balancing_loss) {
+BOOST_AUTO_TEST_CASE(stage_1_with_balancing_loss,
+                     *boost::unit_test::label("trap_06") * boost::unit_test::label("complaint_routed_anew")) {
   check_all_gradients(test::tiny_config({3, 1, 2, 4}), TrainableSet::experts_and_routers,
                       {.lm = 0.1, .balancing = 0.5});
 }
@@ -99,13 +100,13 @@ BOOST_AUTO_TEST_CASE(stage_2_with_both_forms_and_means_of_the_prior_loss) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(everything_trainable_in_a_mixture_with_top_1) {
+BOOST_AUTO_TEST_CASE(everything_trainable_in_a_mixture_with_top_1, *boost::unit_test::label("trap_10")) {
   model::ModelConfig config = test::tiny_config({2, 3});
   config.top_k = 1;
   check_all_gradients(config, TrainableSet::all, {.lm = 0.1, .balancing = 0.3, .lpr = 0.2});
 }
 
-BOOST_AUTO_TEST_CASE(an_upcycled_model_equals_its_base_at_step_0) {
+BOOST_AUTO_TEST_CASE(an_upcycled_model_equals_its_base_at_step_0, *boost::unit_test::label("trap_11")) {
   const model::BatchBuilder builder = test::random_batch({9, 4}, 19, 2);
   test::LocalDecoder dense(test::tiny_config({1, 1, 1}), DType::float64, TrainableSet::none, 8);
   test::LocalDecoder moe(test::tiny_config({6, 1, 3}), DType::float64, TrainableSet::none, 8);
@@ -114,7 +115,8 @@ BOOST_AUTO_TEST_CASE(an_upcycled_model_equals_its_base_at_step_0) {
   for (std::size_t t = 0; t < expected.size(); ++t) BOOST_CHECK_SMALL(found[t] - expected[t], 1e-13);
 }
 
-BOOST_AUTO_TEST_CASE(no_gradient_below_the_lowest_trainable_layer) {
+BOOST_AUTO_TEST_CASE(no_gradient_below_the_lowest_trainable_layer,
+                     *boost::unit_test::label("complaint_routers_drift")) {
   const model::FreezePlan plan =
       model::make_freeze_plan(test::tiny_config({1, 2, 1, 3}), TrainableSet::routers);
   BOOST_CHECK_EQUAL(plan.lowest_layer, 1);

@@ -47,7 +47,7 @@ BOOST_AUTO_TEST_CASE(router_golden) {
   BOOST_TEST(values(r.indices.view()) == (std::vector<double>{0, 1}), boost::test_tools::per_element());
 }
 
-BOOST_AUTO_TEST_CASE(ties_go_to_the_lower_id) {
+BOOST_AUTO_TEST_CASE(ties_go_to_the_lower_id, *boost::unit_test::label("trap_08")) {
   for (const DType dtype : {f64, DType::float32}) {
     Tensor logits({3, 5}, dtype);
     const Tensor wanted = make_tensor<double>({0, 0, 0, 0, 0, 1, 7, 3, 7, 7, 2, 2, 1, 2, 3}, {3, 5});
@@ -58,7 +58,7 @@ BOOST_AUTO_TEST_CASE(ties_go_to_the_lower_id) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(all_experts_and_one_expert) {
+BOOST_AUTO_TEST_CASE(all_experts_and_one_expert, *boost::unit_test::label("trap_10")) {
   const Tensor logits = random_tensor({7, 4}, f64, 1);
   const Routed all = route(logits, 4);  // K = E: weights are the sorted probabilities
   const Routed raw = route(logits, 1, false), one = route(logits, 1, true);
@@ -201,7 +201,7 @@ BOOST_AUTO_TEST_CASE(combine_by_hand) {
   BOOST_TEST(values(dw.view()) == (std::vector<double>{-10, -1, 200, 0}), boost::test_tools::per_element());
 }
 
-BOOST_AUTO_TEST_CASE(combine_takes_experts_in_ascending_order) {
+BOOST_AUTO_TEST_CASE(combine_takes_experts_in_ascending_order, *boost::unit_test::label("trap_09")) {
   // 1 + 2^-24 + 2^-24 is 1 in float32 from the left, 1 + 2^-23 from the right: the order shows.
   const float small = 0x1p-24F;
   const Tensor rows = make_tensor<float>({1, small, small}, {3, 1});

@@ -59,7 +59,7 @@ BOOST_AUTO_TEST_CASE(first_step_by_hand) {
   check_close("weight", values(t.weight.view()), values(t.master.view()), {0, 0});
 }
 
-BOOST_AUTO_TEST_CASE(twenty_steps_golden) {
+BOOST_AUTO_TEST_CASE(twenty_steps_golden, *boost::unit_test::label("trap_19")) {
   const State exact = twenty_steps(f64);
   check_close("w", values(exact.master.view()), golden_w, {1e-15, 1e-14});
   check_close("m", values(exact.exp_avg.view()), golden_m, {1e-15, 1e-14});

@@ -169,7 +169,8 @@ BOOST_AUTO_TEST_CASE(the_layout_follows_the_tokens_per_gpu) {
   BOOST_TEST(!tight.front().fits == (tight.front().memory.total() > 42'000'000'000));
 }
 
-BOOST_AUTO_TEST_CASE(explain_names_writers_and_what_is_kept) {
+BOOST_AUTO_TEST_CASE(explain_names_writers_and_what_is_kept,
+                     *boost::unit_test::label("complaint_routers_drift")) {
   const train::PlanInput input = llama_greek();
   const std::string text =
       model::make_freeze_plan(input.model, model::TrainableSet::experts_and_routers).to_string();

@@ -1,6 +1,7 @@
 // Matrix products by oneDNN (2.x C API): its sgemm for float32, a cached matmul primitive for bfloat16.
 #include <dnnl.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <map>
@@ -181,13 +182,35 @@ std::int64_t next_piece(std::int64_t n) {
   return n < 16 ? n : static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(n)));
 }
 
-}  // namespace
-
-void gemm_piece(const GemmShape& s, const float* a, const float* b, float* c, bool accumulate) {
+void sgemm(const GemmShape& s, const float* a, const float* b, float* c, bool accumulate) {
   const OneThread one_thread;
   check(dnnl_sgemm(s.transpose_a ? 'T' : 'N', s.transpose_b ? 'T' : 'N', s.m, s.n, s.k, 1.0F, a, s.lda, b,
                    s.ldb, accumulate ? 1.0F : 0.0F, c, s.ldc),
         "sgemm");
+}
+
+}  // namespace
+
+// On CPUs with AVX-512 oneDNN adds in another order below 16 rows, and in the same order for any number from
+// 16 on. On smaller CPUs the order also depends on the rest of rows and on sizes, in ways that no rule here
+// covers.
+bool rows_are_independent() {
+  static const bool avx512 = dnnl_get_effective_cpu_isa() >= dnnl_cpu_isa_avx512_core;
+  return avx512;
+}
+
+void gemm_piece(const GemmShape& s, const float* a, const float* b, float* c, bool accumulate) {
+  constexpr std::int64_t fewest_rows = 16;
+  if (s.transpose_a || s.m >= fewest_rows || !rows_are_independent()) return sgemm(s, a, b, c, accumulate);
+  float *rows = scratch<float, 3>(fewest_rows * s.k), *sums = scratch<float, 4>(fewest_rows * s.n);
+  std::fill(rows + s.m * s.k, rows + fewest_rows * s.k, 0.0F);
+  std::fill(sums + s.m * s.n, sums + fewest_rows * s.n, 0.0F);
+  for (std::int64_t i = 0; i < s.m; ++i) {
+    std::copy_n(a + i * s.lda, s.k, rows + i * s.k);
+    if (accumulate) std::copy_n(c + i * s.ldc, s.n, sums + i * s.n);
+  }
+  sgemm({false, s.transpose_b, fewest_rows, s.n, s.k, s.k, s.ldb, s.n}, rows, b, sums, accumulate);
+  for (std::int64_t i = 0; i < s.m; ++i) std::copy_n(sums + i * s.n, s.n, c + i * s.ldc);
 }
 
 // Tokens are the rows of C in forward and input gradients, and the inner extent in weight gradients.
