@@ -1,6 +1,14 @@
 #include "neuronmoe/model/batch.hpp"
 
+#include <algorithm>
+
 namespace nmoe::model {
+
+std::int64_t count_old(const Batch& batch) {
+  if (!batch.old_mask) return 0;
+  const auto* m = batch.old_mask.data<std::uint8_t>();
+  return std::count(m, m + batch.old_mask.num_elements(), std::uint8_t{1});
+}
 
 void BatchBuilder::clear() {
   ids_.clear();

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <set>
 
 #include "neuronmoe/model/lm_head.hpp"
 #include "neuronmoe/ops/linear.hpp"
@@ -14,18 +13,6 @@ namespace nmoe::model {
 
 namespace {
 
-std::int64_t count_valid(ConstTensorView labels) {
-  if (!labels) return 0;
-  const auto* label = labels.data<std::int32_t>();
-  return std::count_if(label, label + labels.num_elements(), [](std::int32_t l) { return l >= 0; });
-}
-
-std::int64_t count_set(ConstTensorView mask) {
-  if (!mask) return 0;
-  const auto* m = mask.data<std::uint8_t>();
-  return std::count(m, m + mask.num_elements(), std::uint8_t{1});
-}
-
 /// Ids of the batch, and labels where they are given, lie in the vocabulary.
 void check_ids(ConstTensorView ids, std::int64_t vocab_size) {
   const auto* id = ids.data<std::int32_t>();
@@ -33,16 +20,6 @@ void check_ids(ConstTensorView ids, std::int64_t vocab_size) {
     NMOE_CHECK(id[t] >= 0 && id[t] < vocab_size, bad_data, "ids[{}] = {} is outside [0, {}]", t, id[t],
                vocab_size - 1);
   }
-}
-
-double sum_in_order(const Tensor& on_host) {
-  const ConstTensorView losses = on_host.view();
-  double sum = 0.0;
-  for (std::int64_t t = 0; t < losses.num_elements(); ++t) {
-    sum += losses.dtype() == DType::float64 ? losses.data<double>()[t]
-                                            : static_cast<double>(losses.data<float>()[t]);
-  }
-  return sum;
 }
 
 /// Hands an observer copies in host memory.
@@ -81,6 +58,7 @@ Decoder::Decoder(ModelConfig config, DType dtype, TrainableSet trainable, Expert
       saved_bytes_(static_cast<std::size_t>(config_.num_layers), 0) {
   for (const int e : config_.num_experts) routed_slots_.emplace_back(static_cast<std::size_t>(e), 0);
   declare_parameters();
+  place_experts();
   bind_weights();
 }
 
@@ -204,64 +182,8 @@ std::int64_t Decoder::gradient_bytes() const {
   return bytes;
 }
 
-double Decoder::lpr_mean_denominator(int l, bool by_expert_count, std::int64_t num_old) const {
-  if (num_old == 0) return 0.0;
-  if (!by_expert_count) return static_cast<double>(config_.num_moe_layers()) * static_cast<double>(num_old);
-  std::set<int> groups;
-  int layers_in_group = 0;
-  for (int other = 0; other < config_.num_layers; ++other) {
-    const int e = config_.num_experts[static_cast<std::size_t>(other)];
-    if (e > 1) groups.insert(e);
-    if (e == config_.num_experts[static_cast<std::size_t>(l)]) ++layers_in_group;
-  }
-  return static_cast<double>(groups.size()) * layers_in_group * static_cast<double>(num_old);
-}
-
-std::vector<double> Decoder::balancing_statistics(const Batch& batch) {
-  std::size_t size = 1;
-  for (int l = 0; l < config_.num_layers; ++l) {
-    if (config_.is_moe(l))
-      size += 2 * static_cast<std::size_t>(config_.num_experts[static_cast<std::size_t>(l)]);
-  }
-  std::vector<double> statistics(size);
-  double* next = statistics.data();
-  for (int l = 0; l < config_.num_layers; ++l) {
-    if (!config_.is_moe(l)) continue;
-    const std::int64_t experts = config_.num_experts[static_cast<std::size_t>(l)];
-    const ScratchScope scope(memory_.scratch);
-    TensorView both = memory_.scratch.take({2, experts}, DType::float64);
-    MoeLayer(l, config_, group_)
-        .statistics(both.rows(0, 1).reshape({experts}), both.rows(1, 1).reshape({experts}),
-                    saved_[static_cast<std::size_t>(l)].moe, stream_);
-    copy(TensorView(next, DType::float64, {2, experts}), both, stream_);
-    next += 2 * experts;
-  }
-  *next = static_cast<double>(batch.num_tokens());
-  return statistics;
-}
-
-AuxLossScales Decoder::layer_scales(int l, const LossScales& scales, std::int64_t num_old,
-                                    const std::vector<double>& statistics) const {
-  AuxLossScales layer;
-  if (!config_.is_moe(l)) return layer;
-  layer.balancing = scales.balancing / config_.num_moe_layers();
-  const double denominator = lpr_mean_denominator(l, scales.lpr_by_expert_count, num_old);
-  layer.lpr = denominator > 0.0 ? scales.lpr / denominator : 0.0;
-  layer.lpr_form = scales.lpr_form;
-  if (statistics.empty()) return layer;
-  std::int64_t at = 0;
-  for (int below = 0; below < l; ++below) {
-    if (config_.is_moe(below)) at += 2 * config_.num_experts[static_cast<std::size_t>(below)];
-  }
-  const std::int64_t experts = config_.num_experts[static_cast<std::size_t>(l)];
-  layer.choice_counts = {statistics.data() + at, DType::float64, {experts}};
-  layer.prob_sums = {statistics.data() + at + experts, DType::float64, {experts}};
-  layer.num_tokens = statistics.back();
-  return layer;
-}
-
 void Decoder::layer_backward(int l, TensorView dx, const SequenceInfo& sequence, const Batch& batch,
-                             const AuxLossScales& scales, AuxLosses& losses) {
+                             const AuxLossScales& scales, const AuxLosses& losses) {
   const LayerWeights& w = layers_[static_cast<std::size_t>(l)];
   const LayerPlan& plan = plan_.layers[static_cast<std::size_t>(l)];
   LayerSaved& saved = saved_[static_cast<std::size_t>(l)];
@@ -274,8 +196,8 @@ void Decoder::layer_backward(int l, TensorView dx, const SequenceInfo& sequence,
       ops::rms_norm_forward(hn, saved.inv_rms, saved.x_mid, w.mlp_norm.value, config_.rms_norm_eps, stream_);
     }
     if (config_.is_moe(l)) {
-      losses = MoeLayer(l, config_, group_)
-                   .backward(dhn, dx, hn, batch.old_mask, w.moe, saved.moe, scales, plan, scratch, stream_);
+      MoeLayer(l, config_, group_)
+          .backward(dhn, dx, hn, batch.old_mask, w.moe, saved.moe, scales, losses, plan, scratch, stream_);
     } else if (plan.mlp_input || plan.base_mlp_weights) {
       const Shape wide{dx.dim(0), config_.intermediate_size};
       const FeedForwardScratch buffers{scratch.take(wide, dtype_), scratch.take(wide, dtype_),
@@ -306,38 +228,35 @@ Losses Decoder::forward_backward(const Batch& host_batch, const LossScales& scal
   const std::int64_t num_tokens = batch.num_tokens();
   const DType acc = accumulator_of(dtype_);
   Arena& scratch = memory_.scratch;
-  const std::int64_t num_old = count_set(host_batch.old_mask);
-  Losses losses;
+  const std::int64_t num_old = count_old(host_batch);
+  TensorView token_losses = memory_.saved.take({num_tokens}, acc);
+  TensorView aux_losses = memory_.saved.take({config_.num_layers, 2}, DType::float64);
+  zero(aux_losses, stream_);
   TensorView dx = scratch.take(x.shape(), dtype_);
   begin_stage(0);
   {
     const ScratchScope scope(scratch);
     TensorView xf = scratch.take(x.shape(), dtype_), inv_rms = scratch.take({num_tokens}, acc);
-    TensorView token_losses = scratch.take({num_tokens}, acc), dxf = scratch.take(x.shape(), dtype_);
+    TensorView dxf = scratch.take(x.shape(), dtype_);
     ops::rms_norm_forward(xf, inv_rms, x, final_norm_.value, config_.rms_norm_eps, stream_);
     ops::fill(dxf, 0.0, stream_);
     lm_head_loss(token_losses, dxf, xf, head_, batch.labels, scales.lm, scratch, stream_);
-    losses.lm_sum = sum_in_order(copied_to(Device::cpu, token_losses, stream_));
-    losses.num_labels = count_valid(host_batch.labels);
     ops::rms_norm_backward(dx, final_norm_.grad, dxf, x, final_norm_.value, inv_rms, false, stream_);
   }
   gradients_ready(0);
   for (int l = config_.num_layers - 1; l >= plan_.lowest_layer; --l) {
-    AuxLosses aux;
     begin_stage(plan_.stage_of_layer(l));
-    layer_backward(l, dx, sequence, batch, layer_scales(l, scales, num_old, statistics), aux);
+    const TensorView of_layer = aux_losses.rows(l, 1).reshape({2});
+    layer_backward(l, dx, sequence, batch, layer_scales(l, scales, num_old, statistics),
+                   {of_layer.rows(0, 1), of_layer.rows(1, 1)});
     gradients_ready(plan_.stage_of_layer(l));
-    if (!config_.is_moe(l)) continue;
-    losses.balancing += aux.balancing / config_.num_moe_layers();
-    const double denominator = lpr_mean_denominator(l, scales.lpr_by_expert_count, num_old);
-    if (denominator > 0.0) losses.lpr += aux.lpr_sum / denominator;
   }
   if (plan_.embedding) {
     begin_stage(plan_.embedding_stage());
     ops::embedding_backward(embedding_.grad, dx, batch.ids, stream_);
     gradients_ready(plan_.embedding_stage());
   }
-  return losses;
+  return read_losses(token_losses, aux_losses, host_batch, scales, statistics);
 }
 
 void Decoder::observe(const Batch& batch, ActivationObserver& observer) {

@@ -114,6 +114,14 @@ void Decoder::declare_parameters() {
   }
 }
 
+void Decoder::place_experts() {
+  for (int l = 0; l < config_.num_layers; ++l) {
+    const int num_experts = config_.num_experts[static_cast<std::size_t>(l)];
+    const std::vector<std::int32_t> places = TokenDispatcher::places_of_experts(group_, l, num_experts);
+    places_.push_back(copied_to(stream_.device(), {places.data(), DType::int32, {num_experts}}, stream_));
+  }
+}
+
 void Decoder::share_gradients() {
   const DType acc = accumulator_of(dtype_);
   const auto padded = [](std::int64_t n) { return (n + 15) / 16 * 16; };  // every view starts on a cache line
@@ -193,6 +201,7 @@ void Decoder::bind_weights() {
     w.mlp = expert_weights(layer + "mlp.", 0);
     if (!config_.is_moe(l)) continue;
     w.moe.router = weight_of(layer + "mlp.router.weight");
+    w.moe.place_of_expert = places_[static_cast<std::size_t>(l)].view();
     w.moe.base = w.mlp;
     w.moe.experts.resize(static_cast<std::size_t>(config_.num_experts[static_cast<std::size_t>(l)]));
     for (const int e : group_.placement.replicated_experts(l)) {

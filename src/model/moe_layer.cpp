@@ -76,7 +76,7 @@ void MoeLayer::forward(TensorView y, ConstTensorView x, ConstTensorView row_samp
   Arena& kept = plan.router ? memory.saved : scratch;
   route(x, weights, saved, kept, scratch, stream);
   saved.dispatcher =
-      std::make_unique<TokenDispatcher>(group_, layer_, num_experts_, saved.indices, kept, stream);
+      std::make_unique<TokenDispatcher>(group_, layer_, weights.place_of_expert, saved.indices, kept, stream);
   const TokenDispatcher& dispatcher = *saved.dispatcher;
   const std::int64_t num_rows = dispatcher.num_rows(), num_local = dispatcher.num_local_rows();
   saved.out_rows = kept.take({num_rows, hidden}, x.dtype());
@@ -188,9 +188,10 @@ void MoeLayer::observe(ActivationObserver& observer, const MoeSaved& saved, Cons
   }
 }
 
-AuxLosses MoeLayer::backward(TensorView dx, ConstTensorView dy, ConstTensorView x, ConstTensorView old_mask,
-                             const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
-                             const LayerPlan& plan, Arena& scratch, Stream& stream) const {
+void MoeLayer::backward(TensorView dx, ConstTensorView dy, ConstTensorView x, ConstTensorView old_mask,
+                        const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
+                        const AuxLosses& losses, const LayerPlan& plan, Arena& scratch,
+                        Stream& stream) const {
   const TokenDispatcher& dispatcher = *saved.dispatcher;
   const Shape rows = saved.out_rows.shape();
   const DType dtype = saved.out_rows.dtype();
@@ -212,7 +213,7 @@ AuxLosses MoeLayer::backward(TensorView dx, ConstTensorView dy, ConstTensorView 
       }
     }
     if (release_) dweights = rounded(dweights, dtype, scratch, stream);  // they are of the model's type there
-    return backward_router(dx, dweights, x, old_mask, weights, saved, scales, scratch, stream);
+    backward_router(dx, dweights, x, old_mask, weights, saved, scales, losses, scratch, stream);
   }
 }
 
@@ -290,29 +291,28 @@ void MoeLayer::backward_experts(TensorView dx_rows, ConstTensorView d_rows, cons
   if (!dispatcher.is_local() && dx_rows) dispatcher.combine(dx_rows, dx_received, stream).wait();
 }
 
-AuxLosses MoeLayer::backward_router(TensorView dx, TensorView dweights, ConstTensorView x,
-                                    ConstTensorView old_mask, const MoeWeights& weights, MoeSaved& saved,
-                                    const AuxLossScales& scales, Arena& arena, Stream& stream) const {
-  AuxLosses losses;
+void MoeLayer::backward_router(TensorView dx, TensorView dweights, ConstTensorView x,
+                               ConstTensorView old_mask, const MoeWeights& weights, MoeSaved& saved,
+                               const AuxLossScales& scales, const AuxLosses& losses, Arena& arena,
+                               Stream& stream) const {
   TensorView dprobs;
   if (scales.balancing != 0.0 || scales.lpr != 0.0) {
     dprobs = arena.take(saved.probs.shape(), saved.probs.dtype());
     ops::fill(dprobs, 0.0, stream);
   }
   if (scales.balancing != 0.0 && scales.choice_counts) {
-    losses.balancing = ops::balancing_loss_of(scales.choice_counts, scales.prob_sums, scales.num_tokens);
     if (scales.num_tokens > 0.0) {
       TensorView counts = arena.take(scales.choice_counts.shape(), DType::float64);  // beside dprobs
       copy(counts, scales.choice_counts, stream);
       ops::balancing_gradient(dprobs, counts, scales.num_tokens, scales.balancing, stream);
     }
   } else if (scales.balancing != 0.0) {
-    losses.balancing = ops::load_balancing_loss(dprobs, saved.probs, saved.indices, scales.balancing, stream);
+    ops::load_balancing_loss(losses.balancing, dprobs, saved.probs, saved.indices, scales.balancing, stream);
   }
   if (scales.lpr != 0.0) {
-    losses.lpr_sum = ops::lpr_loss_sum(dprobs, saved.probs, old_mask, scales.lpr_form, scales.lpr, stream);
+    ops::lpr_loss_sum(losses.lpr_sum, dprobs, saved.probs, old_mask, scales.lpr_form, scales.lpr, stream);
   }
-  if (!weights.router.grad && !dx) return losses;
+  if (!weights.router.grad && !dx) return;
   TensorView dlogits = arena.take(saved.probs.shape(), saved.probs.dtype());
   ops::route_backward(dlogits, dweights, dprobs, saved.probs, saved.weights, saved.indices, top_k_ != 1,
                       stream);
@@ -330,7 +330,6 @@ AuxLosses MoeLayer::backward_router(TensorView dx, TensorView dweights, ConstTen
       ops::add_inplace(dx, wide, stream);
     }
   }
-  return losses;
 }
 
 }  // namespace nmoe::model

@@ -20,7 +20,17 @@ std::vector<int> experts_by_owner(const comm::ExpertPlacement& placement, int la
 
 }  // namespace
 
-TokenDispatcher::TokenDispatcher(const ExpertParallelGroup& group, int layer, int num_experts,
+std::vector<std::int32_t> TokenDispatcher::places_of_experts(const ExpertParallelGroup& group, int layer,
+                                                             int num_experts) {
+  std::vector<std::int32_t> place(static_cast<std::size_t>(num_experts), 0);
+  std::int32_t next = 1;
+  for (const int e : group.placement.replicated_experts(layer)) place[static_cast<std::size_t>(e)] = next++;
+  for (const int e : experts_by_owner(group.placement, layer, group.comm.size()))
+    place[static_cast<std::size_t>(e)] = next++;
+  return place;
+}
+
+TokenDispatcher::TokenDispatcher(const ExpertParallelGroup& group, int layer, ConstTensorView place_of_expert,
                                  ConstTensorView indices, Arena& arena, Stream& stream)
     : group_(group),
       num_tokens_(indices.dim(0)),
@@ -29,19 +39,13 @@ TokenDispatcher::TokenDispatcher(const ExpertParallelGroup& group, int layer, in
       token_of_row_(arena.take({num_tokens_ * top_k_}, DType::int32)),
       row_of_slot_(arena.take({num_tokens_, top_k_}, DType::int32)) {
   const int num_ranks = group.comm.size();
-  // Place of every expert's rows: the base, replicated ones, then by owner and id.
+  const std::int64_t num_experts = place_of_expert.num_elements();
   const std::vector<int> replicated = group.placement.replicated_experts(layer);
   const std::vector<int> order = experts_by_owner(group.placement, layer, num_ranks);
-  std::vector<std::int32_t> place(static_cast<std::size_t>(num_experts), 0);
-  std::int32_t next = 1;
-  for (const int e : replicated) place[static_cast<std::size_t>(e)] = next++;
-  for (const int e : order) place[static_cast<std::size_t>(e)] = next++;
   {
     const ScratchScope scope(arena);
-    TensorView counts = arena.take({num_experts}, DType::int64),
-               places = arena.take({num_experts}, DType::int32);
-    copy(places, ConstTensorView(place.data(), DType::int32, {num_experts}), stream);
-    ops::lay_out_rows(token_of_row_, row_of_slot_, counts, indices, places, stream);
+    TensorView counts = arena.take({num_experts}, DType::int64);
+    ops::lay_out_rows(token_of_row_, row_of_slot_, counts, indices, place_of_expert, stream);
     slots_of_expert_.assign(static_cast<std::size_t>(num_experts), num_tokens_);
     if (top_k_ != num_experts) {  // else every token visits every expert: nothing to read back
       copy(TensorView(slots_of_expert_.data(), DType::int64, {num_experts}), counts, stream);

@@ -44,15 +44,16 @@ void route_backward(TensorView dlogits, ConstTensorView dweights, ConstTensorVie
   reference::route_backward(dlogits, dweights, dprobs, probs, weights, indices, normalise);
 }
 
-double load_balancing_loss(TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
-                           double grad_scale, Stream& stream) {
+void load_balancing_loss(TensorView loss, TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
+                         double grad_scale, Stream& stream) {
   constexpr const char* name = "load_balancing_loss";
   check_router(name, probs, indices);
+  expect(name, "loss", loss, {1}, DType::float64);
   if (dprobs) expect(name, "dprobs", dprobs, probs.shape(), probs.dtype());
-  if (on_cuda(name, stream, {dprobs, probs, indices}))
-    return cuda::load_balancing_loss(dprobs, probs, indices, grad_scale, stream);
+  if (on_cuda(name, stream, {loss, dprobs, probs, indices}))
+    return cuda::load_balancing_loss(loss, dprobs, probs, indices, grad_scale, stream);
   expect_range(name, "indices", indices, 0, probs.dim(1));
-  return reference::load_balancing_loss(dprobs, probs, indices, grad_scale);
+  loss.data<double>()[0] = reference::load_balancing_loss(dprobs, probs, indices, grad_scale);
 }
 
 void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView probs, ConstTensorView indices,
@@ -90,17 +91,18 @@ void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_to
   reference::balancing_gradient(dprobs, counts, num_tokens, grad_scale);
 }
 
-double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView mask, LprForm form,
-                    double grad_scale, Stream& stream) {
+void lpr_loss_sum(TensorView loss, TensorView dprobs, ConstTensorView probs, ConstTensorView mask,
+                  LprForm form, double grad_scale, Stream& stream) {
   constexpr const char* name = "lpr_loss_sum";
   expect_floating(name, "probs", probs, 2);
   expect(name, "probs", probs, probs.shape(), accumulator_of(probs.dtype()));
   NMOE_CHECK(probs.dim(1) >= 1, internal, "{}: no experts", name);
   expect(name, "mask", mask, {probs.dim(0)}, DType::uint8);
   if (dprobs) expect(name, "dprobs", dprobs, probs.shape(), probs.dtype());
-  if (on_cuda(name, stream, {dprobs, probs, mask}))
-    return cuda::lpr_loss_sum(dprobs, probs, mask, form, grad_scale, stream);
-  return reference::lpr_loss_sum(dprobs, probs, mask, form, grad_scale);
+  expect(name, "loss", loss, {1}, DType::float64);
+  if (on_cuda(name, stream, {loss, dprobs, probs, mask}))
+    return cuda::lpr_loss_sum(loss, dprobs, probs, mask, form, grad_scale, stream);
+  loss.data<double>()[0] = reference::lpr_loss_sum(dprobs, probs, mask, form, grad_scale);
 }
 
 void lay_out_rows(TensorView token_of_row, TensorView row_of_slot, TensorView counts, ConstTensorView indices,

@@ -44,6 +44,8 @@ class MemoryWalk {
       kept_bytes.push_back(kept ? saved.in_use() - before : 0);
       if (!kept) saved.rewind(before);
     }
+    saved.take(tokens_, 4);  // losses of tokens and layers
+    saved.take(2 * model.num_layers, 8);
     scratch.take(flat_, w_);  // dx
     head();
     for (int l = model.num_layers - 1; l >= s_.freeze.lowest_layer; --l) layer_backward(l);
@@ -117,7 +119,6 @@ class MemoryWalk {
     kept.take(tokens_ * k, 4);
     const std::int64_t before_counts = kept.in_use();
     kept.take(e, 8);
-    kept.take(e, 4);
     kept.rewind(before_counts);
     kept.take(rows.all * s_.hidden, w_);
     scratch.take(rows.all * s_.hidden, w_);
@@ -137,7 +138,6 @@ class MemoryWalk {
   void head() {
     const std::int64_t scope = scratch.in_use();
     scratch.take(flat_, w_);
-    scratch.take(tokens_, 4);
     scratch.take(tokens_, 4);
     scratch.take(flat_, w_);
     scratch.take(std::min(model::lm_head_chunk, tokens_) * s_.input.model.vocab_size, w_);

@@ -30,10 +30,19 @@ Tensor golden_logits() {
 Tensor ones_mask(std::int64_t tokens) {
   return make_tensor<std::uint8_t>(std::vector<std::uint8_t>(static_cast<std::size_t>(tokens), 1), {tokens});
 }
+double balancing_loss(TensorView dprobs, const Routed& r, double grad_scale) {
+  double loss = -1.0;
+  ops::load_balancing_loss({&loss, f64, {1}}, dprobs, r.probs.view(), r.indices.view(), grad_scale, stream);
+  return loss;
+}
+double lpr_sum(TensorView dprobs, const Routed& r, const Tensor& mask, LprForm form, double grad_scale) {
+  double loss = -1.0;
+  ops::lpr_loss_sum({&loss, f64, {1}}, dprobs, r.probs.view(), mask.view(), form, grad_scale, stream);
+  return loss;
+}
 double lpr(const Tensor& logits, LprForm form) {
   const Routed r = route(logits, 1);
-  return ops::lpr_loss_sum({}, r.probs.view(), ones_mask(logits.shape()[0]).view(), form, 0.0, stream) /
-         double(logits.shape()[0]);
+  return lpr_sum({}, r, ones_mask(logits.shape()[0]), form, 0.0) / double(logits.shape()[0]);
 }
 constexpr double exact = 2e-15;  // METHOD 13 prints 16 to 17 digits
 }  // namespace
@@ -97,23 +106,19 @@ BOOST_AUTO_TEST_CASE(nan_logits_give_valid_indices) {
 
 BOOST_AUTO_TEST_CASE(load_balancing_goldens) {
   const Routed r = route(golden_logits(), 2);
-  BOOST_TEST(std::abs(ops::load_balancing_loss({}, r.probs.view(), r.indices.view(), 0, stream) -
-                      2.0928293351412597) < exact);
+  BOOST_TEST(std::abs(balancing_loss({}, r, 0) - 2.0928293351412597) < exact);
   for (const std::int64_t experts : {2, 3, 6}) {  // uniform logits: k
     const Routed u = route(Tensor({5, experts}, f64), 2);
-    BOOST_TEST(std::abs(ops::load_balancing_loss({}, u.probs.view(), u.indices.view(), 0, stream) - 2) <
-               exact);
+    BOOST_TEST(std::abs(balancing_loss({}, u, 0) - 2) < exact);
   }
   const Routed two = route(random_tensor({9, 2}, f64, 1), 2);  // E = 2, k = 2: always 2, and no gradient
   Tensor dprobs({9, 2}, f64), dlogits({9, 2}, f64), zero({9, 2}, f64);
-  BOOST_TEST(
-      std::abs(ops::load_balancing_loss(dprobs.view(), two.probs.view(), two.indices.view(), 1, stream) - 2) <
-      exact);
+  BOOST_TEST(std::abs(balancing_loss(dprobs.view(), two, 1) - 2) < exact);
   ops::route_backward(dlogits.view(), zero.view(), dprobs.view(), two.probs.view(), two.weights.view(),
                       two.indices.view(), true, stream);
   for (const double g : values(dlogits.view())) BOOST_TEST(std::abs(g) < 1e-16);
   const Routed none = route(Tensor({0, 3}, f64), 2);
-  BOOST_TEST(ops::load_balancing_loss({}, none.probs.view(), none.indices.view(), 1, stream) == 0.0);
+  BOOST_TEST(balancing_loss({}, none, 1) == 0.0);
 }
 
 BOOST_AUTO_TEST_CASE(language_prior_goldens) {
@@ -138,7 +143,7 @@ BOOST_AUTO_TEST_CASE(language_prior_goldens) {
   const Routed r = route(golden_logits(), 2);
   Tensor mask({4}, DType::uint8), dprobs({4, 3}, f64);
   for (const LprForm form : {LprForm::double_softmax, LprForm::nll}) {
-    BOOST_TEST(ops::lpr_loss_sum(dprobs.view(), r.probs.view(), mask.view(), form, 1, stream) == 0.0);
+    BOOST_TEST(lpr_sum(dprobs.view(), r, mask, form, 1) == 0.0);
     for (const double g : values(dprobs.view())) BOOST_TEST(g == 0.0);
     BOOST_TEST(std::isfinite(lpr(make_tensor<float>({-500, 500}, {1, 2}), form)));
   }
@@ -155,14 +160,13 @@ BOOST_AUTO_TEST_CASE(router_gradients) {
       for (const LprForm form : {LprForm::double_softmax, LprForm::nll}) {
         const auto loss = [&] {
           const Routed r = route(logits, top_k, normalise);
-          return weighted_sum(c, r.weights) +
-                 0.7 * ops::load_balancing_loss({}, r.probs.view(), r.indices.view(), 0, stream) +
-                 0.3 * ops::lpr_loss_sum({}, r.probs.view(), mask.view(), form, 0, stream);
+          return weighted_sum(c, r.weights) + 0.7 * balancing_loss({}, r, 0) +
+                 0.3 * lpr_sum({}, r, mask, form, 0);
         };
         const Routed r = route(logits, top_k, normalise);
         Tensor dprobs({tokens, experts}, f64), dlogits({tokens, experts}, f64);
-        ops::load_balancing_loss(dprobs.view(), r.probs.view(), r.indices.view(), 0.7, stream);
-        ops::lpr_loss_sum(dprobs.view(), r.probs.view(), mask.view(), form, 0.3, stream);
+        balancing_loss(dprobs.view(), r, 0.7);
+        lpr_sum(dprobs.view(), r, mask, form, 0.3);
         ops::route_backward(dlogits.view(), c.view(), dprobs.view(), r.probs.view(), r.weights.view(),
                             r.indices.view(), normalise, stream);
         check_gradient("dlogits", loss, logits, dlogits);

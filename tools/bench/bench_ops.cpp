@@ -159,8 +159,10 @@ void bench_moe() {
     ops::route_backward(dlogits.view(), weights.view(), {}, probs.view(), weights.view(), indices.view(),
                         true, stream);
   });
-  bytes("load_balancing_loss", 2 * small,
-        [&] { ops::load_balancing_loss(dlogits.view(), probs.view(), indices.view(), 1e-9, stream); });
+  Tensor loss({1}, DType::float64);
+  bytes("load_balancing_loss", 2 * small, [&] {
+    ops::load_balancing_loss(loss.view(), dlogits.view(), probs.view(), indices.view(), 1e-9, stream);
+  });
   const Tensor rows = random_tensor({tokens * top_k, hidden}, dtype),
                dy = random_tensor({tokens, hidden}, dtype);
   for (std::int64_t i = 0; i < tokens * top_k; ++i) {

@@ -22,6 +22,9 @@ struct Batch {
   std::int64_t num_tokens() const { return offsets.back(); }
 };
 
+/// Tokens of old languages. @pre the batch is in host memory
+std::int64_t count_old(const Batch& batch);
+
 /// Owns the memory of a Batch that is put together sequence by sequence.
 class BatchBuilder {
  public:

@@ -134,6 +134,7 @@ class Decoder {
     if (hooks_.gradients_ready) hooks_.gradients_ready(stage);
   }
   void declare_parameters();
+  void place_experts();
   void bind_weights();
   Weight weight_of(std::string_view name, int leaf = 0);
   FeedForwardWeights expert_weights(const std::string& prefix, int leaf);
@@ -152,11 +153,15 @@ class Decoder {
   /// Adds a training pass to routed_slots().
   void count_routing();
   void layer_backward(int l, TensorView dx, const SequenceInfo& sequence, const Batch& batch,
-                      const AuxLossScales& scales, AuxLosses& losses);
+                      const AuxLossScales& scales, const AuxLosses& losses);
   std::vector<double> balancing_statistics(const Batch& batch);
   AuxLossScales layer_scales(int l, const LossScales& scales, std::int64_t num_old,
                              const std::vector<double>& statistics) const;
   double lpr_mean_denominator(int l, bool by_expert_count, std::int64_t num_old) const;
+  /// Losses of a micro-batch from where its kernels left them, [T] acc and [L, 2] float64: the one time its
+  /// losses are read back.
+  Losses read_losses(ConstTensorView token_losses, ConstTensorView aux_losses, const Batch& host_batch,
+                     const LossScales& scales, const std::vector<double>& statistics);
 
   ModelConfig config_;
   DType dtype_;
@@ -166,6 +171,7 @@ class Decoder {
   Stream& stream_;
   std::vector<Parameter> parameters_;
   std::vector<LayerWeights> layers_;
+  std::vector<Tensor> places_;  // of experts, one per layer; on the device once, not in every pass
   Weight embedding_, final_norm_, head_;
   RopeTable rope_;
   StepMemory memory_;

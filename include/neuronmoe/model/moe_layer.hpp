@@ -14,7 +14,8 @@
 namespace nmoe::model {
 
 struct MoeWeights {
-  Weight router;  // [E, D]
+  Weight router;                    // [E, D]
+  ConstTensorView place_of_expert;  // [E] int32, TokenDispatcher::places_of_experts
   FeedForwardWeights base;
   /// [expert id][source rank of the expert-parallel group]: same value, one gradient leaf per source; empty
   /// when the expert is not held by this rank.
@@ -31,9 +32,11 @@ struct AuxLossScales {
   ConstTensorView choice_counts, prob_sums;
   double num_tokens = 0.0;  ///< that they were taken over
 };
+/// Where the losses of one layer go: [1] float64 each, on the stream's device. Left alone where the scale is
+/// 0, the balancing loss also where it is taken from given statistics.
 struct AuxLosses {
-  double balancing = 0.0;  ///< loss of this layer (METHOD 6.2)
-  double lpr_sum = 0.0;    ///< sum over masked tokens (METHOD 6.3)
+  TensorView balancing;  ///< loss of this layer (METHOD 6.2)
+  TensorView lpr_sum;    ///< sum over masked tokens (METHOD 6.3)
 };
 
 /// What one layer keeps between forward and backward, as its LayerPlan says; the rest lives in scratch memory
@@ -68,9 +71,9 @@ class MoeLayer {
   }
   /// Gradients of what `plan` names; dx [T, D] (=) only if plan.mlp_input, else {}. x is forward's.
   /// Collective likewise.
-  AuxLosses backward(TensorView dx, ConstTensorView dy, ConstTensorView x, ConstTensorView old_mask,
-                     const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
-                     const LayerPlan& plan, Arena& scratch, Stream& stream) const;
+  void backward(TensorView dx, ConstTensorView dy, ConstTensorView x, ConstTensorView old_mask,
+                const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
+                const AuxLosses& losses, const LayerPlan& plan, Arena& scratch, Stream& stream) const;
 
  private:
   void route(ConstTensorView x, const MoeWeights& weights, MoeSaved& saved, Arena& kept, Arena& scratch,
@@ -88,9 +91,9 @@ class MoeLayer {
                       const MoeSaved& saved, const FeedForwardScratch& buffers, Stream& stream) const;
   void backward_experts(TensorView dx_rows, ConstTensorView d_rows, const MoeWeights& weights,
                         const MoeSaved& saved, Arena& scratch, Stream& stream) const;
-  AuxLosses backward_router(TensorView dx, TensorView dweights, ConstTensorView x, ConstTensorView old_mask,
-                            const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
-                            Arena& scratch, Stream& stream) const;
+  void backward_router(TensorView dx, TensorView dweights, ConstTensorView x, ConstTensorView old_mask,
+                       const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
+                       const AuxLosses& losses, Arena& scratch, Stream& stream) const;
 
   int layer_, num_experts_, top_k_;
   bool release_;

@@ -33,11 +33,14 @@ struct Segment {
 /// once.
 class TokenDispatcher {
  public:
-  /// @param indices [T, K] int32 chosen experts; row numbers are kept beside them, in `arena`. On a GPU the
-  /// rows per expert are read back: the one wait of the host in a layer.   Collective over the
-  /// expert-parallel group.
-  TokenDispatcher(const ExpertParallelGroup& group, int layer, int num_experts, ConstTensorView indices,
-                  Arena& arena, Stream& stream);
+  /// Place of every expert's rows, [E]: the base, replicated ones, then by owner and id.
+  static std::vector<std::int32_t> places_of_experts(const ExpertParallelGroup& group, int layer,
+                                                     int num_experts);
+  /// @param place_of_expert places_of_experts of the layer, [E] int32   @param indices [T, K] int32 chosen
+  /// experts; row numbers are kept beside them, in `arena`. On a GPU the rows per expert are read back: the
+  /// one wait of the host in a layer.   Collective over the expert-parallel group.
+  TokenDispatcher(const ExpertParallelGroup& group, int layer, ConstTensorView place_of_expert,
+                  ConstTensorView indices, Arena& arena, Stream& stream);
 
   /// True when every expert lives on this rank: nothing travels, rows past the local rows already are the
   /// received rows.

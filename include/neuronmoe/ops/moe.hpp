@@ -20,11 +20,11 @@ void route_backward(TensorView dlogits, ConstTensorView dweights, ConstTensorVie
                     Stream& stream);
 
 /// Load-balancing loss of one layer and micro-batch (METHOD 6.2): E · Σ_e P_e · Σ_j f_{j,e} over all T
-/// tokens. Returns the loss (0 for T = 0) and adds grad_scale · dloss/dprobs to dprobs; f carries no
-/// gradient.
-/// @param[in,out] dprobs [T, E] acc or {}
-double load_balancing_loss(TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
-                           double grad_scale, Stream& stream);
+/// tokens. Overwrites `loss` (0 for T = 0) and adds grad_scale · dloss/dprobs to dprobs; f carries no
+/// gradient. Nothing is read back from a GPU.
+/// @param[out] loss [1] float64   @param[in,out] dprobs [T, E] acc or {}
+void load_balancing_loss(TensorView loss, TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
+                         double grad_scale, Stream& stream);
 
 /// The two statistics of that loss, for sums over several micro-batches: counts[e] = choices of e, over all
 /// slots; sums[e] = Σ_t probs[t, e]. Both are overwritten.   @param[out] counts, sums [E] float64
@@ -39,11 +39,11 @@ void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_to
 
 enum class LprForm { double_softmax, nll };
 /// Sum over masked tokens of the language-prior loss (METHOD 6.3): −log softmax(p_t)_0 (double_softmax) or
-/// −log p_{t,0} (nll). The caller divides by its means through grad_scale. Adds grad_scale · d(sum)/dprobs to
-/// dprobs.
-/// @param mask [T] uint8, 1 = token of an old language
-double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView mask, LprForm form,
-                    double grad_scale, Stream& stream);
+/// −log p_{t,0} (nll). The caller divides by its means through grad_scale. Overwrites `loss` and adds
+/// grad_scale · d(sum)/dprobs to dprobs.
+/// @param[out] loss [1] float64   @param mask [T] uint8, 1 = token of an old language
+void lpr_loss_sum(TensorView loss, TensorView dprobs, ConstTensorView probs, ConstTensorView mask,
+                  LprForm form, double grad_scale, Stream& stream);
 
 /// Where routed slots go: rows are ordered by the place of their expert, within an expert by slot.
 /// @param[out] token_of_row [T·K] int32   @param[out] row_of_slot [T, K] int32   @param[out] counts [E]

@@ -41,14 +41,14 @@ void route_forward(TensorView probs, TensorView weights, TensorView indices, Con
 void route_backward(TensorView dlogits, ConstTensorView dweights, ConstTensorView dprobs,
                     ConstTensorView probs, ConstTensorView weights, ConstTensorView indices, bool normalise,
                     Stream& stream);
-double load_balancing_loss(TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
-                           double grad_scale, Stream& stream);
+void load_balancing_loss(TensorView loss, TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
+                         double grad_scale, Stream& stream);
 void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView probs, ConstTensorView indices,
                           Stream& stream);
 void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_tokens, double grad_scale,
                         Stream& stream);
-double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView mask, LprForm form,
-                    double grad_scale, Stream& stream);
+void lpr_loss_sum(TensorView loss, TensorView dprobs, ConstTensorView probs, ConstTensorView mask,
+                  LprForm form, double grad_scale, Stream& stream);
 void lay_out_rows(TensorView token_of_row, TensorView row_of_slot, TensorView counts, ConstTensorView indices,
                   ConstTensorView place_of_expert, Stream& stream);
 void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row, Stream& stream);

@@ -147,12 +147,14 @@ __global__ void total_kernel(double* total, const double* partials, std::int64_t
   *total = sum;
 }
 
-/// One number, read back when the stream has come to it.
-double read_back(const double* value, Stream& stream) {
-  double result = 0.0;
-  copy(TensorView(&result, DType::float64, {1}), ConstTensorView(value, DType::float64, {1}, Device::cuda),
-       stream);
-  return result;
+/// balancing_loss_of, by one thread.
+__global__ void balancing_loss_kernel(double* loss, const double* counts, const double* sums,
+                                      double num_tokens, int experts) {
+  if (threadIdx.x != 0) return;
+  double total = 0.0;
+  for (int e = 0; e < experts; ++e)
+    total += static_cast<double>(experts) * sums[e] / num_tokens * (counts[e] / num_tokens);
+  *loss = total;
 }
 
 }  // namespace
@@ -191,30 +193,28 @@ void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_to
          static_cast<int>(dprobs.dim(1)));
 }
 
-double load_balancing_loss(TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
-                           double grad_scale, Stream& stream) {
+void load_balancing_loss(TensorView loss, TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
+                         double grad_scale, Stream& stream) {
   const std::int64_t tokens = probs.dim(0), experts = probs.dim(1);
-  if (tokens == 0) return 0.0;
+  if (tokens == 0) return zero(loss, stream);
   auto* memory = scratch<double>(stream, Scratch::delta, 2 * experts);
   const TensorView counts(memory, DType::float64, {experts}, Device::cuda),
       sums(memory + experts, DType::float64, {experts}, Device::cuda);
   balancing_statistics(counts, sums, probs, indices, stream);
   if (dprobs) balancing_gradient(dprobs, counts, static_cast<double>(tokens), grad_scale, stream);
-  const Tensor host_counts = copied_to(Device::cpu, counts, stream),
-               host_sums = copied_to(Device::cpu, sums, stream);
-  return balancing_loss_of(host_counts.view(), host_sums.view(), static_cast<double>(tokens));
+  launch(balancing_loss_kernel, 1, 32, 0, stream, loss.data<double>(), counts.data<double>(),
+         sums.data<double>(), static_cast<double>(tokens), static_cast<int>(experts));
 }
 
-double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView mask, LprForm form,
-                    double grad_scale, Stream& stream) {
+void lpr_loss_sum(TensorView loss, TensorView dprobs, ConstTensorView probs, ConstTensorView mask,
+                  LprForm form, double grad_scale, Stream& stream) {
   const std::int64_t tokens = probs.dim(0), blocks = blocks_for(tokens, threads);
-  if (tokens == 0) return 0.0;
-  auto* loss = scratch<double>(stream, Scratch::partials, 1 + blocks);
-  launch(lpr_kernel, grid_size(blocks), threads, 0, stream, loss + 1, dprobs ? dprobs.data<float>() : nullptr,
+  if (tokens == 0) return zero(loss, stream);
+  auto* partials = scratch<double>(stream, Scratch::partials, blocks);
+  launch(lpr_kernel, grid_size(blocks), threads, 0, stream, partials, dprobs ? dprobs.data<float>() : nullptr,
          probs.data<float>(), mask.data<std::uint8_t>(), form == LprForm::nll, grad_scale, tokens,
          static_cast<int>(probs.dim(1)));
-  launch(total_kernel, 1, 32, 0, stream, loss, static_cast<const double*>(loss + 1), blocks);
-  return read_back(loss, stream);
+  launch(total_kernel, 1, 32, 0, stream, loss.data<double>(), static_cast<const double*>(partials), blocks);
 }
 
 }  // namespace nmoe::ops::cuda

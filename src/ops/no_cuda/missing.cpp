@@ -72,7 +72,7 @@ void route_forward(Out, Out, Out, In, bool, Stream&) {
 void route_backward(Out, In, In, In, In, In, bool, Stream&) {
   missing("route_backward");
 }
-double load_balancing_loss(Out, In, In, double, Stream&) {
+void load_balancing_loss(Out, Out, In, In, double, Stream&) {
   missing("load_balancing_loss");
 }
 void balancing_statistics(Out, Out, In, In, Stream&) {
@@ -81,7 +81,7 @@ void balancing_statistics(Out, Out, In, In, Stream&) {
 void balancing_gradient(Out, In, double, double, Stream&) {
   missing("balancing_gradient");
 }
-double lpr_loss_sum(Out, In, In, LprForm, double, Stream&) {
+void lpr_loss_sum(Out, Out, In, In, LprForm, double, Stream&) {
   missing("lpr_loss_sum");
 }
 void lay_out_rows(Out, Out, Out, In, In, Stream&) {
