@@ -9,6 +9,8 @@ namespace nmoe::detail {
 
 void cuda_copy(void* to, const void* from, std::int64_t bytes, Stream& stream);
 void cuda_zero(void* to, std::int64_t bytes, Stream& stream);
+void* cuda_pinned_allocate(std::int64_t bytes);
+void cuda_pinned_free(void* pointer) noexcept;
 void* cuda_stream_create();
 void cuda_stream_destroy(void* native) noexcept;
 void* cuda_event_create();

@@ -6,10 +6,30 @@
 
 namespace nmoe {
 
-void copy(TensorView dst, ConstTensorView src, Stream& stream) {
+namespace {
+
+void check_alike(ConstTensorView dst, ConstTensorView src) {
   NMOE_CHECK(dst.dtype() == src.dtype() && dst.num_elements() == src.num_elements(), internal,
              "copy of {} {} into {} {}", name_of(src.dtype()), src.shape().to_string(), name_of(dst.dtype()),
              dst.shape().to_string());
+}
+
+}  // namespace
+
+PinnedMemory::PinnedMemory(std::int64_t num_bytes)
+    : data_(detail::cuda_pinned_allocate(num_bytes)), num_bytes_(num_bytes) {}
+PinnedMemory::~PinnedMemory() {
+  detail::cuda_pinned_free(data_);
+}
+
+void start_copy(TensorView dst, ConstTensorView src, Stream& stream) {
+  check_alike(dst, src);
+  NMOE_CHECK(stream.device() == Device::cuda, internal, "a copy to or from the GPU was given a CPU stream");
+  if (dst.num_elements() > 0) detail::cuda_copy(dst.raw(), src.raw(), src.num_bytes(), stream);
+}
+
+void copy(TensorView dst, ConstTensorView src, Stream& stream) {
+  check_alike(dst, src);
   if (dst.num_elements() == 0) return;
   if (dst.device() == Device::cpu && src.device() == Device::cpu) {
     std::memcpy(dst.raw(), src.raw(), static_cast<std::size_t>(src.num_bytes()));

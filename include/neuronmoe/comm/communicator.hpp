@@ -1,7 +1,7 @@
 #pragma once
-// Collectives between ranks. `Communicator` has a local version (one rank, really copies) and an MPI version
-// whose calls one communication thread drains in program order (DESIGN 8). train, analysis, io and evaluation
-// call it.
+// Collectives between ranks. `Communicator` has a local version (one rank, really copies), an MPI version for
+// host tensors whose calls one communication thread drains in program order (DESIGN 8), and two versions that
+// also take tensors on GPUs (device_communicator.hpp). train, analysis, io and evaluation call it.
 #include <array>
 #include <cstdint>
 #include <functional>
@@ -51,7 +51,9 @@ struct CollectiveCounters {
 };
 
 /// A collective under way. `wait()` must be called once before the buffers are touched; it rethrows what went
-/// wrong.
+/// wrong. Host tensors: the collective has finished when it returns. Device tensors: work queued from then on
+/// on the stream that the collective was given comes after it; the host must synchronize() that stream before
+/// it reads a result.
 class [[nodiscard]] Work {
  public:
   Work() = default;  ///< already complete
@@ -74,6 +76,9 @@ class [[nodiscard]] Work {
 /// every rank. Buffers stay owned by the caller and must outlive the Work. Counts are rows of the leading
 /// axis (int64). Zero rows are normal. float sums are taken in ascending rank order (same bits on every rank
 /// and every run); bfloat16 accumulates in float32 and rounds once; min and max pass NaN on.
+/// Tensors on a GPU need a communicator for them, and are read after everything that was queued on `stream`
+/// before the call; all ranks pass tensors on the same kind of device to one call. `stream` only matters
+/// then.
 class Communicator {
  public:
   virtual ~Communicator() = default;

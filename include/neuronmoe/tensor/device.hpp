@@ -54,10 +54,28 @@ class Event {
 /// @throws Error(internal) on a CUDA error, Error(watchdog) after the time.
 void synchronize(Stream& stream, double timeout_s = 600.0);
 
+/// Page-locked host memory: what a GPU copies from and to while the host goes on. Never shrinks, not movable.
+class PinnedMemory {
+ public:
+  explicit PinnedMemory(std::int64_t num_bytes);
+  ~PinnedMemory();
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+  void* data() const { return data_; }
+  std::int64_t num_bytes() const { return num_bytes_; }
+
+ private:
+  void* data_;
+  std::int64_t num_bytes_;
+};
+
+/// dst = src in the order of the stream, one side on the GPU, the other in PinnedMemory. Returns at once: the
+/// host may touch its side when the stream has got there.   @throws Error(internal) if the two disagree.
+void start_copy(TensorView dst, ConstTensorView src, Stream& stream);
 /// dst = src, element types and counts equal, either side on either device, in the order of the stream. When
-/// one side is host memory the call returns only when that memory may be read or written again: a
-/// device-to-host copy waits for the stream. Both on the host: done at once.   @throws Error(internal) if
-/// they disagree.
+/// one side is host memory (not PinnedMemory) the call returns only when that memory may be read or written
+/// again: a device-to-host copy waits for the stream. Both on the host: done at once.   @throws
+/// Error(internal) if they disagree.
 void copy(TensorView dst, ConstTensorView src, Stream& stream);
 /// The same elements on `device`, as an owning tensor.
 Tensor copied_to(Device device, ConstTensorView src, Stream& stream);

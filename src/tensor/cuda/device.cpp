@@ -78,6 +78,16 @@ void cuda_copy(void* to, const void* from, std::int64_t bytes, Stream& stream) {
 void cuda_zero(void* to, std::int64_t bytes, Stream& stream) {
   check(cudaMemsetAsync(to, 0, static_cast<std::size_t>(bytes), native_of(stream)), "clearing memory");
 }
+void* cuda_pinned_allocate(std::int64_t bytes) {
+  void* pointer = nullptr;
+  const cudaError_t status = cudaMallocHost(&pointer, static_cast<std::size_t>(bytes));
+  NMOE_CHECK(status == cudaSuccess, config, "{} bytes of page-locked host memory: {}", bytes,
+             cudaGetErrorString(status));
+  return pointer;
+}
+void cuda_pinned_free(void* pointer) noexcept {
+  static_cast<void>(cudaFreeHost(pointer));
+}
 void* cuda_stream_create() {
   cudaStream_t stream = nullptr;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");

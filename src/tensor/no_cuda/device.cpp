@@ -34,6 +34,10 @@ void cuda_copy(void*, const void*, std::int64_t, Stream&) {
 void cuda_zero(void*, std::int64_t, Stream&) {
   missing("clearing memory");
 }
+void* cuda_pinned_allocate(std::int64_t) {
+  missing("page-locked memory");
+}
+void cuda_pinned_free(void*) noexcept {}
 void* cuda_stream_create() {
   missing("a stream");
 }

@@ -88,6 +88,15 @@ cudaError_t cudaFree(void* pointer) {
   return cudaSuccess;
 }
 
+cudaError_t cudaMallocHost(void** pointer, std::size_t bytes) {
+  *pointer = std::malloc(bytes);
+  std::memset(*pointer, poison, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* pointer) {
+  std::free(pointer);
+  return cudaSuccess;
+}
 cudaError_t cudaMemset(void* pointer, int value, std::size_t bytes) {
   const DeviceAccess access;
   std::memset(pointer, value, bytes);

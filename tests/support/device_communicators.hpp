@@ -1,0 +1,48 @@
+#pragma once
+// The communicators that take tensors on GPUs, and tensors to hand them, for tests/mpi_device.
+#include <string>
+#include <vector>
+
+#include "neuronmoe/comm/device_communicator.hpp"
+#include "neuronmoe/tensor/device.hpp"
+#include "support/mpi_fixture.hpp"
+
+namespace nmoe::test {
+
+inline const std::vector<std::string> transports = {"host copies"};
+
+/// A communicator over all ranks; close() it at the end.
+inline std::unique_ptr<comm::Communicator> make_device_world(const std::string&,
+                                                             const comm::MpiOptions& options) {
+  return comm::make_host_copy_communicator(make_world(options));
+}
+
+/// Runs `body(world)` with and without small messages, checks and the communication thread at work.
+template <typename Body>
+void on_device_worlds(const std::string& transport, Body body) {
+  for (const bool pieces : {false, true}) {
+    comm::MpiOptions options;
+    if (pieces) {
+      options.debug_checks = true;
+      options.max_message_bytes = 24;
+      options.small_reduce_bytes = 16;
+      options.wake_bytes = 0;
+    }
+    const auto comm = make_device_world(transport, options);
+    body(*comm);
+    comm->close();
+  }
+}
+
+inline Stream& device_stream() {
+  static OwnedStream stream(Device::cuda);
+  return stream.stream();
+}
+inline Tensor to_device(const Tensor& host) {
+  return copied_to(Device::cuda, host.view(), device_stream());
+}
+inline Tensor to_host(const Tensor& device) {
+  return copied_to(Device::cpu, device.view(), device_stream());
+}
+
+}  // namespace nmoe::test
