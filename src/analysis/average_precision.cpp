@@ -51,6 +51,20 @@ std::int64_t SampleRoles::count(int language, Role wanted) const {
                        [&](std::uint16_t c) { return role(language, c) == wanted; });
 }
 
+bool SampleRoles::disjoint() const {
+  std::vector<bool> taken(static_cast<std::size_t>(num_classes), false);
+  for (int g = 0; g < num_languages; ++g) {
+    for (int c = 0; c < num_classes; ++c) {
+      const Role wanted = role(g, c);
+      if (wanted == Role::absent) return false;
+      if (wanted != Role::positive) continue;
+      if (taken[static_cast<std::size_t>(c)]) return false;
+      taken[static_cast<std::size_t>(c)] = true;
+    }
+  }
+  return true;
+}
+
 SampleRoles shared_pool_roles(std::span<const int> language_of_sample, int num_pool_languages,
                               std::span<const int> analysed) {
   SampleRoles roles;

@@ -123,16 +123,17 @@ void fill_counts(NeuronStatistics& statistics, const SampleSet& samples, const s
 }
 
 // Responses of one slab are exchanged and scored module by module.
-void score_slab(comm::ExecutionContext& context, Modules slab, ResponseStore& store, const SampleSet& samples,
-                const SampleRoles& roles, NeuronStatistics& statistics, Progress& progress) {
+void score_slab(comm::ExecutionContext& context, std::int64_t memory_bytes, Modules slab,
+                ResponseStore& store, const SampleRoles& roles, NeuronStatistics& statistics,
+                Progress& progress) {
   for (std::size_t m = 0; m < slab.size(); ++m) {
     const auto slice =
-        exchange_site(context.world, context.stream, store.rows(m), slab[m].width, samples.size(), 0.0F);
+        exchange_site(context.world, context.stream, store.rows(m), slab[m].width, roles.num_samples(), 0.0F);
     store.release(m);
     for (std::size_t s = 0; s < slice.num_tokens.size(); ++s)
       NMOE_CHECK(slice.num_tokens[s] > 0, internal, "{}: sample {} was never observed", slab[m].name, s);
-    append_scores(statistics,
-                  score_site(context.world, context.stream, slice, slab[m].width, roles, slab[m].name));
+    append_scores(statistics, score_site(context.world, {context.stream, memory_bytes}, slice, slab[m].width,
+                                         roles, slab[m].name));
     context.heartbeat.beat();
     const auto done = slab[m].offset + slab[m].width;
     progress.update(static_cast<std::uint64_t>(done), static_cast<double>(done));
@@ -212,7 +213,7 @@ NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const Analysis
     AnalysisObserver observer(&store, i == 0 && documents == nullptr ? &similarity : nullptr,
                               i == 0 ? &activations : nullptr, samples);
     run_sense_pass(context, samples, config.batch_tokens, config.skip_bos, observe, observer);
-    score_slab(context, slabs[i], store, samples, roles, statistics, progress);
+    score_slab(context, config.memory_mb * 1'000'000, slabs[i], store, roles, statistics, progress);
   }
   auto similarities = similarity.finish(context.world, context.stream);
   statistics.lape = activations.finish(context.world, context.stream, analysed);

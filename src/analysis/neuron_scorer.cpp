@@ -50,18 +50,15 @@ double value_at(std::span<const float> values, std::size_t rank) {
 }  // namespace
 
 NeuronScorer::NeuronScorer(const SampleRoles& roles, Statistics wanted)
-    : roles_(roles), wanted_(wanted), order_(roles.class_of_sample.size()) {
+    : roles_(roles), wanted_(wanted), shared_(roles.disjoint()), order_(roles.class_of_sample.size()) {
   const auto samples = roles.class_of_sample.size();
   const auto languages = static_cast<std::size_t>(roles.num_languages);
   const auto classes = static_cast<std::size_t>(roles.num_classes);
   std::vector<std::uint16_t> slot_of_class(classes, static_cast<std::uint16_t>(languages));
   for (std::size_t c = 0; c < classes; ++c) {
-    for (std::size_t g = 0; g < languages; ++g) {
-      const Role role = roles.role(static_cast<int>(g), static_cast<int>(c));
-      shared_ = shared_ && role != Role::absent &&
-                (role != Role::positive || slot_of_class[c] == static_cast<std::uint16_t>(languages));
-      if (role == Role::positive) slot_of_class[c] = static_cast<std::uint16_t>(g);
-    }
+    for (std::size_t g = 0; g < languages; ++g)
+      if (roles.role(static_cast<int>(g), static_cast<int>(c)) == Role::positive)
+        slot_of_class[c] = static_cast<std::uint16_t>(g);
   }
   std::vector<std::uint32_t> slot_count(languages + 1, 0);
   class_begin_.assign(classes + 1, 0);

@@ -11,14 +11,26 @@ inline double interpolate(double low, double high, double t) {
   return t < 0.5 ? low + (high - low) * t : high - (high - low) * (1.0 - t);
 }
 
+/// Between which values a percentile lies: the low-th and the high-th in ascending order, `t` of the way.
+struct PercentileSpot {
+  std::int64_t low, high;
+  double t;
+};
+/// @pre n > 0
+inline PercentileSpot percentile_spot(std::int64_t n, double q) {
+  const double at = static_cast<double>(n - 1) * q;
+  const auto low = static_cast<std::int64_t>(std::floor(at));
+  if (low + 1 >= n) return {n - 1, n - 1, 0.0};
+  return {low, low + 1, at - static_cast<double>(low)};
+}
+
 /// Percentile of n values of which value(k) is the k-th in ascending order; 0 if there are none.
 template <typename Value>
 double percentile_of(std::int64_t n, double q, Value&& value) {
   if (n == 0) return 0.0;
-  const double at = static_cast<double>(n - 1) * q;
-  const auto low = static_cast<std::int64_t>(std::floor(at));
-  if (low + 1 >= n) return value(n - 1);
-  return interpolate(value(low), value(low + 1), at - static_cast<double>(low));
+  const PercentileSpot spot = percentile_spot(n, q);
+  if (spot.low == spot.high) return value(spot.low);
+  return interpolate(value(spot.low), value(spot.high), spot.t);
 }
 
 }  // namespace nmoe::analysis

@@ -198,17 +198,17 @@ std::vector<NeuronScore> gather_scores(comm::Communicator& comm, Stream& stream,
   return all;
 }
 
-std::vector<NeuronScore> score_site(comm::Communicator& comm, Stream& stream, const SiteResponses& mine,
+std::vector<NeuronScore> score_site(comm::Communicator& comm, ScoringPlace place, const SiteResponses& mine,
                                     std::int64_t width, const SampleRoles& roles, const std::string& what) {
   std::vector<NeuronScore> scores(static_cast<std::size_t>(mine.num_units * roles.num_languages));
   comm::agree(comm, [&] {
     try {
-      score_rows(mine.values, roles, scores, mine.first_unit);
+      score_rows(place, mine.values, roles, scores, mine.first_unit);
     } catch (const Error& error) {
       throw Error(error.code(), fmt::format("{}: {}", what, error.what()));
     }
   });
-  return gather_scores(comm, stream, scores, width, roles.num_languages);
+  return gather_scores(comm, place.stream, scores, width, roles.num_languages);
 }
 
 }  // namespace nmoe::analysis

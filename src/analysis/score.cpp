@@ -170,7 +170,9 @@ Times score_slabs(comm::ExecutionContext& context, ResponseSource& source, const
   else
     run(
         single, [&](std::int64_t at) { source.read(at, single); },
-        [&](std::int64_t at, std::span<NeuronScore> out) { score_rows(single, roles, out, at); });
+        [&](std::int64_t at, std::span<NeuronScore> out) {
+          score_rows({context.stream, memory_bytes}, single, roles, out, at);
+        });
   return times;
 }
 

@@ -116,7 +116,7 @@ ExpertStatistics analyse_experts(comm::ExecutionContext& context, const Analysis
         statistics.count_tokens.push_back(static_cast<std::uint64_t>(count));
     }
     const auto scores = score_site(
-        context.world, context.stream, slice, module.width,
+        context.world, {context.stream, config.memory_mb * 1'000'000}, slice, module.width,
         policy == EmptyPolicy::exclude ? without_empty(roles, slice.num_tokens) : roles, module.name);
     append_scores(statistics.neurons, scores);
     ExpertSummary& summary = statistics.experts.back();

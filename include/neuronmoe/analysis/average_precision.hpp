@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "neuronmoe/analysis/descending_order.hpp"
+#include "neuronmoe/tensor/stream.hpp"
 
 namespace nmoe::analysis {
 
@@ -34,6 +35,8 @@ struct SampleRoles {
   }
   /// Number of samples with `role` for `language`.
   std::int64_t count(int language, Role role) const;
+  /// Nobody is absent, and no class is positive for two languages.
+  bool disjoint() const;
 };
 
 /// The shared pool of METHOD 1.1: a sample written in language c is positive for c and negative for all
@@ -77,7 +80,7 @@ class NeuronScorer {
 
   const SampleRoles& roles_;
   Statistics wanted_;
-  bool shared_ = true;  // nobody is absent, and no class is positive for two languages
+  bool shared_;  // roles are disjoint
   DescendingOrder order_;
   std::vector<std::uint32_t> slot_begin_, cursor_;  // [languages + 1]; the last slot is nobody's positives
   std::vector<std::uint16_t> slot_of_sample_;       // [S]
@@ -93,6 +96,16 @@ class NeuronScorer {
 /// @throws Error(bad_data) for NaN, naming the first such row counted from `first_row`, and the sample
 void score_rows(std::span<const float> responses, const SampleRoles& roles, std::span<NeuronScore> scores,
                 std::int64_t first_row = 0, Statistics wanted = Statistics::all);
+
+/// Where rows are scored: with the threads of the CPU, or on the GPU of `stream`, `slab_bytes` of its memory
+/// at a time (one row at least).
+struct ScoringPlace {
+  Stream& stream;
+  std::int64_t slab_bytes;
+};
+/// The same there, with the same bits, errors included.
+void score_rows(ScoringPlace place, std::span<const float> responses, const SampleRoles& roles,
+                std::span<NeuronScore> scores, std::int64_t first_row = 0);
 
 /// Percentile of ascending values with linear interpolation, as numpy.percentile; `q` in [0, 1].
 double percentile_sorted(std::span<const double> ascending, double q);

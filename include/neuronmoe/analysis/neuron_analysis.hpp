@@ -57,7 +57,7 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "tokens per forward pass", .unit = "tokens", .min = 1, .max = 1e9});
   f("analysis.memory_mb", c.memory_mb,
     FieldInfo{.help = "analyze: responses a rank may hold; more neurons are measured in several passes over "
-                      "the sentences",
+                      "the sentences. On a GPU also the memory for scoring them there",
               .unit = "MB",
               .min = 1,
               .max = 1e9,

@@ -73,8 +73,8 @@ SiteResponses exchange_site(comm::Communicator& comm, Stream& stream, const Resp
                             std::int64_t width, std::int64_t num_samples, float fill);
 
 /// Scores of all units of a site on rank 0, [width, languages]; empty elsewhere.   Collective.
-/// @param what named in the message of a NaN
-std::vector<NeuronScore> score_site(comm::Communicator& comm, Stream& stream, const SiteResponses& mine,
+/// @param place where this rank scores its units   @param what named in the message of a NaN
+std::vector<NeuronScore> score_site(comm::Communicator& comm, ScoringPlace place, const SiteResponses& mine,
                                     std::int64_t width, const SampleRoles& roles, const std::string& what);
 
 /// Scores [slice of `width` as in exchange_site, languages] of all ranks on rank 0, in unit order.

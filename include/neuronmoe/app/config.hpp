@@ -123,7 +123,7 @@ void for_each_field(Config& c, F&& f) {
   f("score.synthetic", c.score.synthetic,
     FieldInfo{"NEURONSxSAMPLESxLANGUAGES made on the fly instead of a file, to measure the scorer"});
   f("score.memory_mb", c.score.memory_mb,
-    FieldInfo{"responses a rank holds at a time; the rest follows slab by slab", "MB", 1, 1e9, "", true});
+    FieldInfo{"responses a rank holds at a time; the rest follows slab by slab. On a GPU also its memory there", "MB", 1, 1e9, "", true});
 
   for_each_field(c.allocation, f);
   for_each_field(c.train, f);

@@ -8,7 +8,19 @@
 namespace nmoe::ops::cuda {
 
 /// Each purpose has memory of its own on each stream.
-enum class Scratch { gemm, widened, rounded, partials, keys, sort, tiles, delta };
+enum class Scratch {
+  gemm,
+  widened,
+  rounded,
+  partials,
+  keys,
+  sort,
+  tiles,
+  delta,
+  classes,
+  segments,
+  participants
+};
 
 /// At least `bytes` of memory, 256-byte aligned, contents unspecified, valid until more is asked for the same
 /// purpose. Work queued on `stream` may use it; a later caller's work comes behind on the same stream.

@@ -108,5 +108,8 @@ void adamw_update(Out, Out, Out, Out, In, const AdamWStep&, Stream&) {
 void sum_of_squares(Out, In, Stream&) {
   missing("sum_of_squares");
 }
+void rank_rows(const RankedRows&, In, const RankingTables&, Stream&) {
+  missing("rank_rows");
+}
 
 }  // namespace nmoe::ops::cuda

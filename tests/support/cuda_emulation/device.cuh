@@ -126,4 +126,24 @@ inline void sort_pairs(void* temporary, std::size_t& temporary_bytes, const std:
   }
 }
 
+/// Equal keys come in reverse: the order that is not promised is not the stable one here.
+inline void sort_segments(void* temporary, std::size_t& temporary_bytes, const std::uint32_t* keys,
+                          std::uint32_t* sorted_keys, const std::uint16_t* values,
+                          std::uint16_t* sorted_values, const std::int64_t* begins, std::int64_t segments,
+                          std::int64_t count, Stream&) {
+  temporary_bytes = 1;
+  if (temporary == nullptr) return;
+  const emulation::DeviceAccess access;
+  NMOE_CHECK(begins[segments] == count, internal, "segments end at {} of {}", begins[segments], count);
+  for (std::int64_t s = 0; s < segments; ++s) {
+    std::vector<std::int64_t> order(static_cast<std::size_t>(begins[s + 1] - begins[s]));
+    std::iota(order.rbegin(), order.rend(), begins[s]);
+    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return keys[a] < keys[b]; });
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      sorted_keys[begins[s] + static_cast<std::int64_t>(i)] = keys[order[i]];
+      sorted_values[begins[s] + static_cast<std::int64_t>(i)] = values[order[i]];
+    }
+  }
+}
+
 }  // namespace nmoe::device

@@ -101,4 +101,16 @@ inline void sort_pairs(void* temporary, std::size_t& temporary_bytes, const std:
         "radix sort");
 }
 
+/// Sorts the pairs of every segment by key, ascending; segment i is [begins[i], begins[i + 1]), device memory.
+/// Pairs of equal keys come in any order. With `temporary` null only `temporary_bytes` is set.
+inline void sort_segments(void* temporary, std::size_t& temporary_bytes, const std::uint32_t* keys,
+                          std::uint32_t* sorted_keys, const std::uint16_t* values,
+                          std::uint16_t* sorted_values, const std::int64_t* begins, std::int64_t segments,
+                          std::int64_t count, Stream& stream) {
+  check(cub::DeviceSegmentedSort::SortPairs(temporary, temporary_bytes, keys, sorted_keys, values,
+                                            sorted_values, count, segments, begins, begins + 1,
+                                            native(stream)),
+        "segmented sort");
+}
+
 }  // namespace nmoe::device

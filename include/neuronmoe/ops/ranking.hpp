@@ -1,0 +1,41 @@
+#pragma once
+// Average precision and order statistics of rows of responses, every language at once (METHOD 1.5, 1.6): what
+// analysis::NeuronScorer does row by row on the CPU, for a slab of rows where the tensors are. Conventions
+// and errors: ops/linear.hpp. Letters: N rows, S samples, C classes of samples, G languages.
+#include "neuronmoe/tensor/stream.hpp"
+#include "neuronmoe/tensor/tensor.hpp"
+
+namespace nmoe::ops {
+
+/// Values wanted per language: the first four are among its positives, the last two among its negatives.
+inline constexpr int num_order_statistics = 6, num_positive_statistics = 4;
+
+/// What the samples are to the languages, on the device that ranks.
+struct RankingTables {
+  ConstTensorView class_of_sample;               ///< [S] int32, < 65,536
+  ConstTensorView roles;                         ///< [G, C] uint8: 0 negative, 1 positive, 2 absent
+  ConstTensorView positives_begin;               ///< [G + 1] int64: running sum of the languages' positives
+  std::int64_t num_positives = 0;                ///< its last element, on the host
+  ConstTensorView sample_by_class, class_begin;  ///< [S], [C + 1] int32: samples of class 0, of class 1, ...
+  /// [G, 6] int32: how many positives (negatives) stand above the wanted one; −1: not wanted.
+  ConstTensorView wanted;
+  /// Nobody is absent and no class is positive for two languages: negatives are summed class by class.
+  bool disjoint = false;
+};
+
+/// Results, all overwritten. Of a row with a NaN only first_nan means anything.
+struct RankedRows {
+  TensorView ap;                ///< [N, G] float64; 0 without positives
+  TensorView order_statistics;  ///< [N, G, 6] float32, −0 as +0; unspecified where not wanted
+  TensorView off_sums;          ///< [N, G] float64: sum over negatives
+  TensorView first_nan;         ///< [N] int32: first sample whose response is NaN, S if there is none
+};
+
+/// Equal responses (−0 equals +0) share one threshold. The precision at the i-th positive joins partial sum
+/// i mod 8; the eight are added as a tree, ((0+4)+(2+6)) + ((1+5)+(3+7)). Sums over negatives likewise, by
+/// position in the class, then class by class; if not disjoint, by sample. The same bits on every device.
+/// @param responses [N, S] float32
+void rank_rows(const RankedRows& results, ConstTensorView responses, const RankingTables& tables,
+               Stream& stream);
+
+}  // namespace nmoe::ops

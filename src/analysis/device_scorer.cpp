@@ -1,0 +1,157 @@
+#include "device_scorer.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "neuronmoe/base/error.hpp"
+#include "neuronmoe/tensor/device.hpp"
+#include "percentile.hpp"
+
+namespace nmoe::analysis {
+namespace {
+
+// Device memory per response while a slab is ranked: the response, keys and classes twice, what the sort
+// adds, and the counts of participants.
+constexpr std::int64_t bytes_per_response = 4 + 2 * 4 + 2 * 2 + 8, bytes_per_positive = 4;
+// CUB counts in 64 bits but a grid has 2^31 − 1 blocks.
+constexpr std::int64_t most_rows = std::int64_t{1} << 30;
+
+template <typename T>
+Tensor on_device(const std::vector<T>& values, Shape shape, Stream& stream) {
+  return copied_to(stream.device(), ConstTensorView(values.data(), dtype_of<T>::value, shape), stream);
+}
+
+// Percentile q of n values; `values` are the two that it lies between.
+double percentile_between(std::int64_t n, double q, const float* values) {
+  if (n == 0) return 0.0;
+  return interpolate(static_cast<double>(values[0]), static_cast<double>(values[1]), percentile_spot(n, q).t);
+}
+
+}  // namespace
+
+DeviceScorer::DeviceScorer(const SampleRoles& roles, ScoringPlace place) : roles_(roles), place_(place) {
+  const std::int64_t samples = roles.num_samples(), languages = roles.num_languages,
+                     classes = roles.num_classes;
+  Stream& stream = place.stream;
+  std::vector<std::int32_t> class_of_sample(roles.class_of_sample.begin(), roles.class_of_sample.end());
+  std::vector<std::int32_t> by_class(class_of_sample.size()), class_begin(1, 0), wanted;
+  std::iota(by_class.begin(), by_class.end(), 0);
+  std::stable_sort(by_class.begin(), by_class.end(), [&](std::int32_t a, std::int32_t b) {
+    return class_of_sample[static_cast<std::size_t>(a)] < class_of_sample[static_cast<std::size_t>(b)];
+  });
+  for (std::int32_t c = 0; c < classes; ++c)
+    class_begin.push_back(class_begin.back() + static_cast<std::int32_t>(std::count(
+                                                   class_of_sample.begin(), class_of_sample.end(), c)));
+  std::vector<std::uint8_t> role_table;
+  for (const Role role : roles.roles) role_table.push_back(static_cast<std::uint8_t>(role));
+  std::vector<std::int64_t> positives_begin(1, 0);
+  for (int g = 0; g < languages; ++g) {
+    num_on_.push_back(roles.count(g, Role::positive));
+    num_off_.push_back(roles.count(g, Role::negative));
+    positives_begin.push_back(positives_begin.back() + num_on_.back());
+    const auto want = [&](std::int64_t n, double q) {
+      const PercentileSpot spot = n > 0 ? percentile_spot(n, q) : PercentileSpot{0, 0, 0.0};
+      wanted.push_back(n > 0 ? static_cast<std::int32_t>(n - 1 - spot.low) : -1);
+      wanted.push_back(n > 0 ? static_cast<std::int32_t>(n - 1 - spot.high) : -1);
+    };
+    want(num_on_.back(), 0.5);
+    want(num_on_.back(), 0.9);
+    want(num_off_.back(), 0.5);
+  }
+  num_positives_ = positives_begin.back();
+  class_of_sample_ = on_device(class_of_sample, {samples}, stream);
+  role_table_ = on_device(role_table, {languages, classes}, stream);
+  positives_begin_ = on_device(positives_begin, {languages + 1}, stream);
+  sample_by_class_ = on_device(by_class, {samples}, stream);
+  class_begin_ = on_device(class_begin, {classes + 1}, stream);
+  wanted_ = on_device(wanted, {languages, ops::num_order_statistics}, stream);
+  const std::int64_t row_bytes =
+      samples * bytes_per_response + num_positives_ * bytes_per_positive + languages * 40 + 16;
+  slab_rows_ = std::clamp<std::int64_t>(place.slab_bytes / row_bytes, 1, most_rows);
+}
+
+void DeviceScorer::score(std::span<const float> responses, std::span<NeuronScore> scores,
+                         std::int64_t first_row) {
+  const std::int64_t samples = roles_.num_samples(), languages = roles_.num_languages;
+  const std::int64_t rows = static_cast<std::int64_t>(responses.size()) / samples;
+  for (std::int64_t done = 0; done < rows; done += slab_rows_) {
+    const std::int64_t count = std::min(slab_rows_, rows - done);
+    score_slab(responses.subspan(static_cast<std::size_t>(done * samples),
+                                 static_cast<std::size_t>(count * samples)),
+               scores.subspan(static_cast<std::size_t>(done * languages),
+                              static_cast<std::size_t>(count * languages)),
+               first_row + done);
+  }
+}
+
+void DeviceScorer::score_slab(std::span<const float> responses, std::span<NeuronScore> scores,
+                              std::int64_t first_row) {
+  const std::int64_t samples = roles_.num_samples(), languages = roles_.num_languages;
+  const std::int64_t rows = static_cast<std::int64_t>(responses.size()) / samples;
+  Stream& stream = place_.stream;
+  if (!responses_.valid() || responses_.shape()[0] < rows) {
+    responses_ = {};
+    const auto make = [&](Tensor& there, Tensor& here, Shape shape, DType dtype) {
+      there = Tensor(shape, dtype, stream.device());
+      here = Tensor(shape, dtype);
+    };
+    responses_ = Tensor({rows, samples}, DType::float32, stream.device());
+    make(ap_, host_ap_, {rows, languages}, DType::float64);
+    make(off_sums_, host_off_sums_, {rows, languages}, DType::float64);
+    make(order_statistics_, host_order_statistics_, {rows, languages, ops::num_order_statistics},
+         DType::float32);
+    make(first_nan_, host_first_nan_, {rows}, DType::int32);
+  }
+  const TensorView slab = responses_.view().rows(0, rows);
+  copy(slab, ConstTensorView(responses.data(), DType::float32, {rows, samples}), stream);
+  const auto first_rows = [&](Tensor& tensor) { return tensor.view().rows(0, rows); };
+  ops::rank_rows(
+      {first_rows(ap_), first_rows(order_statistics_), first_rows(off_sums_), first_rows(first_nan_)}, slab,
+      {class_of_sample_.view(), role_table_.view(), positives_begin_.view(), num_positives_,
+       sample_by_class_.view(), class_begin_.view(), wanted_.view(), roles_.disjoint()},
+      stream);
+  copy(first_rows(host_first_nan_), first_rows(first_nan_), stream);
+  for (std::int64_t n = 0; n < rows; ++n) {
+    const std::int32_t sample = host_first_nan_.data<std::int32_t>()[n];
+    if (sample < samples)
+      throw Error(ErrorCode::bad_data,
+                  fmt::format("neuron {}: response of sample {} is NaN; average precision is undefined",
+                              first_row + n, sample));
+  }
+  copy(first_rows(host_ap_), first_rows(ap_), stream);
+  copy(first_rows(host_off_sums_), first_rows(off_sums_), stream);
+  copy(first_rows(host_order_statistics_), first_rows(order_statistics_), stream);
+  finish(rows, scores);
+}
+
+void DeviceScorer::finish(std::int64_t rows, std::span<NeuronScore> scores) const {
+  const auto languages = static_cast<std::int64_t>(roles_.num_languages);
+#pragma omp parallel for schedule(static)
+  for (std::int64_t i = 0; i < rows * languages; ++i) {
+    const auto g = static_cast<std::size_t>(i % languages);
+    const float* values = host_order_statistics_.data<float>() + i * ops::num_order_statistics;
+    NeuronScore& score = scores[static_cast<std::size_t>(i)];
+    score = {};
+    score.ap = host_ap_.data<double>()[i];
+    score.on_p50 = static_cast<float>(percentile_between(num_on_[g], 0.5, values));
+    score.on_p90 = static_cast<float>(percentile_between(num_on_[g], 0.9, values + 2));
+    score.off_p50 = static_cast<float>(percentile_between(num_off_[g], 0.5, values + 4));
+    if (num_off_[g] > 0)
+      score.off_mean =
+          static_cast<float>(host_off_sums_.data<double>()[i] / static_cast<double>(num_off_[g]));
+  }
+}
+
+void score_rows(ScoringPlace place, std::span<const float> responses, const SampleRoles& roles,
+                std::span<NeuronScore> scores, std::int64_t first_row) {
+  if (place.stream.device() == Device::cpu) return score_rows(responses, roles, scores, first_row);
+  if (roles.num_samples() == 0 || roles.num_languages == 0) return;
+  NMOE_CHECK(responses.size() % static_cast<std::size_t>(roles.num_samples()) == 0, internal,
+             "{} responses of {} samples", responses.size(), roles.num_samples());
+  DeviceScorer(roles, place).score(responses, scores, first_row);
+}
+
+}  // namespace nmoe::analysis

@@ -1,0 +1,34 @@
+#pragma once
+// Scores rows of responses on a GPU (ops::rank_rows): what score_rows does there.
+#include <span>
+#include <vector>
+
+#include "neuronmoe/analysis/average_precision.hpp"
+#include "neuronmoe/ops/ranking.hpp"
+#include "neuronmoe/tensor/tensor.hpp"
+
+namespace nmoe::analysis {
+
+/// Holds the tables of the roles on the device, and memory for one slab of rows. Sorting and average
+/// precision happen there; percentiles are interpolated here, by the code that the CPU's scorer uses.
+class DeviceScorer {
+ public:
+  /// @param roles kept by reference; must outlive the scorer
+  DeviceScorer(const SampleRoles& roles, ScoringPlace place);
+  /// As score_rows.
+  void score(std::span<const float> responses, std::span<NeuronScore> scores, std::int64_t first_row);
+
+ private:
+  void score_slab(std::span<const float> responses, std::span<NeuronScore> scores, std::int64_t first_row);
+  void finish(std::int64_t rows, std::span<NeuronScore> scores) const;
+
+  const SampleRoles& roles_;
+  ScoringPlace place_;
+  std::int64_t slab_rows_ = 1, num_positives_ = 0;
+  std::vector<std::int64_t> num_on_, num_off_;
+  Tensor class_of_sample_, role_table_, positives_begin_, sample_by_class_, class_begin_, wanted_;
+  Tensor responses_, ap_, order_statistics_, off_sums_, first_nan_;  // of a slab
+  Tensor host_ap_, host_order_statistics_, host_off_sums_, host_first_nan_;
+};
+
+}  // namespace nmoe::analysis
