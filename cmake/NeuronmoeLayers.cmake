@@ -1,6 +1,7 @@
 # One library per layer, linked only downwards (DESIGN: base < tensor < ops, comm < io < data < model <
 # {train, analysis, evaluation} < app). tests/integration/layering walks the includes.
-# src/<layer>/*.cpp always; src/<layer>/cuda/*.{cu,cpp} with a CUDA toolkit, src/<layer>/no_cuda/*.cpp without.
+# src/<layer>/*.cpp always; src/<layer>/cuda/*.{cu,cpp} with a CUDA toolkit, src/<layer>/no_cuda/*.cpp without;
+# src/comm/nccl with NCCL, src/comm/no_nccl without.
 function(nmoe_add_layer name)
   cmake_parse_arguments(ARG "" "" "SUBDIRS;LINK" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cpp)
@@ -41,10 +42,21 @@ nmoe_add_layer(base LINK fmt::fmt spdlog::spdlog OpenSSL::Crypto Threads::Thread
 nmoe_add_layer(tensor LINK nmoe_base)
 nmoe_add_layer(ops SUBDIRS cpu cpu/${gemm_dir} LINK nmoe_tensor OpenMP::OpenMP_CXX ${gemm_lib})
 if(NMOE_WITH_CUDA)
-  target_include_directories(nmoe_ops PRIVATE ${PROJECT_SOURCE_DIR}/src/ops/cuda/device)
+  target_include_directories(nmoe_ops PRIVATE ${PROJECT_SOURCE_DIR}/src/tensor/cuda/device)
   target_link_libraries(nmoe_ops PUBLIC CUDA::cublasLt)
 endif()
-nmoe_add_layer(comm SUBDIRS mpi LINK nmoe_tensor MPI::MPI_C Threads::Threads)
+set(nccl_dir no_nccl)
+set(nccl_lib "")
+if(NMOE_WITH_NCCL)
+  set(nccl_dir nccl)
+  set(nccl_lib nmoe_nccl)
+endif()
+nmoe_add_layer(comm SUBDIRS mpi ${nccl_dir} LINK nmoe_tensor MPI::MPI_C Threads::Threads ${nccl_lib})
+if(NMOE_WITH_NCCL)
+  file(GLOB nccl_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/comm/nccl/*.cu)
+  target_sources(nmoe_comm PRIVATE ${nccl_kernels})
+  target_include_directories(nmoe_comm PRIVATE ${PROJECT_SOURCE_DIR}/src/tensor/cuda/device)
+endif()
 nmoe_add_layer(io LINK nmoe_comm nmoe_hdf5 nlohmann_json::nlohmann_json)
 nmoe_add_layer(data SUBDIRS ${sentencepiece_dir} LINK nmoe_io nmoe_ops PkgConfig::PCRE2 PkgConfig::UTF8PROC ${sentencepiece_lib})
 nmoe_add_layer(model LINK nmoe_data)

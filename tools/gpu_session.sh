@@ -51,8 +51,7 @@ use_unpacked_packages() {
 part_build() {
   use_unpacked_packages || return
   cmake -S . -B "$tree" -DCMAKE_BUILD_TYPE=Release -DNMOE_CUDA=ON -DNMOE_GPU_TESTS=ON -DNMOE_BUILD_BENCH=ON
-  cmake --build "$tree" -j "$(nproc)" --target neuronmoe bench_gpu_ops test_gpu_transformer test_gpu_attention \
-    test_gpu_linear test_gpu_moe test_gpu_ranking test_gpu_decoder
+  cmake --build "$tree" -j "$(nproc)" --target neuronmoe bench_gpu_ops gpu_tests
 }
 part_tests() {
   use_unpacked_packages || return

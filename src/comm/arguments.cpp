@@ -13,10 +13,11 @@ std::int64_t num_rows(ConstTensorView view) {
   return view.shape().rank() == 0 ? 1 : view.dim(0);
 }
 
-std::string check_buffer(ConstTensorView view) {
+std::string check_buffer(ConstTensorView view, Device device) {
   if (!view) return "an empty view was passed as buffer";
-  if (view.device() != Device::cpu) {
-    return fmt::format("a {} tensor was passed to a communicator for host tensors", name_of(view.device()));
+  if (view.device() != device) {
+    return fmt::format("a {} tensor was passed to a communicator for {} tensors", name_of(view.device()),
+                       device == Device::cpu ? "host" : name_of(device));
   }
   if (view.raw() == nullptr && view.num_elements() > 0) return "a null buffer with elements was passed";
   return "";
@@ -25,8 +26,9 @@ std::string check_buffer(ConstTensorView view) {
 namespace {
 
 std::string check_counts(const char* what, ConstTensorView view, std::span<const std::int64_t> counts,
-                         int size) {
-  if (std::string error = check_buffer(view); !error.empty()) return fmt::format("{}: {}", what, error);
+                         int size, Device device) {
+  if (std::string error = check_buffer(view, device); !error.empty())
+    return fmt::format("{}: {}", what, error);
   if (counts.size() != static_cast<std::size_t>(size)) {
     return fmt::format("{}: {} counts for {} ranks", what, counts.size(), size);
   }
@@ -53,9 +55,9 @@ std::string check_same_rows(ConstTensorView recv, ConstTensorView send) {
 }  // namespace
 
 std::string check_all_gather_v(int rank, int size, ConstTensorView recv, std::span<const std::int64_t> counts,
-                               ConstTensorView send) {
-  if (std::string error = check_counts("recv", recv, counts, size); !error.empty()) return error;
-  if (std::string error = check_buffer(send); !error.empty()) return "send: " + error;
+                               ConstTensorView send, Device device) {
+  if (std::string error = check_counts("recv", recv, counts, size, device); !error.empty()) return error;
+  if (std::string error = check_buffer(send, device); !error.empty()) return "send: " + error;
   if (num_rows(send) != counts[static_cast<std::size_t>(rank)]) {
     return fmt::format("send has {} rows, counts[{}] is {}", num_rows(send), rank,
                        counts[static_cast<std::size_t>(rank)]);
@@ -64,9 +66,10 @@ std::string check_all_gather_v(int rank, int size, ConstTensorView recv, std::sp
 }
 
 std::string check_all_to_all_v(int size, ConstTensorView recv, std::span<const std::int64_t> recv_counts,
-                               ConstTensorView send, std::span<const std::int64_t> send_counts) {
-  if (std::string error = check_counts("recv", recv, recv_counts, size); !error.empty()) return error;
-  if (std::string error = check_counts("send", send, send_counts, size); !error.empty()) return error;
+                               ConstTensorView send, std::span<const std::int64_t> send_counts,
+                               Device device) {
+  if (std::string error = check_counts("recv", recv, recv_counts, size, device); !error.empty()) return error;
+  if (std::string error = check_counts("send", send, send_counts, size, device); !error.empty()) return error;
   return check_same_rows(recv, send);
 }
 

@@ -13,12 +13,13 @@ std::int64_t row_bytes(ConstTensorView view);
 std::int64_t num_rows(ConstTensorView view);
 
 /// Each returns what is wrong with the arguments, or "" (then the collective may start). Not thrown here,
-/// because with debug checks on every rank must learn of it.
-std::string check_buffer(ConstTensorView view);
+/// because with debug checks on every rank must learn of it. Tensors must be on `device`.
+std::string check_buffer(ConstTensorView view, Device device = Device::cpu);
 std::string check_all_gather_v(int rank, int size, ConstTensorView recv, std::span<const std::int64_t> counts,
-                               ConstTensorView send);
+                               ConstTensorView send, Device device = Device::cpu);
 std::string check_all_to_all_v(int size, ConstTensorView recv, std::span<const std::int64_t> recv_counts,
-                               ConstTensorView send, std::span<const std::int64_t> send_counts);
+                               ConstTensorView send, std::span<const std::int64_t> send_counts,
+                               Device device = Device::cpu);
 std::string check_root(int root, int size);
 
 }  // namespace nmoe::comm::detail

@@ -9,12 +9,17 @@
 
 namespace nmoe::test {
 
-inline const std::vector<std::string> transports = {"host copies"};
+inline const std::vector<std::string> transports = {"host copies", "nccl"};
 
 /// A communicator over all ranks; close() it at the end.
-inline std::unique_ptr<comm::Communicator> make_device_world(const std::string&,
+inline std::unique_ptr<comm::Communicator> make_device_world(const std::string& transport,
                                                              const comm::MpiOptions& options) {
-  return comm::make_host_copy_communicator(make_world(options));
+  if (transport != "nccl") return comm::make_host_copy_communicator(make_world(options));
+  comm::NcclOptions nccl;
+  nccl.debug_checks = options.debug_checks;
+  nccl.small_reduce_bytes = options.small_reduce_bytes;
+  nccl.timeout_s = 60;
+  return comm::make_nccl_communicator(make_world(options), nccl);
 }
 
 /// Runs `body(world)` with and without small messages, checks and the communication thread at work.

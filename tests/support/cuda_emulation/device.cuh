@@ -1,5 +1,5 @@
 #pragma once
-// The twin of src/ops/cuda/device/device.cuh: the same primitives on the CPU, block after block.
+// The twin of src/tensor/cuda/device/device.cuh: the same primitives on the CPU, block after block.
 #include <algorithm>
 #include <numeric>
 

@@ -1,0 +1,373 @@
+// Communicator over NCCL for device tensors, beside one for host tensors that it was started from.
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "../arguments.hpp"
+#include "nccl_check.hpp"
+#include "nccl_engine.hpp"
+#include "nccl_reduce.hpp"
+#include "neuronmoe/comm/agree.hpp"
+
+namespace nmoe::comm {
+
+namespace {
+
+using detail::Call;
+using detail::NcclEngine;
+using detail::NcclHandle;
+
+using Counts = std::span<const std::int64_t>;
+
+CollectiveCounters sum_of(CollectiveCounters a, const CollectiveCounters& b, std::int64_t sign) {
+  for (std::size_t i = 0; i < num_operations; ++i) {
+    a.entries[i].calls += static_cast<std::uint64_t>(sign) * b.entries[i].calls;
+    a.entries[i].bytes_sent += sign * b.entries[i].bytes_sent;
+  }
+  return a;
+}
+
+/// Elements of one row of the leading axis.
+std::int64_t row_elements(ConstTensorView view) {
+  return detail::row_bytes(view) / size_of(view.dtype());
+}
+
+bool all_equal(Counts counts) {
+  for (const std::int64_t count : counts) {
+    if (count != counts.front()) return false;
+  }
+  return true;
+}
+
+/// First element of rank r's slice of n elements.
+std::int64_t slice_begin(std::int64_t n, int r, int size) {
+  return n / size * r + std::min<std::int64_t>(r, n % size);
+}
+
+std::size_t unsigned_of(std::int64_t count) {
+  return static_cast<std::size_t>(count);
+}
+
+class NcclCommunicator final : public Communicator {
+ public:
+  NcclCommunicator(std::unique_ptr<Communicator> host, std::shared_ptr<NcclEngine> engine,
+                   const CollectiveCounters& own_traffic = {})
+      : host_(std::move(host)), engine_(std::move(engine)), own_traffic_(own_traffic) {}
+  ~NcclCommunicator() override {
+    if (handle_ != nullptr) engine_->give_up(*handle_);
+  }
+
+  int rank() const override { return host_->rank(); }
+  int size() const override { return host_->size(); }
+  Work all_reduce(TensorView inout, ReduceOp op, Stream& stream) override;
+  Work all_gather_v(TensorView recv, Counts counts, ConstTensorView send, Stream& stream) override;
+  Work all_to_all_v(TensorView recv, Counts recv_counts, ConstTensorView send, Counts send_counts,
+                    Stream& stream) override;
+  Work broadcast(TensorView buffer, int root, Stream& stream) override;
+  void barrier() override { host().barrier(); }
+  std::unique_ptr<Communicator> split(int color, int key) override {
+    return std::make_unique<NcclCommunicator>(host().split(color, key), engine_);
+  }
+  void drain() override {
+    host().drain();
+    engine_->drain();
+  }
+  void* native() const override { return host_->native(); }
+  void close() override;
+  std::string last_operation() const override {
+    const std::string running = engine_->running();
+    return running.empty() ? host_->last_operation() : running;
+  }
+  const CollectiveCounters& counters() const override {
+    all_counters_ = sum_of(sum_of(counters_, host_->counters(), 1), own_traffic_, -1);
+    return all_counters_;
+  }
+  /// Makes the NCCL communicator of this group. Collective.
+  void connect();
+
+ private:
+  using Start = std::function<void(ncclComm_t)>;
+
+  /// For host tensors and control; not after a failure on the device.
+  Communicator& host() {
+    engine_->throw_if_failed();
+    return *host_;
+  }
+  template <typename Body>
+  void on_host_uncounted(Body body);
+  void compare_calls(const Call& call, const std::string& invalid, Counts agreed);
+  void compare_rows(Counts send_counts, Counts recv_counts);
+  Call begin(Call call, const std::string& invalid, std::int64_t bytes_sent, Stream& stream,
+             Counts agreed = {});
+  Work end(const Call& call, const Stream& stream);
+  void queue(const Call& call, const Start& start) { engine_->queue(*handle_, call, start); }
+  void reduce_small(const Call& call, TensorView inout);
+  void reduce_sliced(const Call& call, TensorView inout);
+  void send_and_receive(const Call& call, TensorView recv, Counts recv_counts, ConstTensorView send,
+                        Counts send_counts);
+
+  std::unique_ptr<Communicator> host_;
+  std::shared_ptr<NcclEngine> engine_;
+  std::shared_ptr<NcclHandle> handle_;
+  std::uint64_t sequence_ = 0;
+  bool closed_ = false;
+  CollectiveCounters own_traffic_;  ///< what bootstrapping and checks sent over the host communicator
+  mutable CollectiveCounters all_counters_;
+};
+
+template <typename Body>
+void NcclCommunicator::on_host_uncounted(Body body) {
+  const CollectiveCounters before = host_->counters();
+  body(host());
+  own_traffic_ = sum_of(own_traffic_, sum_of(host_->counters(), before, -1), 1);
+}
+
+void NcclCommunicator::connect() {
+  on_host_uncounted([&](Communicator& host) {
+    ncclUniqueId id{};
+    agree(host, [&] {
+      if (rank() == 0) NMOE_NCCL(ncclGetUniqueId(&id));
+    });
+    const std::string bytes = broadcast_string(host, std::string_view(id.internal, sizeof(id.internal)));
+    std::memcpy(id.internal, bytes.data(), sizeof(id.internal));
+    host.barrier();  // with some MPIs a broadcast and NCCL's own start can block each other
+    agree(host, [&] { handle_ = engine_->connect(id, rank(), size()); });
+  });
+}
+
+void NcclCommunicator::compare_calls(const Call& call, const std::string& invalid, Counts agreed) {
+  std::string mine = call.to_string();
+  if (!agreed.empty()) mine += fmt::format(" with counts {}", fmt::join(agreed, " "));
+  const std::vector<std::string> calls = all_gather_strings(*host_, mine);
+  const std::vector<std::string> faults = all_gather_strings(*host_, invalid);
+  for (std::size_t r = 0; r < calls.size(); ++r) {
+    NMOE_CHECK(faults[r].empty(), internal, "rank {} of the group, {}: {}", r, calls[r], faults[r]);
+  }
+  for (std::size_t r = 1; r < calls.size(); ++r) {
+    NMOE_CHECK(calls[r] == calls[0], internal, "ranks make different collective calls: rank 0 {}, rank {} {}",
+               calls[0], r, calls[r]);
+  }
+}
+
+void NcclCommunicator::compare_rows(Counts send_counts, Counts recv_counts) {
+  const auto n = static_cast<std::size_t>(size());
+  std::vector<std::int64_t> mine(send_counts.begin(), send_counts.end()), all(2 * n * n);
+  mine.insert(mine.end(), recv_counts.begin(), recv_counts.end());
+  const auto width = static_cast<std::int64_t>(2 * n);
+  const std::vector<std::int64_t> one_each(n, 1);
+  Stream cpu;
+  host_
+      ->all_gather_v(TensorView(all.data(), DType::int64, {size(), width}), one_each,
+                     ConstTensorView(mine.data(), DType::int64, {1, width}), cpu)
+      .wait();
+  for (std::size_t from = 0; from < n; ++from) {
+    for (std::size_t to = 0; to < n; ++to) {
+      const std::int64_t sent = all[from * 2 * n + to], expected = all[to * 2 * n + n + from];
+      NMOE_CHECK(sent == expected, internal,
+                 "all_to_all_v: rank {} sends {} rows to rank {}, which expects {}", from, sent, to,
+                 expected);
+    }
+  }
+}
+
+/// Checks and counts a call, and lets the engine's stream wait for the caller's.
+Call NcclCommunicator::begin(Call call, const std::string& invalid, std::int64_t bytes_sent, Stream& stream,
+                             Counts agreed) {
+  NMOE_CHECK(!closed_, internal, "{} on a closed communicator", name_of(call.operation));
+  engine_->throw_if_failed();
+  call.sequence = ++sequence_;
+  call.group_size = size();
+  if (engine_->options().debug_checks) {
+    on_host_uncounted([&](Communicator&) { compare_calls(call, invalid, agreed); });
+  }
+  NMOE_CHECK(invalid.empty(), internal, "{}: {}", name_of(call.operation), invalid);
+  if (handle_ == nullptr) connect();
+  counters_[call.operation].calls += 1;
+  counters_[call.operation].bytes_sent += bytes_sent;
+  engine_->follow(stream);
+  return call;
+}
+
+Work NcclCommunicator::end(const Call& call, const Stream& stream) {
+  return Work([engine = engine_, done = engine_->mark_end(call), stream = Stream(stream)]() mutable {
+    engine->throw_if_failed();
+    done->make_wait(stream);
+  });
+}
+
+Work NcclCommunicator::all_reduce(TensorView inout, ReduceOp op, Stream& stream) {
+  if (inout.device() == Device::cpu) return host().all_reduce(inout, op, stream);
+  Call call{.operation = Operation::all_reduce, .reduce_op = op, .dtype = inout.dtype()};
+  call.count = inout.num_elements();
+  const std::int64_t small = engine_->options().small_reduce_bytes;
+  const std::int64_t sent = all_reduce_bytes_sent(inout.dtype(), call.count, rank(), size(), small);
+  call = begin(call, detail::check_buffer(inout, Device::cuda), sent, stream);
+  const bool floating =
+      inout.dtype() == DType::float64 || inout.dtype() == DType::float32 || inout.dtype() == DType::bfloat16;
+  if (call.count == 0) return {};
+  if (!floating) {  // integers give the same bits in any order
+    queue(call, [&](ncclComm_t comm) {
+      NMOE_NCCL(ncclAllReduce(inout.raw(), inout.raw(), unsigned_of(call.count),
+                              detail::nccl_type(inout.dtype()), detail::nccl_op(op), comm,
+                              engine_->native_stream()));
+    });
+  } else if (inout.num_bytes() <= small) {
+    reduce_small(call, inout);
+  } else {
+    reduce_sliced(call, inout);
+  }
+  return end(call, stream);
+}
+
+/// Everybody gathers everything and adds it up.
+void NcclCommunicator::reduce_small(const Call& call, TensorView inout) {
+  std::byte* all = engine_->scratch(inout.num_bytes() * size());
+  queue(call, [&](ncclComm_t comm) {
+    NMOE_NCCL(ncclAllGather(inout.raw(), all, unsigned_of(call.count), detail::nccl_type(call.dtype), comm,
+                            engine_->native_stream()));
+  });
+  detail::reduce_parts(call.dtype, call.reduce_op, all, size(), inout.raw(), call.count, engine_->stream());
+}
+
+/// Rank r adds up slice r of everybody, then hands it out.
+void NcclCommunicator::reduce_sliced(const Call& call, TensorView inout) {
+  const ncclDataType_t type = detail::nccl_type(call.dtype);
+  const std::int64_t width = size_of(call.dtype), mine = slice_begin(call.count, rank(), size());
+  const std::int64_t mine_count = slice_begin(call.count, rank() + 1, size()) - mine;
+  auto* data = static_cast<std::byte*>(inout.raw());
+  std::byte* parts = engine_->scratch(mine_count * width * size());
+  const cudaStream_t stream = engine_->native_stream();
+  const auto slice = [&](int r) { return data + slice_begin(call.count, r, size()) * width; };
+  const auto slice_count = [&](int r) {
+    return unsigned_of(slice_begin(call.count, r + 1, size()) - slice_begin(call.count, r, size()));
+  };
+  queue(call, [&](ncclComm_t comm) {
+    for (int r = 0; r < size(); ++r) {
+      if (slice_count(r) > 0) NMOE_NCCL(ncclSend(slice(r), slice_count(r), type, r, comm, stream));
+      if (mine_count > 0) {
+        NMOE_NCCL(ncclRecv(parts + r * mine_count * width, unsigned_of(mine_count), type, r, comm, stream));
+      }
+    }
+  });
+  detail::reduce_parts(call.dtype, call.reduce_op, parts, size(), slice(rank()), mine_count,
+                       engine_->stream());
+  queue(call, [&](ncclComm_t comm) {
+    for (int r = 0; r < size(); ++r) {
+      if (r == rank()) continue;
+      if (mine_count > 0) NMOE_NCCL(ncclSend(slice(rank()), unsigned_of(mine_count), type, r, comm, stream));
+      if (slice_count(r) > 0) NMOE_NCCL(ncclRecv(slice(r), slice_count(r), type, r, comm, stream));
+    }
+  });
+}
+
+Work NcclCommunicator::all_gather_v(TensorView recv, Counts counts, ConstTensorView send, Stream& stream) {
+  if (recv.device() == Device::cpu && send.device() == Device::cpu)
+    return host().all_gather_v(recv, counts, send, stream);
+  Call call{.operation = Operation::all_gather_v, .dtype = recv.dtype()};
+  call.count = detail::row_bytes(recv);
+  call = begin(call, detail::check_all_gather_v(rank(), size(), recv, counts, send, Device::cuda),
+               send.num_bytes() * (size() - 1), stream, counts);
+  if (recv.num_elements() == 0) return {};
+  if (all_equal(counts)) {
+    queue(call, [&](ncclComm_t comm) {
+      NMOE_NCCL(ncclAllGather(send.raw(), recv.raw(), unsigned_of(send.num_elements()),
+                              detail::nccl_type(send.dtype()), comm, engine_->native_stream()));
+    });
+    return end(call, stream);
+  }
+  const std::int64_t width = row_elements(recv);
+  queue(call, [&](ncclComm_t comm) {
+    const ncclDataType_t type = detail::nccl_type(recv.dtype());
+    auto* to = static_cast<std::byte*>(recv.raw());
+    for (int r = 0; r < size(); ++r) {
+      const std::int64_t count = counts[static_cast<std::size_t>(r)] * width;
+      if (send.num_elements() > 0) {
+        NMOE_NCCL(
+            ncclSend(send.raw(), unsigned_of(send.num_elements()), type, r, comm, engine_->native_stream()));
+      }
+      if (count > 0) NMOE_NCCL(ncclRecv(to, unsigned_of(count), type, r, comm, engine_->native_stream()));
+      to += count * size_of(recv.dtype());
+    }
+  });
+  return end(call, stream);
+}
+
+Work NcclCommunicator::all_to_all_v(TensorView recv, Counts recv_counts, ConstTensorView send,
+                                    Counts send_counts, Stream& stream) {
+  if (recv.device() == Device::cpu && send.device() == Device::cpu)
+    return host().all_to_all_v(recv, recv_counts, send, send_counts, stream);
+  Call call{.operation = Operation::all_to_all_v, .dtype = recv.dtype()};
+  call.count = detail::row_bytes(recv);
+  const std::string invalid =
+      detail::check_all_to_all_v(size(), recv, recv_counts, send, send_counts, Device::cuda);
+  const std::int64_t kept = invalid.empty() ? send_counts[static_cast<std::size_t>(rank())] * call.count : 0;
+  call = begin(call, invalid, send.num_bytes() - kept, stream);
+  if (engine_->options().debug_checks)
+    on_host_uncounted([&](Communicator&) { compare_rows(send_counts, recv_counts); });
+  const std::int64_t width = row_elements(recv);
+  queue(call, [&](ncclComm_t comm) {
+    const ncclDataType_t type = detail::nccl_type(recv.dtype());
+    const auto* from = static_cast<const std::byte*>(send.raw());
+    auto* to = static_cast<std::byte*>(recv.raw());
+    for (int r = 0; r < size(); ++r) {
+      const std::int64_t out = send_counts[static_cast<std::size_t>(r)] * width;
+      const std::int64_t in = recv_counts[static_cast<std::size_t>(r)] * width;
+      if (out > 0) NMOE_NCCL(ncclSend(from, unsigned_of(out), type, r, comm, engine_->native_stream()));
+      if (in > 0) NMOE_NCCL(ncclRecv(to, unsigned_of(in), type, r, comm, engine_->native_stream()));
+      from += out * size_of(recv.dtype());
+      to += in * size_of(recv.dtype());
+    }
+  });
+  return end(call, stream);
+}
+
+Work NcclCommunicator::broadcast(TensorView buffer, int root, Stream& stream) {
+  if (buffer.device() == Device::cpu) return host().broadcast(buffer, root, stream);
+  Call call{.operation = Operation::broadcast, .dtype = buffer.dtype(), .root = root};
+  call.count = buffer.num_elements();
+  std::string invalid = detail::check_buffer(buffer, Device::cuda);
+  if (invalid.empty()) invalid = detail::check_root(root, size());
+  call = begin(call, invalid, rank() == root ? buffer.num_bytes() * (size() - 1) : 0, stream);
+  if (call.count == 0) return {};
+  queue(call, [&](ncclComm_t comm) {
+    NMOE_NCCL(ncclBroadcast(buffer.raw(), buffer.raw(), unsigned_of(call.count),
+                            detail::nccl_type(buffer.dtype()), root, comm, engine_->native_stream()));
+  });
+  return end(call, stream);
+}
+
+void NcclCommunicator::close() {
+  if (closed_) return;
+  closed_ = true;
+  if (handle_ != nullptr) {
+    engine_->disconnect(*handle_);
+    handle_ = nullptr;
+  }
+  host_->close();
+}
+
+}  // namespace
+
+bool has_nccl() {
+  return true;
+}
+
+std::string nccl_version_text() {
+  int version = 0;
+  NMOE_NCCL(ncclGetVersion(&version));
+  return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
+
+std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host,
+                                                     const NcclOptions& options) {
+  const std::string who = fmt::format("rank {} of {}", host->rank(), host->size());
+  const CollectiveCounters before = host->counters();
+  std::shared_ptr<NcclEngine> engine;
+  agree(*host, [&] { engine = std::make_shared<NcclEngine>(options, who); });
+  const CollectiveCounters own_traffic = sum_of(host->counters(), before, -1);
+  auto world = std::make_unique<NcclCommunicator>(std::move(host), engine, own_traffic);
+  world->connect();
+  return world;
+}
+
+}  // namespace nmoe::comm
