@@ -39,6 +39,18 @@ std::uint32_t descending_key(float value) {
   return ~ascending;
 }
 
+// items[i] = (min(max((top − x)·scale, 0), limit) truncated) << shift | i. Apart from everything else, and with
+// 32-bit counts, so that it becomes vector code.
+void scale_items(std::uint32_t* items, const float* responses, std::uint32_t n, float top, float scale,
+                 float limit, unsigned shift) {
+  for (std::uint32_t i = 0; i < n; ++i) {
+    float at = (top - responses[i]) * scale;
+    at = at > 0.0F ? at : 0.0F;
+    at = at < limit ? at : limit;
+    items[i] = static_cast<std::uint32_t>(static_cast<std::int32_t>(at)) << shift | i;
+  }
+}
+
 }  // namespace
 
 DescendingOrder::DescendingOrder(std::size_t num_samples)
@@ -105,12 +117,8 @@ bool DescendingOrder::sort_by_scale(std::span<const float> responses, Range rang
   const auto limit = static_cast<float>((1U << scale_bits) - 1U);
   const float scale = limit / (range.max - range.min);
   if (!std::isfinite(scale)) return false;
-  const std::size_t n = responses.size();
-  for (std::size_t i = 0; i < n; ++i) {
-    const float at = std::min(std::max((range.max - responses[i]) * scale, 0.0F), limit);
-    const auto scaled = static_cast<std::int32_t>(at);
-    items_[i] = static_cast<std::uint32_t>(scaled) << index_bits_ | static_cast<std::uint32_t>(i);
-  }
+  const auto n = static_cast<std::uint32_t>(responses.size());
+  scale_items(items_.data(), responses.data(), n, range.max, scale, limit, index_bits_);
   constexpr std::uint32_t mask = (1U << digit_bits) - 1U;
   const unsigned low = index_bits_, high = index_bits_ + digit_bits;
   std::array<std::uint32_t, mask + 1> low_counts{}, high_counts{};
