@@ -6,25 +6,13 @@
 #include <numeric>
 
 #include "neuronmoe/base/error.hpp"
+#include "neuronmoe/ops/pooling.hpp"
+#include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::analysis {
 namespace {
 
 constexpr double bar_quantile = 0.95, taken_share = 0.05;  // of the public script
-
-template <typename T>
-void count_rows(std::int64_t* fired, std::int64_t* tokens, const T* values,
-                const std::vector<int>& language_of_row, std::int64_t width, std::int64_t language_stride,
-                std::int64_t token_stride) {
-  for (std::size_t t = 0; t < language_of_row.size(); ++t) {
-    if (language_of_row[t] < 0) continue;
-    const T* x = values + static_cast<std::int64_t>(t) * width;
-    std::int64_t* counts = fired + language_of_row[t] * language_stride;
-    ++tokens[language_of_row[t] * token_stride];
-    for (std::int64_t u = 0; u < width; ++u)  // SiLU has the sign of its argument
-      counts[u] += static_cast<float>(x[u]) > 0.0F ? 1 : 0;
-  }
-}
 
 }  // namespace
 
@@ -63,11 +51,13 @@ void select_by_entropy(const std::vector<std::vector<double>>& probability,
       if (probability[g][u] > lape.bar) lape.selected[g].push_back(uuids[u]);
 }
 
-ActivationCounter::ActivationCounter(const ModuleTable& modules, int num_languages)
+ActivationCounter::ActivationCounter(const ModuleTable& modules, int num_languages, Stream& stream)
     : modules_(modules),
       num_languages_(num_languages),
       module_of_layer_(static_cast<std::size_t>(modules.num_layers())),
-      begin_of_layer_(module_of_layer_.size()) {
+      begin_of_layer_(module_of_layer_.size()),
+      stream_(stream),
+      grouping_(stream, RowGrouping::Empty::kept) {
   for (std::size_t m = 0; m < modules.modules().size(); ++m) {
     const Module& module = modules.modules()[m];
     if (module.projection != model::Projection::gate) continue;
@@ -75,33 +65,31 @@ ActivationCounter::ActivationCounter(const ModuleTable& modules, int num_languag
     begin_of_layer_[static_cast<std::size_t>(module.layer)] = num_units_;
     num_units_ += module.width;
   }
-  fired_.assign(static_cast<std::size_t>(num_units_ * num_languages_), 0);
+  fired_ = Tensor({num_units_ * num_languages_}, DType::int64, stream.device());
   tokens_.assign(static_cast<std::size_t>(num_languages_) * module_of_layer_.size(), 0);
 }
 
 void ActivationCounter::add(int layer, ConstTensorView values, const std::vector<int>& language_of_row) {
   const auto at = static_cast<std::size_t>(layer);
   const std::int64_t width = modules_.modules()[module_of_layer_[at]].width;
-  NMOE_CHECK(values.num_elements() == static_cast<std::int64_t>(language_of_row.size()) * width, internal,
-             "layer {}: {} values for {} rows of {}", layer, values.num_elements(), language_of_row.size(),
-             width);
-  const auto count_as = [&](const auto* data) {
-    count_rows(fired_.data() + begin_of_layer_[at], tokens_.data() + at, data, language_of_row, width,
-               num_units_, static_cast<std::int64_t>(module_of_layer_.size()));
-  };
-  if (values.dtype() == DType::float64)
-    count_as(values.data<double>());
-  else if (values.dtype() == DType::bfloat16)
-    count_as(values.data<bfloat16>());
-  else
-    count_as(values.data<float>());
+  const auto rows = static_cast<std::int64_t>(language_of_row.size());
+  NMOE_CHECK(values.num_elements() == rows * width, internal, "layer {}: {} values for {} rows of {}", layer,
+             values.num_elements(), rows, width);
+  grouping_.group(language_of_row, num_languages_);
+  for (std::size_t g = 0; g < grouping_.sizes().size(); ++g)
+    tokens_[at * static_cast<std::size_t>(num_languages_) + g] += grouping_.sizes()[g];
+  const TensorView counts = fired_.view().rows(begin_of_layer_[at] * num_languages_, width * num_languages_);
+  ops::count_positive(counts.reshape({num_languages_, width}), values.reshape({rows, width}),
+                      grouping_.groups(), stream_);  // SiLU has the sign of its argument
 }
 
 Lape ActivationCounter::finish(comm::Communicator& comm, Stream& stream, const std::vector<int>& analysed) {
-  for (auto* counts : {&fired_, &tokens_})
-    comm.all_reduce(TensorView(counts->data(), DType::int64, {static_cast<std::int64_t>(counts->size())}),
-                    comm::ReduceOp::sum, stream)
-        .wait();
+  Tensor all_fired = copied_to(Device::cpu, fired_.view(), stream_);
+  std::vector<std::int64_t> all_tokens = tokens_;
+  comm.all_reduce(all_fired.view(), comm::ReduceOp::sum, stream).wait();
+  comm.all_reduce(TensorView(all_tokens.data(), DType::int64, {static_cast<std::int64_t>(all_tokens.size())}),
+                  comm::ReduceOp::sum, stream)
+      .wait();
   const auto neurons = static_cast<std::size_t>(modules_.num_neurons());
   const double none = std::numeric_limits<double>::quiet_NaN();
   Lape lape;
@@ -117,9 +105,9 @@ Lape ActivationCounter::finish(comm::Communicator& comm, Stream& stream, const s
       const auto uuid = static_cast<std::size_t>(module.offset + u);
       for (std::size_t g = 0; g < analysed.size(); ++g) {
         const auto language = static_cast<std::size_t>(analysed[g]);
-        const auto fired = fired_[language * static_cast<std::size_t>(num_units_) +
-                                  static_cast<std::size_t>(begin_of_layer_[layer] + u)];
-        const auto tokens = tokens_[language * module_of_layer_.size() + layer];
+        const auto fired = all_fired.data<std::int64_t>()[begin_of_layer_[layer] * num_languages_ +
+                                                          analysed[g] * module.width + u];
+        const auto tokens = all_tokens[layer * static_cast<std::size_t>(num_languages_) + language];
         of_unit[g] = tokens > 0 ? static_cast<double>(fired) / static_cast<double>(tokens) : 0.0;
         probability[g].push_back(of_unit[g]);
         lape.probability[g][uuid] = static_cast<float>(of_unit[g]);

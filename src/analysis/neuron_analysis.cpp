@@ -76,6 +76,7 @@ class AnalysisObserver : public RoundObserver {
   bool wants(const model::ActivationSite& site) const override {
     return wants_similarity(site) || wants_activations(site) || (store_ != nullptr && store_->wants(site));
   }
+  bool takes_device_values() const override { return true; }
   void observe(const model::ActivationSite& site, ConstTensorView values,
                ConstTensorView row_sample) override {
     if (wants_similarity(site)) similarity_->add(site.layer, values, languages_.of(row_sample));
@@ -200,8 +201,8 @@ NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const Analysis
 
   const SampleSet& of_similarity = documents != nullptr ? *documents : samples;
   LayerSimilarity similarity(static_cast<int>(of_similarity.languages.size()), model.num_layers,
-                             model.hidden_size);
-  ActivationCounter activations(modules, static_cast<int>(samples.languages.size()));
+                             model.hidden_size, context.stream);
+  ActivationCounter activations(modules, static_cast<int>(samples.languages.size()), context.stream);
   if (documents != nullptr) {
     AnalysisObserver observer(nullptr, &similarity, nullptr, *documents);
     run_sense_pass(context, *documents, config.batch_tokens, config.skip_bos, observe, observer);
@@ -209,7 +210,7 @@ NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const Analysis
   Progress progress(context.log, "average precision", static_cast<std::uint64_t>(modules.num_neurons()),
                     "neurons");
   for (std::size_t i = 0; i < slabs.size(); ++i) {
-    ResponseStore store(sites_of(slabs[i]));
+    ResponseStore store(sites_of(slabs[i]), context.stream);
     AnalysisObserver observer(&store, i == 0 && documents == nullptr ? &similarity : nullptr,
                               i == 0 ? &activations : nullptr, samples);
     run_sense_pass(context, samples, config.batch_tokens, config.skip_bos, observe, observer);

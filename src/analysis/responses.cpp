@@ -7,10 +7,11 @@
 #include <numeric>
 
 #include "neuronmoe/comm/agree.hpp"
-#include "neuronmoe/ops/moe.hpp"
 
 namespace nmoe::analysis {
 namespace {
+
+constexpr std::int64_t read_back_piece_bytes = std::int64_t{64} << 20;
 
 std::int64_t key_of(const model::ActivationSite& site) {
   return (std::int64_t{site.layer} * 16 + static_cast<int>(site.projection)) * 65536 + site.expert + 1;
@@ -37,10 +38,33 @@ std::vector<std::int64_t> gather_count(comm::Communicator& comm, Stream& stream,
                     std::vector<std::int64_t>(static_cast<std::size_t>(comm.size()), 1));
 }
 
+// values[unit, samples[i]] = received[i, unit], a cache line of units at a time. Rows of all ranks came in
+// rank order, like `samples`.
+void transpose(SiteResponses& result, const std::vector<float>& received,
+               const std::vector<std::int64_t>& samples, std::int64_t num_samples) {
+  constexpr std::int64_t block = 16;
+  const std::int64_t units = result.num_units;
+#pragma omp parallel for schedule(static)
+  for (std::int64_t first = 0; first < units; first += block) {
+    const std::int64_t last = std::min(first + block, units);
+    for (std::size_t i = 0; i < samples.size(); ++i) {
+      const float* row = received.data() + static_cast<std::int64_t>(i) * units;
+      for (std::int64_t u = first; u < last; ++u)
+        result.values[static_cast<std::size_t>(u * num_samples + samples[i])] = row[u];
+    }
+  }
+}
+
 }  // namespace
 
-ResponseStore::ResponseStore(std::vector<WatchedSite> sites)
-    : sites_(std::move(sites)), rows_(sites_.size()), pending_(sites_.size()) {
+ResponseStore::ResponseStore(std::vector<WatchedSite> sites, Stream& stream)
+    : stream_(stream),
+      grouping_(stream, RowGrouping::Empty::left_out),
+      read_back_(stream.device() == Device::cpu ? nullptr
+                                                : std::make_unique<ReadBack>(stream, read_back_piece_bytes)),
+      sites_(std::move(sites)),
+      rows_(sites_.size()),
+      pending_(sites_.size()) {
   for (std::size_t i = 0; i < sites_.size(); ++i) index_[key_of(sites_[i].site)] = i;
   NMOE_CHECK(index_.size() == sites_.size(), internal, "a site is watched twice");
 }
@@ -69,65 +93,72 @@ void ResponseStore::observe(const model::ActivationSite& site, ConstTensorView v
              "layer {} projection {}: {} values, wanted {} x {}", site.layer,
              static_cast<int>(site.projection), values.num_elements(), rows, width);
   if (rows == 0) return;
-  // Only the samples that occur get a row in the kernel's table; the last row takes what is not pooled.
   const auto num_samples = static_cast<std::int64_t>(round_samples_.size());
-  const auto* sample = row_sample.data<std::int32_t>();
-  std::vector<std::int64_t> num_tokens(static_cast<std::size_t>(num_samples) + 1, 0);
-  for (std::int64_t t = 0; t < rows; ++t) {
+  const std::span<const std::int32_t> sample(row_sample.data<std::int32_t>(), static_cast<std::size_t>(rows));
+  for (std::size_t t = 0; t < sample.size(); ++t)
     NMOE_CHECK(sample[t] >= 0 && sample[t] <= num_samples, internal, "row {} belongs to sample {} of {}", t,
                sample[t], num_samples);
-    ++num_tokens[static_cast<std::size_t>(sample[t])];
+  grouping_.group(sample, num_samples);  // num_samples itself stands for rows that are not pooled
+  const Shape shape{grouping_.num_groups(), width};
+  Pending& pending = pending_[at->second];
+  if (values.device() == Device::cpu) {
+    Tensor sums(shape, accumulator_of(values.dtype()));
+    ops::sum_groups(sums.view(), values.reshape({rows, width}), grouping_.groups(), stream_);
+    fold(pending, sums.view(), grouping_.ids(), grouping_.sizes());
+    return;
   }
-  std::vector<std::int32_t> dense(num_tokens.size(), -1), compact(static_cast<std::size_t>(rows));
-  std::int32_t used = 0;
-  for (std::size_t s = 0; s < num_tokens.size(); ++s)
-    if (num_tokens[s] > 0) dense[s] = used++;
-  for (std::int64_t t = 0; t < rows; ++t)
-    compact[static_cast<std::size_t>(t)] = dense[static_cast<std::size_t>(sample[t])];
-  Tensor sums({used, width}, accumulator_of(values.dtype()));
-  Stream stream(Device::cpu);
-  ops::accumulate_by_sample(sums.view(), values.reshape({rows, width}),
-                            ConstTensorView(compact.data(), DType::int32, {rows}), stream);
-  fold(pending_[at->second], width, sums.view(), num_tokens);
+  const TensorView sums =
+      read_back_->take(shape, accumulator_of(values.dtype()),
+                       [this, &pending, samples = grouping_.ids(), num_tokens = grouping_.sizes()](
+                           ConstTensorView on_host) { fold(pending, on_host, samples, num_tokens); });
+  ops::sum_groups(sums, values.reshape({rows, width}), grouping_.groups(), stream_);
 }
 
 // A sample normally arrives in one call; experts may see it in several.
-void ResponseStore::fold(Pending& pending, std::int64_t width, TensorView sums,
+void ResponseStore::fold(Pending& pending, ConstTensorView sums, const std::vector<std::int32_t>& samples,
                          const std::vector<std::int64_t>& num_tokens) {
-  const auto read = [&](std::int64_t i) {
-    return sums.dtype() == DType::float64 ? sums.data<double>()[i]
-                                          : static_cast<double>(sums.data<float>()[i]);
-  };
-  std::int64_t next = 0;
-  for (std::size_t s = 0; s < num_tokens.size(); ++s) {
-    if (num_tokens[s] == 0) continue;
-    const std::int64_t source = next++;
-    if (s == round_samples_.size()) continue;
-    std::int64_t& row = pending.row_of_sample[s];
+  const std::int64_t width = sums.dim(1);
+  std::vector<std::int64_t> rows;
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    const auto sample = static_cast<std::size_t>(samples[i]);
+    std::int64_t& row = pending.row_of_sample[sample];
     if (row < 0) {
       row = static_cast<std::int64_t>(pending.sample_of_row.size());
-      pending.sample_of_row.push_back(round_samples_[s]);
+      pending.sample_of_row.push_back(round_samples_[sample]);
       pending.num_tokens.push_back(0);
-      pending.sums.resize(pending.sums.size() + static_cast<std::size_t>(width), 0.0);
     }
-    pending.num_tokens[static_cast<std::size_t>(row)] += num_tokens[s];
-    for (std::int64_t n = 0; n < width; ++n)
-      pending.sums[static_cast<std::size_t>(row * width + n)] += read(source * width + n);
+    pending.num_tokens[static_cast<std::size_t>(row)] += num_tokens[i];
+    rows.push_back(row);
   }
+  pending.sums.resize(pending.sample_of_row.size() * static_cast<std::size_t>(width), 0.0);
+  const auto add = [&](const auto* from) {
+#pragma omp parallel for schedule(static)
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      double* to = pending.sums.data() + rows[i] * width;
+      for (std::int64_t n = 0; n < width; ++n)
+        to[n] += static_cast<double>(from[static_cast<std::int64_t>(i) * width + n]);
+    }
+  };
+  if (sums.dtype() == DType::float64)
+    add(sums.data<double>());
+  else
+    add(sums.data<float>());
 }
 
 void ResponseStore::end_round() {
+  if (read_back_) read_back_->drain();
   for (std::size_t i = 0; i < sites_.size(); ++i) {
     const Pending& pending = pending_[i];
     Rows& rows = rows_[i];
-    const auto width = static_cast<std::size_t>(sites_[i].width);
-    for (std::size_t r = 0; r < pending.sample_of_row.size(); ++r) {
-      rows.samples.push_back(pending.sample_of_row[r]);
-      rows.num_tokens.push_back(pending.num_tokens[r]);
+    const auto width = static_cast<std::size_t>(sites_[i].width), before = rows.values.size();
+    rows.samples.insert(rows.samples.end(), pending.sample_of_row.begin(), pending.sample_of_row.end());
+    rows.num_tokens.insert(rows.num_tokens.end(), pending.num_tokens.begin(), pending.num_tokens.end());
+    rows.values.resize(before + pending.sums.size());
+#pragma omp parallel for schedule(static)
+    for (std::size_t r = 0; r < pending.sample_of_row.size(); ++r)
       for (std::size_t n = 0; n < width; ++n)  // float32 sum ÷ count, as numpy's mean over float32
-        rows.values.push_back(static_cast<float>(pending.sums[r * width + n]) /
-                              static_cast<float>(pending.num_tokens[r]));
-    }
+        rows.values[before + r * width + n] =
+            static_cast<float>(pending.sums[r * width + n]) / static_cast<float>(pending.num_tokens[r]);
   }
 }
 
@@ -169,10 +200,7 @@ SiteResponses exchange_site(comm::Communicator& comm, Stream& stream, const Resp
       .wait();
 
   result.values.assign(static_cast<std::size_t>(result.num_units * num_samples), fill);
-  for (std::size_t i = 0; i < samples.size(); ++i)  // rows of all ranks came in rank order, like `samples`
-    for (std::int64_t u = 0; u < result.num_units; ++u)
-      result.values[static_cast<std::size_t>(u * num_samples + samples[i])] =
-          recv[i * static_cast<std::size_t>(result.num_units) + static_cast<std::size_t>(u)];
+  transpose(result, recv, samples, num_samples);
   return result;
 }
 

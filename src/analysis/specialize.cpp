@@ -100,7 +100,7 @@ ExpertStatistics analyse_experts(comm::ExecutionContext& context, const Analysis
   const auto analysed = analysed_languages(config.languages, samples.languages);
   const SampleRoles roles = samples.roles(analysed);
 
-  ResponseStore store(expert_sites(modules, model));
+  ResponseStore store(expert_sites(modules, model), context.stream);
   run_sense_pass(context, samples, config.batch_tokens, config.skip_bos, observe, store);
 
   ExpertStatistics statistics;

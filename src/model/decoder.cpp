@@ -134,7 +134,8 @@ void Decoder::layer_forward(int l, TensorView y, ConstTensorView x, const Sequen
 ConstTensorView Decoder::run_layers(const Batch& batch, const SequenceInfo& sequence,
                                     ActivationObserver* observer, bool training) {
   std::optional<HostObserver> on_host;
-  if (observer != nullptr && stream_.device() != Device::cpu) observer = &on_host.emplace(*observer, stream_);
+  if (observer != nullptr && stream_.device() != Device::cpu && !observer->takes_device_values())
+    observer = &on_host.emplace(*observer, stream_);
   const Shape shape{batch.num_tokens(), config_.hidden_size};
   Arena& kept = memory_.saved;
   TensorView x = kept.take(shape, dtype_);

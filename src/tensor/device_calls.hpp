@@ -17,6 +17,7 @@ void* cuda_event_create();
 void cuda_event_destroy(void* native) noexcept;
 void cuda_event_record(void* native, Stream& stream);
 bool cuda_event_reached(void* native);
+void cuda_event_wait(void* native, double timeout_s);
 void cuda_stream_wait(Stream& stream, void* native_event);
 
 }  // namespace nmoe::detail

@@ -72,6 +72,9 @@ void Event::record(Stream& stream) {
 void Event::make_wait(Stream& stream) const {
   if (device_ == Device::cuda) detail::cuda_stream_wait(stream, native_);
 }
+void Event::wait(double timeout_s) const {
+  if (device_ == Device::cuda) detail::cuda_event_wait(native_, timeout_s);
+}
 bool Event::reached() const {
   return device_ == Device::cpu || detail::cuda_event_reached(native_);
 }

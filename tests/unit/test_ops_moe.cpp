@@ -2,6 +2,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include "neuronmoe/ops/moe.hpp"
+#include "neuronmoe/ops/pooling.hpp"
 #include "neuronmoe/ops/reference.hpp"
 #include "support/compare.hpp"
 #include "support/gradcheck.hpp"
@@ -318,6 +319,61 @@ BOOST_AUTO_TEST_CASE(accumulate_by_sample) {
       ops::accumulate_by_sample(a.view(), x.view(), sample.view(), stream);
       ops::reference::accumulate_by_sample(b.view(), x.view(), sample.view());
       BOOST_TEST(same_bits(a, b));  // one addition at a time, tokens ascending, in both
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(row_groups_by_hand) {
+  const Tensor x = make_tensor<float>({3, -4, 0, 0, 6, 8}, {3, 2}),
+               rows = make_tensor<std::int32_t>({2, 0, 1}, {3}),
+               begins = make_tensor<std::int32_t>({0, 2, 2, 3}, {4});
+  const ops::RowGroups groups{rows.view(), begins.view()};
+  Tensor sums({3, 2}, DType::float32), counts({3, 2}, DType::int64), directions({3, 2}, DType::int64),
+      lengths({3}, DType::int64);
+  counts.data<std::int64_t>()[5] = 7;
+  ops::sum_groups(sums.view(), x.view(), groups, stream);
+  ops::count_positive(counts.view(), x.view(), groups, stream);
+  ops::add_directions(directions.view(), lengths.view(), x.view(), groups, 1000.0, stream);
+  BOOST_TEST(values(sums.view()) == (std::vector<double>{9, 4, 0, 0, 0, 0}),
+             boost::test_tools::per_element());
+  const auto integers = [](const Tensor& t) {
+    return std::vector<std::int64_t>(t.data<std::int64_t>(), t.data<std::int64_t>() + t.num_elements());
+  };
+  BOOST_TEST(integers(counts) == (std::vector<std::int64_t>{2, 1, 0, 0, 0, 7}),
+             boost::test_tools::per_element());
+  // (0.6, 0.8) + (0.6, -0.8), and the zero vector has no direction
+  BOOST_TEST(integers(directions) == (std::vector<std::int64_t>{1200, 0, 0, 0, 0, 0}),
+             boost::test_tools::per_element());
+  BOOST_TEST(integers(lengths) == (std::vector<std::int64_t>{2, 0, 0}), boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(row_groups_fast_equals_reference) {
+  for (const DType dtype : {f64, DType::float32, DType::bfloat16}) {
+    for (const std::int64_t tokens : {0, 1, 503}) {
+      const Tensor x = random_tensor({tokens, 1031}, dtype, 1);
+      Tensor rows({tokens}, DType::int32);
+      for (std::int64_t i = 0; i < tokens; ++i)
+        rows.data<std::int32_t>()[i] = static_cast<std::int32_t>((i * 7) % tokens);
+      const auto third = static_cast<std::int32_t>(tokens / 3);
+      const Tensor begins =
+          make_tensor<std::int32_t>({0, third, third, static_cast<std::int32_t>(tokens)}, {4});
+      const ops::RowGroups groups{rows.view(), begins.view()};
+      check_thread_invariant("row groups", [&] {
+        std::vector<Tensor> out;
+        out.emplace_back(Shape{3, 1031}, accumulator_of(dtype));
+        for (const Shape& shape : {Shape{3, 1031}, Shape{3, 1031}, Shape{3}})
+          out.emplace_back(shape, DType::int64);
+        std::vector<Tensor> plain;
+        for (const Tensor& t : out) plain.push_back(copy_of(t));
+        ops::sum_groups(out[0].view(), x.view(), groups, stream);
+        ops::count_positive(out[1].view(), x.view(), groups, stream);
+        ops::add_directions(out[2].view(), out[3].view(), x.view(), groups, 0x1.0p38, stream);
+        ops::reference::sum_groups(plain[0].view(), x.view(), groups);
+        ops::reference::count_positive(plain[1].view(), x.view(), groups);
+        ops::reference::add_directions(plain[2].view(), plain[3].view(), x.view(), groups, 0x1.0p38);
+        for (std::size_t i = 0; i < out.size(); ++i) BOOST_TEST(same_bits(out[i], plain[i]));
+        return out;
+      });
     }
   }
 }

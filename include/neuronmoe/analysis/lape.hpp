@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "neuronmoe/analysis/row_grouping.hpp"
 #include "neuronmoe/analysis/selection.hpp"
 #include "neuronmoe/comm/communicator.hpp"
 
@@ -31,8 +32,10 @@ double activation_entropy(const std::vector<double>& probability);
 /// Counts tokens and how many fired each unit: integers, so sums do not depend on the rank count.
 class ActivationCounter {
  public:
-  ActivationCounter(const ModuleTable& modules, int num_languages);
-  /// @param values [T, F] gate outputs before SiLU   @param language_of_row [T]; −1 = leave out
+  /// @param stream of the decoder, where the counts are kept; must outlive this, like `modules`
+  ActivationCounter(const ModuleTable& modules, int num_languages, Stream& stream);
+  /// @param values [T, F] gate outputs before SiLU, on the stream's device   @param language_of_row [T]; −1 =
+  /// leave out
   void add(int layer, ConstTensorView values, const std::vector<int>& language_of_row);
   /// @param analysed pool languages G that entropy is taken over; the same on every rank. Collective.
   Lape finish(comm::Communicator& comm, Stream& stream, const std::vector<int>& analysed);
@@ -43,7 +46,10 @@ class ActivationCounter {
   std::vector<std::size_t> module_of_layer_;
   std::vector<std::int64_t> begin_of_layer_;  // of a layer's units in counts_
   std::int64_t num_units_ = 0;
-  std::vector<std::int64_t> fired_, tokens_;  // [language, unit], [language, layer]
+  Stream& stream_;
+  RowGrouping grouping_;
+  Tensor fired_;                      // per layer [language, unit] int64
+  std::vector<std::int64_t> tokens_;  // [layer, language]
 };
 
 }  // namespace nmoe::analysis

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "neuronmoe/analysis/row_grouping.hpp"
 #include "neuronmoe/comm/communicator.hpp"
 
 namespace nmoe::analysis {
@@ -15,8 +16,10 @@ namespace nmoe::analysis {
 /// depend on their order, hence not on the rank count. Room for 2^24 tokens per language.
 class LayerSimilarity {
  public:
-  LayerSimilarity(int num_languages, int num_layers, std::int64_t hidden_size);
-  /// @param values [T, D]   @param language_of_row [T]; −1 = leave out. Zero vectors are left out.
+  /// @param stream of the decoder, where the sums are kept; must outlive this
+  LayerSimilarity(int num_languages, int num_layers, std::int64_t hidden_size, Stream& stream);
+  /// @param values [T, D] on the stream's device   @param language_of_row [T]; −1 = leave out. Zero vectors
+  /// are left out.
   void add(int layer, ConstTensorView values, const std::vector<int>& language_of_row);
   /// similarity [pairs, L] for pairs (0,1), (0,2), ..., (1,2), ...; the same on every rank. Collective.
   std::vector<double> finish(comm::Communicator& comm, Stream& stream);
@@ -26,7 +29,9 @@ class LayerSimilarity {
  private:
   int num_languages_, num_layers_;
   std::int64_t hidden_size_;
-  std::vector<std::int64_t> sums_, counts_;  // [language, layer, D], [language, layer]
+  Stream& stream_;
+  RowGrouping grouping_;
+  Tensor sums_, counts_;  // [layer, language, D], [layer, language] int64
 };
 
 }  // namespace nmoe::analysis

@@ -3,14 +3,17 @@
 // gathered where the forward ran and then exchanged so that each rank holds some units over all samples
 // (DESIGN 6). Used by analyze and specialize.
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "neuronmoe/analysis/average_precision.hpp"
+#include "neuronmoe/analysis/row_grouping.hpp"
 #include "neuronmoe/analysis/sense.hpp"
 #include "neuronmoe/comm/communicator.hpp"
 #include "neuronmoe/model/observer.hpp"
+#include "neuronmoe/tensor/read_back.hpp"
 
 namespace nmoe::analysis {
 
@@ -21,8 +24,8 @@ struct WatchedSite {
 };
 
 /// Pools what passes the watched sites. Sums in float32 (float64 for double models) in token order, then
-/// divided by the token count; host tensors only. Keeps samples × width floats per site until it is
-/// destroyed.
+/// divided by the token count. Values are pooled where they are: from a GPU only the sums of samples come to
+/// the host, in large pieces. Keeps samples × width floats per site until it is destroyed.
 class ResponseStore : public RoundObserver {
  public:
   /// What this rank has seen of one site: one row per sample with at least one token.
@@ -31,8 +34,10 @@ class ResponseStore : public RoundObserver {
     std::vector<float> values;  ///< [samples.size(), width]
   };
 
-  explicit ResponseStore(std::vector<WatchedSite> sites);
+  /// @param stream of the decoder; must outlive this
+  ResponseStore(std::vector<WatchedSite> sites, Stream& stream);
   bool wants(const model::ActivationSite& site) const override;
+  bool takes_device_values() const override { return true; }
   void observe(const model::ActivationSite& site, ConstTensorView values,
                ConstTensorView row_sample) override;
   void begin_round(std::span<const std::int64_t> samples) override;
@@ -49,9 +54,12 @@ class ResponseStore : public RoundObserver {
     std::vector<std::int64_t> sample_of_row;
     std::vector<double> sums;  // exact widening of the kernel's sums
   };
-  void fold(Pending& pending, std::int64_t width, TensorView sums,
+  void fold(Pending& pending, ConstTensorView sums, const std::vector<std::int32_t>& samples,
             const std::vector<std::int64_t>& num_tokens);
 
+  Stream& stream_;
+  RowGrouping grouping_;
+  std::unique_ptr<ReadBack> read_back_;  // only if the stream is a GPU's
   std::vector<WatchedSite> sites_;
   std::unordered_map<std::int64_t, std::size_t> index_;
   std::vector<Rows> rows_;

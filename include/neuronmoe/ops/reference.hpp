@@ -6,6 +6,7 @@
 #include "neuronmoe/ops/linear.hpp"
 #include "neuronmoe/ops/moe.hpp"
 #include "neuronmoe/ops/optimizer.hpp"
+#include "neuronmoe/ops/pooling.hpp"
 #include "neuronmoe/ops/ranking.hpp"
 #include "neuronmoe/ops/transformer.hpp"
 
@@ -57,6 +58,10 @@ void accumulate_by_sample(TensorView sums, ConstTensorView values, ConstTensorVi
 void adamw_update(TensorView weight, TensorView master, TensorView exp_avg, TensorView exp_avg_sq,
                   ConstTensorView grad, const AdamWStep& step);
 void sum_of_squares(TensorView partials, ConstTensorView x);
+void sum_groups(TensorView sums, ConstTensorView values, const RowGroups& groups);
+void count_positive(TensorView counts, ConstTensorView values, const RowGroups& groups);
+void add_directions(TensorView sums, TensorView counts, ConstTensorView values, const RowGroups& groups,
+                    double scale);
 void rank_rows(const RankedRows& results, ConstTensorView responses, const RankingTables& tables);
 
 }  // namespace nmoe::ops::reference

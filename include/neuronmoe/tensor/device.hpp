@@ -44,6 +44,8 @@ class Event {
   /// Work queued on `stream` from now on comes after the recorded point.
   void make_wait(Stream& stream) const;
   bool reached() const;
+  /// The host waits; polls, and gives up after `timeout_s`. @throws as synchronize
+  void wait(double timeout_s = 600.0) const;
 
  private:
   Device device_;

@@ -39,5 +39,9 @@ void accumulate_by_sample(TensorView sums, ConstTensorView values, ConstTensorVi
 void adamw_update(TensorView weight, TensorView master, TensorView exp_avg, TensorView exp_avg_sq,
                   ConstTensorView grad, const AdamWStep& step);
 void sum_of_squares(TensorView partials, ConstTensorView x);
+void sum_groups(TensorView sums, ConstTensorView values, const RowGroups& groups);
+void count_positive(TensorView counts, ConstTensorView values, const RowGroups& groups);
+void add_directions(TensorView sums, TensorView counts, ConstTensorView values, const RowGroups& groups,
+                    double scale);
 
 }  // namespace nmoe::ops::cpu

@@ -108,6 +108,15 @@ void adamw_update(Out, Out, Out, Out, In, const AdamWStep&, Stream&) {
 void sum_of_squares(Out, In, Stream&) {
   missing("sum_of_squares");
 }
+void sum_groups(Out, In, const RowGroups&, Stream&) {
+  missing("sum_groups");
+}
+void count_positive(Out, In, const RowGroups&, Stream&) {
+  missing("count_positive");
+}
+void add_directions(Out, Out, In, const RowGroups&, double, Stream&) {
+  missing("add_directions");
+}
 void rank_rows(const RankedRows&, In, const RankingTables&, Stream&) {
   missing("rank_rows");
 }

@@ -20,6 +20,23 @@ cudaStream_t native_of(const Stream& stream) {
   return static_cast<cudaStream_t>(stream.native());
 }
 
+/// Asks `status` until it is no longer "not ready".
+template <typename Status>
+void poll(Status&& status, double timeout_s) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
+  while (true) {
+    const cudaError_t found = status();
+    if (found == cudaSuccess) return;
+    NMOE_CHECK(found == cudaErrorNotReady, internal, "CUDA: work on the stream failed: {}",
+               cudaGetErrorString(found));
+    const double waited = std::chrono::duration<double>(Clock::now() - start).count();
+    NMOE_CHECK(waited < timeout_s, watchdog, "work on the GPU has not finished after {} s", timeout_s);
+    // Most waits are for a few microseconds; a long one leaves the core to the communication thread.
+    if (waited > 1e-3) std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+}
+
 }  // namespace
 
 int num_cuda_devices() {
@@ -55,18 +72,7 @@ CudaDevice select_cuda_device(int index) {
 
 void synchronize(Stream& stream, double timeout_s) {
   if (stream.device() == Device::cpu) return;
-  using Clock = std::chrono::steady_clock;
-  const Clock::time_point start = Clock::now();
-  for (int polls = 0;; ++polls) {
-    const cudaError_t status = cudaStreamQuery(native_of(stream));
-    if (status == cudaSuccess) return;
-    NMOE_CHECK(status == cudaErrorNotReady, internal, "CUDA: work on the stream failed: {}",
-               cudaGetErrorString(status));
-    const double waited = std::chrono::duration<double>(Clock::now() - start).count();
-    NMOE_CHECK(waited < timeout_s, watchdog, "work on the GPU has not finished after {} s", timeout_s);
-    // Most waits are for a few microseconds; a long one leaves the core to the communication thread.
-    if (waited > 1e-3) std::this_thread::sleep_for(std::chrono::microseconds(50));
-  }
+  poll([&] { return cudaStreamQuery(native_of(stream)); }, timeout_s);
 }
 
 namespace detail {
@@ -111,6 +117,9 @@ bool cuda_event_reached(void* native) {
   const cudaError_t status = cudaEventQuery(static_cast<cudaEvent_t>(native));
   if (status != cudaErrorNotReady) check(status, "asking for an event");
   return status == cudaSuccess;
+}
+void cuda_event_wait(void* native, double timeout_s) {
+  poll([&] { return cudaEventQuery(static_cast<cudaEvent_t>(native)); }, timeout_s);
 }
 void cuda_stream_wait(Stream& stream, void* native_event) {
   check(cudaStreamWaitEvent(native_of(stream), static_cast<cudaEvent_t>(native_event), 0),

@@ -52,6 +52,9 @@ void cuda_event_record(void*, Stream&) {
 bool cuda_event_reached(void*) {
   missing("an event");
 }
+void cuda_event_wait(void*, double) {
+  missing("an event");
+}
 void cuda_stream_wait(Stream&, void*) {
   missing("an event");
 }
