@@ -1,6 +1,8 @@
 // Names and the blocking conveniences on top of the interface.
 #include "neuronmoe/comm/communicator.hpp"
 
+#include <algorithm>
+#include <cstdlib>
 #include <numeric>
 
 namespace nmoe::comm {
@@ -25,6 +27,27 @@ std::int64_t all_reduce_bytes_sent(DType dtype, std::int64_t count, int rank, in
   if (integer || bytes <= small_reduce_bytes) return bytes * peers;
   const std::int64_t mine = count / size + (rank < count % size ? 1 : 0);
   return (count - mine + mine * peers) * size_of(dtype);
+}
+
+InPlaceExchange Communicator::all_to_all_in_place(TensorView recv, std::span<const std::int64_t> recv_counts,
+                                                  ConstTensorView send,
+                                                  std::span<const std::int64_t> send_counts, Stream& stream) {
+  auto state = std::make_shared<InPlaceExchange::State>();
+  Work work = all_to_all_v(recv, recv_counts, send, send_counts, stream);
+  const std::int64_t row = recv.num_elements() > 0 ? recv.num_bytes() / recv.dim(0) : 0;
+  const auto* at = static_cast<const std::byte*>(recv.raw());
+  for (const std::int64_t count : recv_counts) {
+    state->rows.push_back(at);
+    at += count * row;
+  }
+  return {std::move(work), std::move(state)};
+}
+
+std::shared_ptr<std::byte> Communicator::allocate_send(std::int64_t num_bytes) {
+  const std::size_t size = static_cast<std::size_t>(std::max<std::int64_t>(1, num_bytes) + 63) / 64 * 64;
+  auto* memory = static_cast<std::byte*>(std::aligned_alloc(64, size));
+  NMOE_CHECK(memory != nullptr, internal, "out of memory: {} bytes for a send buffer", size);
+  return {memory, [](std::byte* p) { std::free(p); }};
 }
 
 namespace {

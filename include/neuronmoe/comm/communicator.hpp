@@ -71,6 +71,36 @@ class [[nodiscard]] Work {
   std::function<void()> wait_;
 };
 
+/// An all_to_all_v whose receiver reads the rows where they are: in `recv`, in `send` (its own), or in
+/// another rank's send buffer.
+class [[nodiscard]] InPlaceExchange {
+ public:
+  /// What an implementation fills in; `rows` may be read after `work`.
+  struct State {
+    std::vector<const void*> rows;           ///< per rank; unspecified where it sends none
+    std::function<void()> release, reclaim;  ///< may be empty
+  };
+  InPlaceExchange() = default;
+  InPlaceExchange(Work work, std::shared_ptr<State> state)
+      : work_(std::move(work)), state_(std::move(state)) {}
+  /// Before anything else is called; rethrows what went wrong.
+  void wait() { work_.wait(); }
+  const void* rows_of(int rank) const { return state_->rows[static_cast<std::size_t>(rank)]; }
+  /// The rows are not read any more: their senders may overwrite them. Once.
+  void release() {
+    if (state_ && state_->release) std::exchange(state_->release, nullptr)();
+  }
+  /// Returns when all ranks have released this rank's rows, so that `send` may be overwritten. Every rank
+  /// must release an exchange before it reclaims it or a later one.
+  void reclaim() {
+    if (state_ && state_->reclaim) std::exchange(state_->reclaim, nullptr)();
+  }
+
+ private:
+  Work work_;
+  std::shared_ptr<State> state_;
+};
+
 /// A group of ranks. Every member function except rank/size is collective: all ranks of the group, same
 /// order, and with debug checks on, a mismatch of operation, dtype or element count is an Error(internal) on
 /// every rank. Buffers stay owned by the caller and must outlive the Work. Counts are rows of the leading
@@ -91,6 +121,16 @@ class Communicator {
   /// Rows for rank r start after those for ranks < r, in both buffers.
   virtual Work all_to_all_v(TensorView recv, std::span<const std::int64_t> recv_counts, ConstTensorView send,
                             std::span<const std::int64_t> send_counts, Stream& stream) = 0;
+  /// The same rows, counted the same, but not copied where the receiver can read them at their sender: on one
+  /// node, from send buffers made by allocate_send. `recv` takes what comes as a message; it and `send` must
+  /// stay as they are until `release` and `reclaim`. At most four unreleased exchanges between two ranks.
+  virtual InPlaceExchange all_to_all_in_place(TensorView recv, std::span<const std::int64_t> recv_counts,
+                                              ConstTensorView send, std::span<const std::int64_t> send_counts,
+                                              Stream& stream);
+  /// Host memory for the `send` of an exchange, uninitialised, 64-byte aligned: where the ranks of a node
+  /// share memory the others read it there, which saves a copy. Give it back only when no rank can be reading
+  /// it, and before close(). Not collective.
+  virtual std::shared_ptr<std::byte> allocate_send(std::int64_t num_bytes);
   virtual Work broadcast(TensorView buffer, int root, Stream& stream) = 0;
   virtual void barrier() = 0;
   /// Group of the ranks with equal colour, ordered by key. Collective over this group.

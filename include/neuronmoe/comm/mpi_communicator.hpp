@@ -3,10 +3,17 @@
 // splits it; train, io, analysis and evaluation only see the interface.
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <string_view>
 
 #include "neuronmoe/comm/communicator.hpp"
 
 namespace nmoe::comm {
+
+/// How ranks of one node pass pieces of an all-to-all or an all-gather to each other: as MPI's messages, or
+/// out of send buffers that all of them can read (Communicator::allocate_send). The bits are the same.
+enum class OnNode { mpi, shared };
+std::string_view name_of(OnNode on_node);
 
 struct MpiOptions {
   /// Compare operation, dtype, counts and sequence number over all ranks before each collective. A mismatch
@@ -18,11 +25,27 @@ struct MpiOptions {
   /// Collectives that move at least this many bytes wake the communication thread at once, so that they
   /// overlap with computing. Smaller ones are left for whoever waits next: waking costs more than they do.
   std::int64_t wake_bytes = 64 * 1024;
+  /// Ranks on different nodes send messages either way.
+  OnNode on_node = OnNode::mpi;
+  /// Most memory of a rank's shared send buffers; it is taken as they are allocated. What finds no room there
+  /// lies in ordinary memory and is sent.
+  std::int64_t window_bytes = std::int64_t{1} << 29;
 };
+
+/// What became of a wish, and why, in words for the log.
+struct OnNodeChoice {
+  OnNode on_node;
+  std::string reason;
+};
+/// "auto" becomes `shared` where some node has two ranks and every such node can share memory (tried here),
+/// else `mpi`; "mpi" and "shared" are taken as they are. The same on every rank. Collective.
+/// @pre `world` was made by make_mpi_communicator
+OnNodeChoice choose_on_node(Communicator& world, std::string_view wanted, const MpiOptions& options = {});
 
 /// Duplicates `*static_cast<MPI_Comm*>(mpi_comm)`, so our traffic never meets anybody else's. Groups made by
 /// `split` share its queue and its one communication thread.
-/// @pre MPI was initialised with at least MPI_THREAD_SERIALIZED   @throws Error(config) otherwise
+/// @pre MPI was initialised with at least MPI_THREAD_SERIALIZED   @throws Error(config) otherwise, and with
+/// OnNode::shared on every rank if some node cannot share memory
 /// Collective: yes, over that communicator; so is `close()`, which frees it. The destructor leaks instead.
 std::unique_ptr<Communicator> make_mpi_communicator(void* mpi_comm, const MpiOptions& options = {});
 

@@ -10,7 +10,8 @@ namespace nmoe::comm::detail {
 
 namespace {
 
-constexpr int tag = 0;  // tasks run one at a time and MPI keeps the order between two ranks
+constexpr int tag = 0;                  // tasks run one at a time and MPI keeps the order between two ranks
+constexpr int looks_per_progress = 64;  // at a window where nothing moves
 
 MPI_Datatype mpi_type(DType dtype) {
   switch (dtype) {
@@ -48,33 +49,141 @@ Group::Group(MPI_Comm handle, MpiOptions the_options, std::shared_ptr<Queue> the
   NMOE_MPI(MPI_Comm_size(comm, &size));
 }
 
+void Group::share_window_of(Group& parent, int color) {
+  if (!parent.window) return;
+  id = parent.id;
+  for (const std::uint64_t part : {++parent.num_splits, static_cast<std::uint64_t>(color)})
+    id = (id ^ part) * 0x100000001B3U;
+  MPI_Group mine = MPI_GROUP_NULL, all = MPI_GROUP_NULL;
+  NMOE_MPI(MPI_Comm_group(comm, &mine));
+  NMOE_MPI(MPI_Comm_group(parent.comm, &all));
+  std::vector<int> ranks, of_parent(static_cast<std::size_t>(size));
+  for (int r = 0; r < size; ++r) ranks.push_back(r);
+  NMOE_MPI(MPI_Group_translate_ranks(mine, size, ranks.data(), all, of_parent.data()));
+  NMOE_MPI(MPI_Group_free(&mine));
+  NMOE_MPI(MPI_Group_free(&all));
+  window = parent.window;
+  for (const int r : of_parent) node_ranks.push_back(parent.node_ranks[static_cast<std::size_t>(r)]);
+}
+
+void Group::receive_message(const Piece& piece) {
+  for (std::int64_t done = 0; done < piece.num_bytes; done += options.max_message_bytes) {
+    const auto count = static_cast<int>(std::min(options.max_message_bytes, piece.num_bytes - done));
+    NMOE_MPI(MPI_Irecv(piece.data + done, count, MPI_BYTE, piece.peer, tag, comm,
+                       &requests.emplace_back(MPI_REQUEST_NULL)));
+  }
+}
+
+void Group::send_message(const Piece& piece) {
+  for (std::int64_t done = 0; done < piece.num_bytes; done += options.max_message_bytes) {
+    const auto count = static_cast<int>(std::min(options.max_message_bytes, piece.num_bytes - done));
+    NMOE_MPI(MPI_Isend(piece.data + done, count, MPI_BYTE, piece.peer, tag, comm,
+                       &requests.emplace_back(MPI_REQUEST_NULL)));
+  }
+}
+
 void Group::exchange(std::span<const Piece> recvs, std::span<const Piece> sends) {
-  requests.clear();
-  const auto post = [&](const Piece& piece, auto start) {
-    for (std::int64_t done = 0; done < piece.num_bytes; done += options.max_message_bytes) {
-      const auto count = static_cast<int>(std::min(options.max_message_bytes, piece.num_bytes - done));
-      MPI_Request request = MPI_REQUEST_NULL;
-      NMOE_MPI(start(piece.data + done, count, piece.peer, &request));
-      requests.push_back(request);
-    }
-  };
-  // Receives first, so that no message arrives unexpected; both start at the next rank to spread the load.
-  for (int step = 1; step < size; ++step) {
-    post(recvs[static_cast<std::size_t>((rank + size - step) % size)],
-         [&](void* p, int n, int peer, MPI_Request* r) {
-           return MPI_Irecv(p, n, MPI_BYTE, peer, tag, comm, r);
-         });
-  }
-  for (int step = 1; step < size; ++step) {
-    post(sends[static_cast<std::size_t>((rank + step) % size)],
-         [&](const void* p, int n, int peer, MPI_Request* r) {
-           return MPI_Isend(p, n, MPI_BYTE, peer, tag, comm, r);
-         });
-  }
   const Piece &to_me = recvs[static_cast<std::size_t>(rank)],
               &from_me = sends[static_cast<std::size_t>(rank)];
-  if (to_me.num_bytes > 0) std::memmove(to_me.data, from_me.data, static_cast<std::size_t>(to_me.num_bytes));
+  const auto copy = [](const Piece& piece, const void* from) {
+    if (piece.num_bytes > 0) std::memmove(piece.data, from, static_cast<std::size_t>(piece.num_bytes));
+    return true;
+  };
+  HeldPieces held;
+  start_messages(recvs, sends);
+  if (window) exchange_notes(recvs, sends, held, copy);
+  copy(to_me, from_me.data);
+  reclaim(held);
   finish();
+}
+
+std::vector<const void*> Group::exchange_in_place(std::span<const Piece> recvs, std::span<const Piece> sends,
+                                                  HeldPieces& held) {
+  std::vector<const void*> rows;
+  for (const Piece& piece : recvs) rows.push_back(piece.data);
+  rows[static_cast<std::size_t>(rank)] = sends[static_cast<std::size_t>(rank)].data;
+  start_messages(recvs, sends);
+  exchange_notes(recvs, sends, held, [&](const Piece& piece, const void* where) {
+    rows[static_cast<std::size_t>(piece.peer)] = where;
+    return false;
+  });
+  finish();
+  return rows;
+}
+
+void Group::start_messages(std::span<const Piece> recvs, std::span<const Piece> sends) {
+  requests.clear();
+  ++num_exchanges;
+  // Receives first, so that no message arrives unexpected; both start at the next rank to spread the load.
+  for (int step = 1; step < size; ++step) {
+    const Piece& piece = recvs[static_cast<std::size_t>((rank + size - step) % size)];
+    if (!on_node(piece.peer)) receive_message(piece);
+  }
+  for (int step = 1; step < size; ++step) {
+    const Piece& piece = sends[static_cast<std::size_t>((rank + step) % size)];
+    if (!on_node(piece.peer)) send_message(piece);
+  }
+}
+
+template <typename Use>
+void Group::exchange_notes(std::span<const Piece> recvs, std::span<const Piece> sends, HeldPieces& held,
+                           Use use) {
+  std::vector<Piece> to_post, to_take;
+  const std::uint64_t exchange = id * 0x9E3779B97F4A7C15U + num_exchanges;
+  for (int step = 1; step < size; ++step) {
+    const Piece &out = sends[static_cast<std::size_t>((rank + step) % size)],
+                &in = recvs[static_cast<std::size_t>((rank + size - step) % size)];
+    if (on_node(out.peer) && out.num_bytes > 0) to_post.push_back(out);
+    if (on_node(in.peer) && in.num_bytes > 0) to_take.push_back(in);
+  }
+  const auto post = [&](const Piece& piece) {
+    const int to = node_ranks[static_cast<std::size_t>(piece.peer)];
+    const NodeWindow::Posted posted = window->post(to, exchange, piece.data, piece.num_bytes);
+    if (!posted.room) return false;
+    if (posted.in_place)
+      held.mine.push_back({to, posted.number});
+    else
+      send_message(piece);
+    return true;
+  };
+  const auto take = [&](const Piece& piece) {
+    const int from = node_ranks[static_cast<std::size_t>(piece.peer)];
+    NodeWindow::Note note{};
+    if (!window->take(from, exchange, piece.num_bytes, note)) return false;
+    if (note.data == nullptr) receive_message(piece);
+    if (note.data != nullptr && !use(piece, note.data))
+      held.theirs.push_back({from, note.number});
+    else
+      window->release(from, note.number);
+    return true;
+  };
+  for (int looks = 0; !to_post.empty() || !to_take.empty();) {
+    const std::size_t moved = std::erase_if(to_post, post) + std::erase_if(to_take, take);
+    if (moved == 0) idle(looks);
+  }
+}
+
+void Group::idle(int& looks) {
+  // A peer may wait for a message that MPI took from us but has not delivered: MPI only works when called.
+  if (++looks % looks_per_progress == 0) {
+    int found = 0;
+    NMOE_MPI(MPI_Iprobe(MPI_ANY_SOURCE, tag, comm, &found, MPI_STATUS_IGNORE));
+  }
+  std::this_thread::yield();
+}
+
+void Group::release(HeldPieces& held) const {
+  for (const HeldPieces::One& one : held.theirs) window->release(one.node_rank, one.number);
+}
+
+bool Group::is_reclaimed(const HeldPieces& held) const {
+  return std::all_of(held.mine.begin(), held.mine.end(), [&](const HeldPieces::One& one) {
+    return window->is_released(one.node_rank, one.number);
+  });
+}
+
+void Group::reclaim(const HeldPieces& held) {
+  for (int looks = 0; !is_reclaimed(held);) idle(looks);
 }
 
 void Group::finish() {

@@ -56,6 +56,10 @@ class MpiCommunicator final : public Communicator {
                     Stream& stream) override;
   Work all_to_all_v(TensorView recv, std::span<const std::int64_t> recv_counts, ConstTensorView send,
                     std::span<const std::int64_t> send_counts, Stream& stream) override;
+  InPlaceExchange all_to_all_in_place(TensorView recv, std::span<const std::int64_t> recv_counts,
+                                      ConstTensorView send, std::span<const std::int64_t> send_counts,
+                                      Stream& stream) override;
+  std::shared_ptr<std::byte> allocate_send(std::int64_t num_bytes) override;
   Work broadcast(TensorView buffer, int root, Stream& stream) override;
   void barrier() override;
   std::unique_ptr<Communicator> split(int color, int key) override;
@@ -70,6 +74,9 @@ class MpiCommunicator final : public Communicator {
   template <typename Body>
   Work start(Call call, const std::string& invalid, std::int64_t bytes_sent, std::int64_t bytes_moved,
              Body body);
+  template <typename Exchange>
+  Work start_all_to_all(TensorView recv, std::span<const std::int64_t> recv_counts, ConstTensorView send,
+                        std::span<const std::int64_t> send_counts, Exchange exchange);
 
   std::shared_ptr<Group> group_;
   std::uint64_t sequence_ = 0;
@@ -123,18 +130,59 @@ Work MpiCommunicator::all_gather_v(TensorView recv, std::span<const std::int64_t
                });
 }
 
-Work MpiCommunicator::all_to_all_v(TensorView recv, std::span<const std::int64_t> recv_counts,
-                                   ConstTensorView send, std::span<const std::int64_t> send_counts, Stream&) {
+template <typename Exchange>
+Work MpiCommunicator::start_all_to_all(TensorView recv, std::span<const std::int64_t> recv_counts,
+                                       ConstTensorView send, std::span<const std::int64_t> send_counts,
+                                       Exchange exchange) {
   Call call{.operation = Operation::all_to_all_v, .dtype = recv.dtype()};
   call.count = detail::row_bytes(recv);
   const std::string invalid = detail::check_all_to_all_v(size(), recv, recv_counts, send, send_counts);
   const std::int64_t row = call.count;
   const std::int64_t kept = invalid.empty() ? send_counts[static_cast<std::size_t>(rank())] * row : 0;
-  return start(call, invalid, send.num_bytes() - kept, send.num_bytes() + recv.num_bytes(),
-               [recv, send, row, to = copy_of(send_counts), from = copy_of(recv_counts)](Group& group) {
-                 if (group.options.debug_checks) detail::compare_row_counts(group, to, from);
-                 group.exchange(pieces_of(bytes_of(recv), from, row), pieces_of(bytes_of(send), to, row));
-               });
+  return start(
+      call, invalid, send.num_bytes() - kept, send.num_bytes() + recv.num_bytes(),
+      [recv, send, row, exchange, to = copy_of(send_counts), from = copy_of(recv_counts)](Group& group) {
+        if (group.options.debug_checks) detail::compare_row_counts(group, to, from);
+        exchange(group, pieces_of(bytes_of(recv), from, row), pieces_of(bytes_of(send), to, row));
+      });
+}
+
+Work MpiCommunicator::all_to_all_v(TensorView recv, std::span<const std::int64_t> recv_counts,
+                                   ConstTensorView send, std::span<const std::int64_t> send_counts, Stream&) {
+  return start_all_to_all(
+      recv, recv_counts, send, send_counts,
+      [](Group& group, const auto& recvs, const auto& sends) { group.exchange(recvs, sends); });
+}
+
+InPlaceExchange MpiCommunicator::all_to_all_in_place(TensorView recv,
+                                                     std::span<const std::int64_t> recv_counts,
+                                                     ConstTensorView send,
+                                                     std::span<const std::int64_t> send_counts,
+                                                     Stream& stream) {
+  if (!group_->window) return Communicator::all_to_all_in_place(recv, recv_counts, send, send_counts, stream);
+  auto state = std::make_shared<InPlaceExchange::State>();
+  auto held = std::make_shared<detail::HeldPieces>();
+  state->release = [group = group_, held] { group->release(*held); };
+  state->reclaim = [group = group_, held] {
+    if (group->is_reclaimed(*held)) return;
+    auto task = std::make_shared<Queue::Task>();  // only a task may keep MPI going while it waits
+    task->call = {.operation = Operation::all_to_all_v, .group_size = group->size};
+    task->run = [group, held] { group->reclaim(*held); };
+    group->queue->submit(task, false);
+    group->queue->wait(*task);
+  };
+  Work work = start_all_to_all(recv, recv_counts, send, send_counts,
+                               [state, held](Group& group, const auto& recvs, const auto& sends) {
+                                 state->rows = group.exchange_in_place(recvs, sends, *held);
+                               });
+  return {std::move(work), std::move(state)};
+}
+
+std::shared_ptr<std::byte> MpiCommunicator::allocate_send(std::int64_t num_bytes) {
+  if (group_->window) {
+    if (auto memory = group_->window->allocate(num_bytes)) return memory;
+  }
+  return Communicator::allocate_send(num_bytes);
 }
 
 Work MpiCommunicator::broadcast(TensorView buffer, int root, Stream&) {
@@ -158,13 +206,16 @@ std::unique_ptr<Communicator> MpiCommunicator::split(int color, int key) {
   start({.operation = Operation::split}, invalid, 0, 0, [&part, color, key](Group& group) {
     NMOE_MPI(MPI_Comm_split(group.comm, color, key, &part));
   }).wait();
-  return std::make_unique<MpiCommunicator>(std::make_shared<Group>(part, group_->options, group_->queue));
+  auto group = std::make_shared<Group>(part, group_->options, group_->queue);
+  group->share_window_of(*group_, color);
+  return std::make_unique<MpiCommunicator>(std::move(group));
 }
 
 void MpiCommunicator::close() {
   if (group_->comm == MPI_COMM_NULL) return;
   start({.operation = Operation::close}, "", 0, 0, [](Group& group) {
     NMOE_MPI(MPI_Comm_free(&group.comm));
+    group.window.reset();
   }).wait();
 }
 
@@ -181,9 +232,42 @@ std::unique_ptr<Communicator> make_mpi_communicator(void* mpi_comm, const MpiOpt
              "max_message_bytes {} is not in [1, 2^30]", options.max_message_bytes);
   NMOE_CHECK(options.small_reduce_bytes >= 0 && options.small_reduce_bytes <= (std::int64_t{1} << 30), config,
              "small_reduce_bytes {} is not in [0, 2^30]", options.small_reduce_bytes);
+  NMOE_CHECK(options.window_bytes >= 0, config, "window_bytes {} is negative", options.window_bytes);
   MPI_Comm copy = MPI_COMM_NULL;
   NMOE_MPI(MPI_Comm_dup(*static_cast<MPI_Comm*>(mpi_comm), &copy));
-  return std::make_unique<MpiCommunicator>(std::make_shared<Group>(copy, options, std::make_shared<Queue>()));
+  auto group = std::make_shared<Group>(copy, options, std::make_shared<Queue>());
+  auto communicator = std::make_unique<MpiCommunicator>(group);
+  if (options.on_node == OnNode::mpi) return communicator;
+  try {
+    group->window = detail::NodeWindow::make(*communicator, copy, options.window_bytes);
+  } catch (const Error&) {  // the same on every rank
+    communicator->close();
+    throw;
+  }
+  if (group->window) group->node_ranks = group->window->node_ranks();
+  return communicator;
+}
+
+std::string_view name_of(OnNode on_node) {
+  return on_node == OnNode::mpi ? "mpi" : "shared";
+}
+
+OnNodeChoice choose_on_node(Communicator& world, std::string_view wanted, const MpiOptions& options) {
+  if (wanted == "mpi") return {OnNode::mpi, "comm.on_node = mpi"};
+  if (wanted == "shared") return {OnNode::shared, "comm.on_node = shared"};
+  NMOE_CHECK(wanted == "auto", config, "comm.on_node = '{}' is none of auto, mpi and shared", wanted);
+  if (world.size() == 1) return {OnNode::mpi, "one rank"};
+  world.drain();
+  try {
+    const auto window =
+        detail::NodeWindow::make(world, *static_cast<MPI_Comm*>(world.native()), options.window_bytes);
+    const std::int64_t neighbours = all_reduce_max(world, std::int64_t{window != nullptr});
+    return neighbours > 0 ? OnNodeChoice{OnNode::shared, "ranks of a node share memory"}
+                          : OnNodeChoice{OnNode::mpi, "every rank has a node of its own"};
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::config) throw;
+    return {OnNode::mpi, fmt::format("not shared memory, because {}", error.what())};
+  }
 }
 
 }  // namespace nmoe::comm
