@@ -79,8 +79,9 @@ const app::Command& require_command(const app::CommandLine& line) {
   return *command;
 }
 
-app::GuardOptions guard_options(const app::RunConfig& run, bool saves_on_signal) {
-  return {run.device, run.threads, run.watchdog_s, run.check_collectives, run.quiet, saves_on_signal};
+app::GuardOptions guard_options(const app::RunConfig& run, comm::OnNodeChoice on_node, bool saves_on_signal) {
+  return {run.device, run.threads,        run.watchdog_s, run.check_collectives,
+          run.quiet,  std::move(on_node), saves_on_signal};
 }
 
 }  // namespace
@@ -108,7 +109,9 @@ int main(int argc, char** argv) {
     command = &require_command(line);
     print_config = line.print_config;
     config = app::load_config(world, line);
-    return guard_options(config.run, command->saves_on_signal);
+    comm::OnNodeChoice on_node = comm::choose_on_node(world, config.comm.on_node);
+    config.comm.on_node = comm::name_of(on_node.on_node);
+    return guard_options(config.run, std::move(on_node), command->saves_on_signal);
   };
   const auto body = [&](comm::ExecutionContext& context) {
     if (!print_config) return command->function(context, config);

@@ -188,10 +188,11 @@ struct Groups {
   }
 };
 
-void make_groups(Groups& groups, bool check_collectives) {
+void make_groups(Groups& groups, const GuardOptions& guard) {
   MPI_Comm everybody = MPI_COMM_WORLD;
   comm::MpiOptions options;
-  options.debug_checks = check_collectives;
+  options.debug_checks = guard.check_collectives;
+  options.on_node = guard.on_node.on_node;
   groups.world = comm::make_mpi_communicator(&everybody, options);
   groups.errors = groups.world->split(0, this_rank);
 }
@@ -199,15 +200,17 @@ void make_groups(Groups& groups, bool check_collectives) {
 int run_body(Groups& groups, Watchdog& watchdog, GuardOptions& options, const Configure& configure,
              const Body& body) {
   options = configure(*groups.world);
-  if (options.check_collectives) {  // only now known; nothing is under way
-    watchdog.set_timeout(0);        // it looks at the world
-    groups.close();
-    make_groups(groups, true);
+  if (options.check_collectives || options.on_node.on_node != comm::OnNode::mpi) {  // only now known
+    watchdog.set_timeout(0);                                                        // it looks at the world
+    groups.close();                                                                 // nothing is under way
+    make_groups(groups, options);
   }
   comm::Communicator& world = *groups.world;
   watchdog.set_timeout(options.watchdog_s);
   if (!options.saves_on_signal) restore_default_signals();
   const Logger log(this_rank, options.quiet);
+  if (world.size() > 1)
+    log.info("on one node: {} ({})", comm::name_of(options.on_node.on_node), options.on_node.reason);
   const Device device = choose_device(options.device, world.size(), log);
   choose_threads(world, options.threads, log);
   OwnedStream stream(device);
@@ -226,7 +229,7 @@ int run_guarded(int* argc, char*** argv, const Configure& configure, const Body&
     install_signal_handlers();  // before MPI, so that an early signal is not lost
     start_mpi(argc, argv, hint);
     keep_signals_off_this_thread();
-    make_groups(groups, false);
+    make_groups(groups, {});
   } catch (...) {
     abort_job(current_exception_outcome());
   }

@@ -1,4 +1,5 @@
-// What run_guarded does when a rank misbehaves: guard_faults MODE [WATCHDOG_SECONDS]. Driven by faults.py.
+// What run_guarded does when a rank misbehaves: guard_faults MODE [WATCHDOG_SECONDS [shared]]. Driven by
+// faults.py.
 #include <unistd.h>
 
 #include <chrono>
@@ -7,6 +8,7 @@
 #include <new>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "neuronmoe/app/run_guarded.hpp"
 #include "neuronmoe/base/error.hpp"
@@ -20,8 +22,14 @@ void pause_for(double seconds) {
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
 }
 
-/// Ranks other than 1 wait where rank 1 will not come.
-int wait_for_the_others(comm::ExecutionContext& context) {
+/// Ranks other than 1 wait where rank 1 will not come: in a message or, with on_node shared, at the window.
+int wait_for_the_others(comm::ExecutionContext& context, bool shared) {
+  const std::vector<std::int64_t> counts(static_cast<std::size_t>(context.world.size()), 1);
+  const auto send = context.world.allocate_send(context.world.size());
+  std::vector<char> receive(counts.size());
+  const TensorView rows(receive.data(), DType::uint8, {context.world.size()});
+  const ConstTensorView mine(send.get(), DType::uint8, {context.world.size()});
+  if (shared) context.world.all_to_all_v(rows, counts, mine, counts, context.stream).wait();
   comm::all_reduce_sum(context.world, std::int64_t{1});
   return 0;
 }
@@ -35,13 +43,13 @@ void check_signals_are_blocked(const char* thread) {
     NMOE_CHECK(sigismember(&blocked, number) == 1, internal, "signal {} can interrupt {}", number, thread);
 }
 
-int misbehave(comm::ExecutionContext& context, const std::string& mode) {
+int misbehave(comm::ExecutionContext& context, const std::string& mode, bool shared) {
   const bool culprit = context.world.rank() == 1;
-  if (mode == "none") return wait_for_the_others(context);
+  if (mode == "none") return wait_for_the_others(context, shared);
   if (mode == "signals_stay_off_computing_threads") {
     check_signals_are_blocked("the thread that computes");
     std::thread([] { check_signals_are_blocked("a worker of the thread that computes"); }).join();
-    return wait_for_the_others(context);
+    return wait_for_the_others(context, shared);
   }
   if (mode == "throw_everywhere") throw Error(ErrorCode::config, "the same mistake everywhere");
   if (mode == "agreed") {
@@ -61,7 +69,7 @@ int misbehave(comm::ExecutionContext& context, const std::string& mode) {
   }
   if (mode == "mismatch") {  // run.check_collectives is on
     if (culprit) return comm::all_reduce_sum(context.world, 1.0) > 0 ? 0 : 1;
-    return wait_for_the_others(context);
+    return wait_for_the_others(context, shared);
   }
   if (mode == "long_but_alive") {
     for (int i = 0; i < 40; ++i) {
@@ -70,7 +78,7 @@ int misbehave(comm::ExecutionContext& context, const std::string& mode) {
     }
     return 0;
   }
-  if (!culprit) return wait_for_the_others(context);
+  if (!culprit) return wait_for_the_others(context, shared);
   if (mode == "throw_one") throw Error(ErrorCode::bad_data, "rank 1 alone has a bad file");
   if (mode == "out_of_memory") throw std::bad_alloc();
   if (mode == "throw_in_thread") std::thread([] { throw Error(ErrorCode::io, "thrown in a thread"); }).join();
@@ -95,6 +103,8 @@ int main(int argc, char** argv) {
   options.threads = 1;
   if (argc > 2) options.watchdog_s = std::atof(argv[2]);
   options.check_collectives = mode == "mismatch";
+  const bool shared = argc > 3 && std::string(argv[3]) == "shared";
+  if (shared) options.on_node = {comm::OnNode::shared, "asked for"};
   options.saves_on_signal = mode == "stop_on_signal";
   return app::run_guarded(
       &argc, &argv,
@@ -102,5 +112,5 @@ int main(int argc, char** argv) {
         if (mode == "configure_fails") throw Error(ErrorCode::config, "a bad config");
         return options;
       },
-      [&](comm::ExecutionContext& context) { return misbehave(context, mode); });
+      [&](comm::ExecutionContext& context) { return misbehave(context, mode, shared); });
 }

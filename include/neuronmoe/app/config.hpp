@@ -25,6 +25,11 @@ struct RunConfig {
   bool quiet = false;
 };
 
+/// [comm]
+struct CommConfig {
+  std::string on_node = "auto";  ///< what it became replaces it before a command runs
+};
+
 /// [tokenize]
 struct TokenizeConfig {
   std::string tokenizer;
@@ -67,6 +72,7 @@ struct PlanConfig {
 
 struct AppConfig {
   RunConfig run;
+  CommConfig comm;
   TokenizeConfig tokenize;
   PretrainConfig pretrain;
   analysis::AnalysisConfig analysis;
@@ -106,6 +112,12 @@ void for_each_field(Config& c, F&& f) {
   f("run.check_collectives", c.run.check_collectives,
     FieldInfo{"compare every collective call over the ranks (slow)", "", 0, 0, "", true});
   f("run.quiet", c.run.quiet, FieldInfo{"no progress lines", "", 0, 0, "", true});
+
+  f("comm.on_node", c.comm.on_node,
+    FieldInfo{
+        "how ranks of a node exchange: MPI's messages, or out of send buffers that they share (same bits); "
+        "auto: shared where ranks share a node and its memory",
+        "", 0, 0, "auto|mpi|shared", true});
 
   f("tokenize.tokenizer", c.tokenize.tokenizer,
     FieldInfo{"sentencepiece .model, tokenizer.json or tiktoken file"});

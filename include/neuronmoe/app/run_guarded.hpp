@@ -5,6 +5,7 @@
 #include <string>
 
 #include "neuronmoe/comm/execution_context.hpp"
+#include "neuronmoe/comm/mpi_communicator.hpp"
 
 namespace nmoe::app {
 
@@ -15,6 +16,7 @@ struct GuardOptions {
   double watchdog_s = 600.0;    ///< 0 = no watchdog
   bool check_collectives = false;
   bool quiet = false;
+  comm::OnNodeChoice on_node{comm::OnNode::mpi, {}};  ///< its reason is logged
   bool saves_on_signal = false;  ///< SIGUSR1/SIGTERM ask for a checkpoint; else they end the program as usual
 };
 
