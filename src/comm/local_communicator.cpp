@@ -1,8 +1,9 @@
-// The communicator of one rank: every call checks its arguments and copies as the MPI version would.
-#include <cstring>
+// The communicator of one rank: every call checks its arguments and copies as the MPI version would, on
+// either device.
 #include <mutex>
 
 #include "arguments.hpp"
+#include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::comm {
 
@@ -14,23 +15,24 @@ class LocalCommunicator final : public Communicator {
   int size() const override { return 1; }
 
   Work all_reduce(TensorView inout, ReduceOp, Stream&) override {
-    start(Operation::all_reduce, detail::check_buffer(inout));
+    start(Operation::all_reduce, detail::check_buffer(inout, inout.device()));
     return {};
   }
   Work all_gather_v(TensorView recv, std::span<const std::int64_t> counts, ConstTensorView send,
-                    Stream&) override {
-    start(Operation::all_gather_v, detail::check_all_gather_v(0, 1, recv, counts, send));
-    copy(recv, send);
+                    Stream& stream) override {
+    start(Operation::all_gather_v, detail::check_all_gather_v(0, 1, recv, counts, send, recv.device()));
+    copy_bytes(recv, send, stream);
     return {};
   }
   Work all_to_all_v(TensorView recv, std::span<const std::int64_t> recv_counts, ConstTensorView send,
-                    std::span<const std::int64_t> send_counts, Stream&) override {
-    start(Operation::all_to_all_v, detail::check_all_to_all_v(1, recv, recv_counts, send, send_counts));
-    copy(recv, send);
+                    std::span<const std::int64_t> send_counts, Stream& stream) override {
+    start(Operation::all_to_all_v,
+          detail::check_all_to_all_v(1, recv, recv_counts, send, send_counts, recv.device()));
+    copy_bytes(recv, send, stream);
     return {};
   }
   Work broadcast(TensorView buffer, int root, Stream&) override {
-    std::string error = detail::check_buffer(buffer);
+    std::string error = detail::check_buffer(buffer, buffer.device());
     start(Operation::broadcast, error.empty() ? detail::check_root(root, 1) : error);
     return {};
   }
@@ -54,9 +56,8 @@ class LocalCommunicator final : public Communicator {
     const std::lock_guard lock(mutex_);  // the watchdog reads it from its own thread
     last_ = name_of(operation);
   }
-  static void copy(TensorView recv, ConstTensorView send) {
-    if (send.num_bytes() > 0)
-      std::memmove(recv.raw(), send.raw(), static_cast<std::size_t>(send.num_bytes()));
+  static void copy_bytes(TensorView recv, ConstTensorView send, Stream& stream) {
+    if (recv.raw() != send.raw()) copy(recv, send, stream);
   }
 
   mutable std::mutex mutex_;

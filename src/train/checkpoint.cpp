@@ -10,6 +10,7 @@
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
 #include "neuronmoe/io/manifest.hpp"
+#include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::train {
 
@@ -81,13 +82,6 @@ std::vector<StateSlice> state_slices(ShardedOptimizer& optimizer, const std::vec
   return slices;
 }
 
-/// Room for all slices one after the other.
-std::vector<float> buffer_for(const std::vector<StateSlice>& slices) {
-  std::int64_t n = 0;
-  for (const StateSlice& slice : slices) n += slice.size;
-  return std::vector<float>(static_cast<std::size_t>(std::max<std::int64_t>(1, n)));
-}
-
 using StateMember = Tensor& (ShardGroup::*)();
 struct StateArray {
   const char* name;
@@ -96,6 +90,22 @@ struct StateArray {
 constexpr StateArray state_arrays[] = {{"/flat/master", &ShardGroup::master},
                                        {"/flat/exp_avg", &ShardGroup::exp_avg},
                                        {"/flat/exp_avg_sq", &ShardGroup::exp_avg_sq}};
+
+/// Calls f(part of the flat array in memory, where it begins in the piece) for elements [first, first +
+/// count) of the slices one after another.
+template <typename F>
+void for_each_part(const std::vector<StateSlice>& slices, const StateArray& array, std::int64_t first,
+                   std::int64_t count, F&& f) {
+  std::int64_t at = 0;
+  for (const StateSlice& slice : slices) {
+    const std::int64_t from = std::max(first, at), to = std::min(first + count, at + slice.size);
+    if (from < to) {
+      const TensorView values = (slice.group->*array.member)().view();
+      f(values.rows(slice.group_begin + (from - at), to - from), from - first);
+    }
+    at += slice.size;
+  }
+}
 
 std::vector<io::FileRange> ranges_of(const std::vector<StateSlice>& slices) {
   std::vector<io::FileRange> ranges;
@@ -113,14 +123,17 @@ void write_optimizer(comm::Communicator& world, const std::string& path, Sharded
   file.write_attribute("/", "format_version", 1);
   file.write_records("/index", index_columns(), sizeof(IndexRecord), index.data(),
                      static_cast<std::int64_t>(index.size()));
-  std::vector<float> packed = buffer_for(slices);
+  Stream& stream = optimizer.decoder().stream();
   for (const StateArray& array : state_arrays) {
-    float* out = packed.data();
-    for (const StateSlice& slice : slices) {
-      out = std::copy_n((slice.group->*array.member)().data<float>() + slice.group_begin, slice.size, out);
-    }
     const std::int64_t shape[] = {total};
-    file.write_ranges(array.name, io::ElementType::float32, shape, ranges, packed.data());
+    const auto fill = [&](std::int64_t first, std::span<char> bytes) {
+      const auto count = static_cast<std::int64_t>(bytes.size() / sizeof(float));
+      const TensorView piece(bytes.data(), DType::float32, {count});
+      for_each_part(slices, array, first, count, [&](TensorView values, std::int64_t at) {
+        copy(piece.rows(at, values.num_elements()), values, stream);
+      });
+    };
+    file.write_ranges(array.name, io::ElementType::float32, shape, ranges, fill);
   }
   file.finish();
 }
@@ -145,15 +158,17 @@ void read_optimizer(comm::Communicator& world, const std::string& path, ShardedO
   }
   const std::vector<StateSlice> slices = state_slices(optimizer, index, Direction::read);
   const std::vector<io::FileRange> ranges = ranges_of(slices);
-  std::vector<float> packed = buffer_for(slices);
+  Stream& stream = optimizer.decoder().stream();
   for (const StateArray& array : state_arrays) {
     const std::int64_t shape[] = {total};
-    file.read_ranges(array.name, io::ElementType::float32, shape, ranges, packed.data());
-    const float* in = packed.data();
-    for (const StateSlice& slice : slices) {
-      std::copy_n(in, slice.size, (slice.group->*array.member)().data<float>() + slice.group_begin);
-      in += slice.size;
-    }
+    const auto take = [&](std::int64_t first, std::span<const char> bytes) {
+      const auto count = static_cast<std::int64_t>(bytes.size() / sizeof(float));
+      const ConstTensorView piece(bytes.data(), DType::float32, {count});
+      for_each_part(slices, array, first, count, [&](TensorView values, std::int64_t at) {
+        copy(values, piece.rows(at, values.num_elements()), stream);
+      });
+    };
+    file.read_ranges(array.name, io::ElementType::float32, shape, ranges, take);
   }
   file.close();
 }

@@ -5,10 +5,12 @@
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/manifest.hpp"
+#include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::train {
 
-FrozenWeights::FrozenWeights(comm::Communicator& world, const model::Decoder& decoder) : world_(world) {
+FrozenWeights::FrozenWeights(comm::Communicator& world, const model::Decoder& decoder)
+    : world_(world), stream_(decoder.stream()) {
   model::for_each_parameter(decoder, [&](const model::Parameter& p) {
     if (!p.trainable) parameters_.push_back(&p);
   });
@@ -35,16 +37,29 @@ FrozenWeights::FrozenWeights(comm::Communicator& world, const model::Decoder& de
 std::vector<std::int64_t> FrozenWeights::hash() const {
   constexpr int base_sixteen = 16;
   constexpr std::size_t digits = 15;
-  const auto count = static_cast<std::int64_t>(parameters_.size());
+  constexpr std::int64_t most_copied = std::int64_t{256} << 20;  // of weights on a GPU, or one tensor
   std::vector<std::int64_t> hashes(parameters_.size(), -1);
+  for (std::size_t first = 0; first < parameters_.size();) {
+    std::vector<Tensor> copies;
+    std::vector<ConstTensorView> values;
+    std::int64_t copied = 0;
+    for (; first + values.size() < parameters_.size() && copied < most_copied;) {
+      const ConstTensorView value = parameters_[first + values.size()]->value.view();
+      const bool there = value && value.device() != Device::cpu;
+      if (there) copied += value.num_bytes();
+      values.push_back(there ? copies.emplace_back(copied_to(Device::cpu, value, stream_)).view() : value);
+    }
+    const auto count = static_cast<std::int64_t>(values.size());
 #pragma omp parallel for schedule(dynamic)
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto at = static_cast<std::size_t>(i);
-    const model::Parameter& p = *parameters_[at];
-    if (!p.held()) continue;
-    Sha256 sha;
-    sha.update(p.value.view().raw(), static_cast<std::size_t>(p.value.view().num_bytes()));
-    hashes[at] = std::stoll(sha.hex().substr(0, digits), nullptr, base_sixteen);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const ConstTensorView value = values[static_cast<std::size_t>(i)];
+      if (!value) continue;
+      Sha256 sha;
+      sha.update(value.raw(), static_cast<std::size_t>(value.num_bytes()));
+      hashes[first + static_cast<std::size_t>(i)] =
+          std::stoll(sha.hex().substr(0, digits), nullptr, base_sixteen);
+    }
+    first += values.size();
   }
   return hashes;
 }

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <map>
+#include <numeric>
 
 #include "neuronmoe/ops/transformer.hpp"
 
@@ -25,17 +25,19 @@ std::vector<int> stages_of(const std::vector<model::Parameter*>& parameters) {
   return stages;
 }
 
-TensorView view_of(std::vector<float>& values, std::int64_t count) {
-  return {values.data(), DType::float32, {count}};
-}
-
 /// Elements [begin, begin + count) of a parameter's flat value.
 TensorView flat(model::Parameter& p, std::int64_t begin, std::int64_t count) {
   return p.value.view().reshape({p.shape.num_elements()}).rows(begin, count);
 }
 
-void grow(std::vector<char>& buffer, std::int64_t bytes) {
-  buffer.resize(static_cast<std::size_t>(std::max<std::int64_t>(1, bytes)));
+/// `count` elements of a buffer of bytes, from element `begin` on.
+TensorView part_of(Tensor& bytes, DType dtype, std::int64_t begin, std::int64_t count) {
+  auto* first = static_cast<char*>(bytes.view().raw()) + begin * size_of(dtype);
+  return {first, dtype, {count}, bytes.view().device()};
+}
+
+std::int64_t sum_of(const std::vector<std::int64_t>& counts) {
+  return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
 }
 
 }  // namespace
@@ -64,19 +66,25 @@ bool sends_sum_of_leaves(const ReduceOptions& options, int count, int leaves) {
 }
 
 ShardGroup::ShardGroup(std::vector<model::Parameter*> parameters, comm::Communicator& comm, int leaves,
-                       const ReduceOptions& options)
+                       const ReduceOptions& options, Stream& compute)
     : parameters_(std::move(parameters)),
       comm_(comm),
+      compute_(compute),
+      own_(compute.device()),
+      event_(compute.device()),
       leaves_(leaves),
       options_(options),
       bucket_elements_(bucket_elements(options, comm.size(), leaves)),
-      units_(make_shard_units(stages_of(parameters_), sizes_of(parameters_), comm.size())) {
-  std::int64_t offset = 0;
+      units_(make_shard_units(stages_of(parameters_), sizes_of(parameters_), comm.size())),
+      packing_(compute.device()),
+      sums_pool_(compute.device()) {
+  std::int64_t offset = 0, most_total = 0, most_part = 0;
   for (const ShardUnit& unit : units_) {
     UnitState& state = states_.emplace_back();
-    std::int64_t most = 0;
+    std::int64_t most = 0, total = 0;
     for (int r = 0; r < comm.size(); ++r) {
       most = std::max(most, unit.map.num_owned(r));
+      total += std::min(bucket_elements_, unit.map.num_owned(r));
       const bool mine = r == comm.rank(), held = mine || !options.zero;
       state.first.push_back(held ? offset : -1);
       if (!held) continue;
@@ -87,10 +95,19 @@ ShardGroup::ShardGroup(std::vector<model::Parameter*> parameters, comm::Communic
         offset += slice.size();
       }
     }
+    most_total = std::max(most_total, total);
+    most_part = std::max(most_part, std::min(bucket_elements_, most));
     state.num_buckets = (most + bucket_elements_ - 1) / bucket_elements_;
     state.sums.resize(static_cast<std::size_t>(state.num_buckets));
   }
-  for (Tensor* t : {&gradient_, &master_, &exp_avg_, &exp_avg_sq_}) *t = Tensor({offset}, DType::float32);
+  for (Tensor* t : {&gradient_, &master_, &exp_avg_, &exp_avg_sq_})
+    *t = Tensor({offset}, DType::float32, compute.device());
+  if (parameters_.empty()) return;
+  const std::int64_t wire = size_of(options.wire_dtype), value = size_of(parameters_.front()->value.dtype());
+  send_bytes_ = std::max(most_total * leaves * wire, most_part * value);
+  receive_bytes_ = std::max(most_part * leaves * comm.size() * wire, most_total * value);
+  if (comm.size() == 1 && options.wire_dtype != DType::float32)
+    rounded_ = Tensor({most_part}, options.wire_dtype, compute.device());
 }
 
 std::int64_t ShardGroup::num_owned() const {
@@ -104,15 +121,17 @@ std::int64_t ShardGroup::state_bytes() const {
 }
 
 std::int64_t ShardGroup::buffer_bytes() const {
-  std::size_t bytes = 0;
-  const auto add = [&](const auto& flights) {
-    for (const Flight& f : flights) bytes += f.send.capacity() + f.receive.capacity();
-  };
-  add(reductions_);
-  add(gathers_);
-  add(landed_);
-  for (const std::vector<float>& buffer : pool_) bytes += 4 * buffer.capacity();
-  return static_cast<std::int64_t>(bytes);
+  std::int64_t bytes = rounded_.view().num_bytes() + packing_.num_bytes() + sums_pool_.num_bytes();
+  for (const auto* flights : {&reductions_, &gathers_}) {
+    for (const Flight& f : *flights) bytes += f.send.num_elements() + f.receive.num_elements();
+  }
+  for (const Flight& f : landed_) bytes += f.send.num_elements() + f.receive.num_elements();
+  return bytes;
+}
+
+void ShardGroup::order(Stream& first, Stream& then) {
+  event_.record(first);
+  event_.make_wait(then);
 }
 
 /// Calls f(parameter, element in parameter, count) for the pieces of [begin, end) of what `rank` owns of a
@@ -136,21 +155,14 @@ std::int64_t ShardGroup::bucket_part(std::size_t unit, int rank, std::int64_t bu
                                   bucket_elements_);
 }
 
-std::vector<float> ShardGroup::take_buffer(std::int64_t size) {
-  std::vector<float> buffer;
-  if (!pool_.empty()) {
-    buffer = std::move(pool_.back());
-    pool_.pop_back();
-  }
-  buffer.resize(static_cast<std::size_t>(size));
-  return buffer;
-}
-
 ShardGroup::Flight ShardGroup::take_flight(std::size_t unit, std::int64_t bucket) {
   Flight flight;
   if (!landed_.empty()) {
     flight = std::move(landed_.back());
     landed_.pop_back();
+  } else {
+    flight.send = Tensor({send_bytes_}, DType::uint8, compute_.device());
+    flight.receive = Tensor({receive_bytes_}, DType::uint8, compute_.device());
   }
   flight.unit = unit;
   flight.bucket = bucket;
@@ -159,47 +171,54 @@ ShardGroup::Flight ShardGroup::take_flight(std::size_t unit, std::int64_t bucket
   return flight;
 }
 
-void ShardGroup::pack_leaf(std::size_t unit, int rank, std::int64_t bucket, int leaf, float* out) const {
+void ShardGroup::add(Tensor& a, Tensor& b, BufferPool& pool, Stream& stream) {
+  ops::add_inplace(a.view(), b.view(), stream);
+  pool.give(std::move(b));
+}
+
+/// Where a bucket of this rank's part of a unit is summed up; empty buckets lie nowhere.
+TensorView ShardGroup::gradient_of(std::size_t unit, std::int64_t bucket) {
+  const std::int64_t first = states_[unit].first[static_cast<std::size_t>(comm_.rank())];
+  const std::int64_t mine = bucket_part(unit, comm_.rank(), bucket);
+  return gradient_.view().rows(mine > 0 ? first + bucket * bucket_elements_ : 0, mine);
+}
+
+void ShardGroup::pack_leaf(std::size_t unit, int rank, std::int64_t bucket, int leaf, TensorView out) const {
   const std::int64_t begin = bucket * bucket_elements_;
+  std::int64_t done = 0;
   for_each_piece(units_[unit], rank, begin, begin + bucket_part(unit, rank, bucket),
                  [&](model::Parameter& p, std::int64_t at, std::int64_t count) {
-                   const float* grad = p.grad.data<float>() + leaf * p.shape.num_elements() + at;
-                   out = std::copy_n(grad, count, out);
+                   const TensorView leaves = p.grad.reshape({p.grad.num_elements()});
+                   copy(out.rows(done, count), leaves.rows(leaf * p.shape.num_elements() + at, count),
+                        compute_);
+                   done += count;
                  });
 }
 
 void ShardGroup::pack(Flight& flight) {
-  const std::int64_t width = size_of(options_.wire_dtype);
   const int my_count = flight.leaf_counts[static_cast<std::size_t>(comm_.rank())];
-  std::int64_t num_send = 0, num_recv = 0;
   for (int r = 0; r < comm_.size(); ++r) {
     const auto at = static_cast<std::size_t>(r);
-    num_send += flight.send_counts[at] = bucket_part(flight.unit, r, flight.bucket) * nodes_of(my_count);
-    num_recv += flight.recv_counts[at] =
+    flight.send_counts[at] = bucket_part(flight.unit, r, flight.bucket) * nodes_of(my_count);
+    flight.recv_counts[at] =
         bucket_part(flight.unit, comm_.rank(), flight.bucket) * nodes_of(flight.leaf_counts[at]);
   }
-  grow(flight.send, num_send * width);
-  grow(flight.receive, num_recv * width);
-  char* out = flight.send.data();
-  const auto add = [&](std::vector<float>& a, std::vector<float>& b) {
-    ops::add_inplace(view_of(a, static_cast<std::int64_t>(a.size())),
-                     ConstTensorView(view_of(b, static_cast<std::int64_t>(b.size()))), stream_);
-    pool_.push_back(std::move(b));
-  };
+  std::int64_t done = 0;
+  const auto add_leaves = [&](Tensor& a, Tensor& b) { add(a, b, packing_, compute_); };
   for (int r = 0; r < comm_.size(); ++r) {
     const std::int64_t part = bucket_part(flight.unit, r, flight.bucket);
-    comm::BinaryCounterSum<std::vector<float>> node;
+    comm::BinaryCounterSum<Tensor> node;
     for (int leaf = 0; leaf < my_count; ++leaf) {
-      std::vector<float> values = take_buffer(part);
-      pack_leaf(flight.unit, r, flight.bucket, leaf, values.data());
+      Tensor values = packing_.take(part);
+      pack_leaf(flight.unit, r, flight.bucket, leaf, values.view());
       if (nodes_of(my_count) == 1 && my_count > 1) {
-        node.push(std::move(values), add);
+        node.push(std::move(values), add_leaves);
         if (leaf + 1 < my_count) continue;
-        values = node.finish(add);
+        values = node.finish(add_leaves);
       }
-      ops::cast({out, options_.wire_dtype, {part}}, ConstTensorView(view_of(values, part)), stream_);
-      out += part * width;
-      pool_.push_back(std::move(values));
+      ops::cast(part_of(flight.send, options_.wire_dtype, done, part), values.view(), compute_);
+      done += part;
+      packing_.give(std::move(values));
     }
   }
 }
@@ -208,19 +227,20 @@ void ShardGroup::reduce_stage(int stage, std::span<const int> leaf_counts, std::
   for (std::size_t u = 0; u < units_.size(); ++u) {
     if (units_[u].stage != stage) continue;
     for (std::int64_t bucket = 0; bucket < states_[u].num_buckets; ++bucket) {
+      if (comm_.size() == 1) {
+        fold_here(u, bucket, leaf_counts.front(), num_micro_batches);
+        continue;
+      }
       if (reductions_.size() == max_in_flight) land_oldest_reduction();
       Flight flight = take_flight(u, bucket);
       flight.num_micro_batches = num_micro_batches;
       flight.leaf_counts.assign(leaf_counts.begin(), leaf_counts.end());
       pack(flight);
-      const auto elements = [&](std::vector<char>& buffer, const std::vector<std::int64_t>& counts) {
-        std::int64_t n = 0;
-        for (const std::int64_t c : counts) n += c;
-        return TensorView(buffer.data(), options_.wire_dtype, {n});
-      };
-      flight.work =
-          comm_.all_to_all_v(elements(flight.receive, flight.recv_counts), flight.recv_counts,
-                             elements(flight.send, flight.send_counts), flight.send_counts, stream_);
+      order(compute_, stream());
+      const DType wire = options_.wire_dtype;
+      flight.work = comm_.all_to_all_v(
+          part_of(flight.receive, wire, 0, sum_of(flight.recv_counts)), flight.recv_counts,
+          part_of(flight.send, wire, 0, sum_of(flight.send_counts)), flight.send_counts, stream());
       reductions_.push_back(std::move(flight));
       if (!options_.overlap) land_oldest_reduction();
     }
@@ -232,61 +252,84 @@ void ShardGroup::land_oldest_reduction() {
   reductions_.pop_front();
   flight.work.wait();
   fold(flight);
+  order(stream(), compute_);  // which may pack into its buffers again
   landed_.push_back(std::move(flight));
 }
 
 void ShardGroup::fold(Flight& flight) {
-  UnitState& state = states_[flight.unit];
   const std::int64_t mine = bucket_part(flight.unit, comm_.rank(), flight.bucket);
-  const std::int64_t width = size_of(options_.wire_dtype);
-  auto& sum = state.sums[static_cast<std::size_t>(flight.bucket)];
-  const auto add = [&](std::vector<float>& a, std::vector<float>& b) {
-    ops::add_inplace(view_of(a, mine), ConstTensorView(view_of(b, mine)), stream_);
-    pool_.push_back(std::move(b));
-  };
-  const char* in = flight.receive.data();
+  auto& sum = states_[flight.unit].sums[static_cast<std::size_t>(flight.bucket)];
+  const auto add_nodes = [&](Tensor& a, Tensor& b) { add(a, b, sums_pool_, stream()); };
+  std::int64_t done = 0;
   for (const int count : flight.leaf_counts) {
     const int nodes = nodes_of(count);
     const auto level = static_cast<unsigned>(std::countr_zero(static_cast<unsigned>(std::max(1, count))));
     for (int node = 0; node < nodes; ++node) {
-      std::vector<float> buffer = take_buffer(mine);
-      ops::cast(view_of(buffer, mine), ConstTensorView(in, options_.wire_dtype, {mine}), stream_);
-      in += mine * width;
-      sum.push(std::move(buffer), add, nodes < count ? level : 0);
+      Tensor values = sums_pool_.take(mine);
+      ops::cast(values.view(), part_of(flight.receive, options_.wire_dtype, done, mine), stream());
+      done += mine;
+      sum.push(std::move(values), add_nodes, nodes < count ? level : 0);
     }
   }
-  if (static_cast<std::int64_t>(sum.num_leaves()) < flight.num_micro_batches) return;
-  std::vector<float> total = sum.finish(add);
-  const std::int64_t first =
-      state.first[static_cast<std::size_t>(comm_.rank())] + flight.bucket * bucket_elements_;
-  std::copy_n(total.begin(), mine, gradient_.data<float>() + first);
-  pool_.push_back(std::move(total));
+  finish_bucket(flight.unit, flight.bucket, flight.num_micro_batches);
+}
+
+/// One rank: leaves become sums without travelling, rounded as if they did.
+void ShardGroup::fold_here(std::size_t unit, std::int64_t bucket, int leaves,
+                           std::int64_t num_micro_batches) {
+  const std::int64_t mine = bucket_part(unit, 0, bucket);
+  const auto take_leaf = [&](int leaf, TensorView out) {
+    pack_leaf(unit, 0, bucket, leaf, out);
+    if (!rounded_.valid()) return;
+    ops::cast(rounded_.view().rows(0, mine), out, compute_);
+    ops::cast(out, rounded_.view().rows(0, mine), compute_);
+  };
+  if (num_micro_batches == 1) {
+    if (leaves == 1) take_leaf(0, gradient_of(unit, bucket));
+    return;
+  }
+  for (int leaf = 0; leaf < leaves; ++leaf) {
+    Tensor values = sums_pool_.take(mine);
+    take_leaf(leaf, values.view());
+    states_[unit].sums[static_cast<std::size_t>(bucket)].push(
+        std::move(values), [&](Tensor& a, Tensor& b) { add(a, b, sums_pool_, compute_); });
+  }
+  finish_bucket(unit, bucket, num_micro_batches);
+}
+
+/// With the step's last leaf the sum of a bucket is complete.
+void ShardGroup::finish_bucket(std::size_t unit, std::int64_t bucket, std::int64_t num_micro_batches) {
+  auto& sum = states_[unit].sums[static_cast<std::size_t>(bucket)];
+  if (static_cast<std::int64_t>(sum.num_leaves()) < num_micro_batches) return;
+  Tensor total = sum.finish([&](Tensor& a, Tensor& b) { add(a, b, sums_pool_, stream()); });
+  copy(gradient_of(unit, bucket), total.view(), stream());
+  sums_pool_.give(std::move(total));
 }
 
 void ShardGroup::finish_reduction() {
   while (!reductions_.empty()) land_oldest_reduction();
 }
 
-void ShardGroup::gather_gradients(Stream& stream) {
+void ShardGroup::gather_gradients() {
   if (options_.zero || comm_.size() == 1) return;
   for (std::size_t u = 0; u < units_.size(); ++u) {
     std::vector<std::int64_t> counts;
     for (int r = 0; r < comm_.size(); ++r) counts.push_back(units_[u].map.num_owned(r));
-    const std::int64_t first = states_[u].first.front(),
-                       mine = counts[static_cast<std::size_t>(comm_.rank())];
-    std::vector<float> send(static_cast<std::size_t>(mine));
-    std::copy_n(gradient_.data<float>() + states_[u].first[static_cast<std::size_t>(comm_.rank())], mine,
-                send.begin());
+    const auto me = static_cast<std::size_t>(comm_.rank());
+    Tensor send = packing_.take(counts[me]);
+    copy(send.view(), gradient_.view().rows(states_[u].first[me], counts[me]), compute_);
     comm_
-        .all_gather_v(gradient_.view().rows(first, units_[u].map.num_total()), counts,
-                      ConstTensorView(send.data(), DType::float32, {mine}), stream)
+        .all_gather_v(gradient_.view().rows(states_[u].first.front(), units_[u].map.num_total()), counts,
+                      send.view(), compute_)
         .wait();
+    packing_.give(std::move(send));
   }
 }
 
 void ShardGroup::start_gather() {
   if (!options_.zero || comm_.size() == 1) return;  // every rank has updated everything itself
-  for (std::size_t u = units_.size(); u-- > 0;) {   // a forward needs the last stages first
+  order(compute_, stream());
+  for (std::size_t u = units_.size(); u-- > 0;) {  // a forward needs the last stages first
     for (std::int64_t bucket = 0; bucket < states_[u].num_buckets; ++bucket)
       gathers_to_start_.emplace_back(u, bucket);
   }
@@ -299,21 +342,17 @@ void ShardGroup::start_next_gather() {
   gathers_to_start_.pop_front();
   Flight flight = take_flight(unit, bucket);
   const DType dtype = parameters_.front()->value.dtype();
-  const std::int64_t width = size_of(dtype), begin = bucket * bucket_elements_;
-  const std::int64_t mine = bucket_part(unit, comm_.rank(), bucket);
-  std::int64_t total = 0;
+  const std::int64_t begin = bucket * bucket_elements_, mine = bucket_part(unit, comm_.rank(), bucket);
   for (int r = 0; r < comm_.size(); ++r)
-    total += flight.recv_counts[static_cast<std::size_t>(r)] = bucket_part(unit, r, bucket);
-  grow(flight.send, mine * width);
-  grow(flight.receive, total * width);
-  char* out = flight.send.data();
+    flight.recv_counts[static_cast<std::size_t>(r)] = bucket_part(unit, r, bucket);
+  std::int64_t done = 0;
   for_each_piece(units_[unit], comm_.rank(), begin, begin + mine,
                  [&](model::Parameter& p, std::int64_t at, std::int64_t count) {
-                   std::memcpy(out, flat(p, at, count).raw(), static_cast<std::size_t>(count * width));
-                   out += count * width;
+                   copy(part_of(flight.send, dtype, done, count), flat(p, at, count), stream());
+                   done += count;
                  });
-  flight.work = comm_.all_gather_v({flight.receive.data(), dtype, {total}}, flight.recv_counts,
-                                   {flight.send.data(), dtype, {mine}}, stream_);
+  flight.work = comm_.all_gather_v(part_of(flight.receive, dtype, 0, sum_of(flight.recv_counts)),
+                                   flight.recv_counts, part_of(flight.send, dtype, 0, mine), stream());
   gathers_.push_back(std::move(flight));
 }
 
@@ -321,16 +360,17 @@ void ShardGroup::land_oldest_gather() {
   Flight flight = std::move(gathers_.front());
   gathers_.pop_front();
   flight.work.wait();
-  const std::int64_t width = size_of(parameters_.front()->value.dtype());
+  const DType dtype = parameters_.front()->value.dtype();
   const std::int64_t begin = flight.bucket * bucket_elements_;
-  const char* in = flight.receive.data();
+  std::int64_t done = 0;
   for (int r = 0; r < comm_.size(); ++r) {
     for_each_piece(units_[flight.unit], r, begin, begin + flight.recv_counts[static_cast<std::size_t>(r)],
                    [&](model::Parameter& p, std::int64_t at, std::int64_t count) {
-                     std::memcpy(flat(p, at, count).raw(), in, static_cast<std::size_t>(count * width));
-                     in += count * width;
+                     copy(flat(p, at, count), part_of(flight.receive, dtype, done, count), stream());
+                     done += count;
                    });
   }
+  order(stream(), compute_);
   landed_.push_back(std::move(flight));
   if (!gathers_to_start_.empty()) start_next_gather();
 }

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numbers>
 
 #include "neuronmoe/ops/transformer.hpp"
+#include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::train {
 
@@ -50,10 +50,16 @@ ShardedOptimizer::ShardedOptimizer(model::Decoder& decoder, const comm::Parallel
     : decoder_(decoder),
       layout_(layout),
       world_(world),
-      replicated_(select(decoder, false), world, 1, options),
-      experts_(select(decoder, true), expert_data_parallel, layout.expert_parallel_size(), options) {
-  NMOE_CHECK(decoder.stream().device() == Device::cpu, config,
-             "training on a GPU: the optimizer of this version works on host memory; use --device cpu");
+      replicated_(select(decoder, false), world, 1, options, decoder.stream()),
+      experts_(select(decoder, true), expert_data_parallel, layout.expert_parallel_size(), options,
+               decoder.stream()) {
+  std::int64_t total = 0;
+  for (const model::Parameter& p : decoder.parameters()) {
+    if (p.trainable) total += num_blocks(p.shape.num_elements());
+  }
+  host_partials_ = Tensor({total}, DType::float64);
+  if (decoder.stream().device() != Device::cpu)
+    partials_ = Tensor({total}, DType::float64, decoder.stream().device());
   reset_state();
   decoder_.share_gradients();
   decoder_.set_hooks({[this](int stage) {
@@ -67,14 +73,14 @@ ShardedOptimizer::~ShardedOptimizer() {
 }
 
 void ShardedOptimizer::reset_state() {
-  Stream cpu;
+  Stream& stream = decoder_.stream();
   for (ShardGroup* group : groups()) {
     for (const HeldSlice& slice : group->held()) {
       ops::cast(group->master().view().rows(slice.offset, slice.size),
-                flat(*slice.parameter, slice.begin, slice.size), cpu);
+                flat(*slice.parameter, slice.begin, slice.size), stream);
     }
-    group->exp_avg().zero();
-    group->exp_avg_sq().zero();
+    zero(group->exp_avg().view(), stream);
+    zero(group->exp_avg_sq().view(), stream);
   }
 }
 
@@ -115,25 +121,27 @@ double ShardedOptimizer::finish_reduction(Stream& stream) {
     first_block.push_back(total);
     if (p.trainable) total += num_blocks(p.shape.num_elements());
   }
-  std::vector<double> partials(static_cast<std::size_t>(total), 0.0);
+  const TensorView host = host_partials_.view(), partials = partials_.valid() ? partials_.view() : host;
+  zero(partials, stream);
   for (ShardGroup* group : groups()) {
     group->finish_reduction();
     for (const HeldSlice& slice : group->owned()) {
       const auto position = static_cast<std::size_t>(slice.parameter - decoder_.parameters().data());
-      double* out = partials.data() + first_block[position] + slice.begin / ops::norm_block;
-      ops::sum_of_squares({out, DType::float64, {num_blocks(slice.size)}},
+      const std::int64_t first = first_block[position] + slice.begin / ops::norm_block;
+      ops::sum_of_squares(partials.rows(first, num_blocks(slice.size)),
                           group->gradient().rows(slice.offset, slice.size), stream);
     }
   }
-  world_.all_reduce({partials.data(), DType::float64, {total}}, comm::ReduceOp::sum, stream).wait();
+  if (partials_.valid()) copy(host, partials, stream);
+  world_.all_reduce(host, comm::ReduceOp::sum, stream).wait();
   double sum = 0.0;
-  for (const double partial : partials) sum += partial;
+  for (std::int64_t i = 0; i < total; ++i) sum += host.data<double>()[i];
   return std::sqrt(sum);
 }
 
 void ShardedOptimizer::update(const ops::AdamWStep& step, Stream& stream) {
   for (ShardGroup* group : groups()) {
-    group->gather_gradients(stream);
+    group->gather_gradients();
     for (const HeldSlice& slice : group->held()) {
       const std::int64_t at = slice.offset, n = slice.size;
       ops::adamw_update(flat(*slice.parameter, slice.begin, n), group->master().view().rows(at, n),

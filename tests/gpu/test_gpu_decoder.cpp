@@ -3,7 +3,6 @@
 #include <map>
 
 #include "neuronmoe/model/decoder.hpp"
-#include "neuronmoe/train/sharded_optimizer.hpp"
 #include "support/on_gpu.hpp"
 #include "support/tiny_model.hpp"
 
@@ -126,11 +125,4 @@ BOOST_AUTO_TEST_CASE(ids_outside_the_vocabulary_are_refused) {
   builder.add(std::vector<std::int32_t>{1, 1 << 20}, {}, {});
   BOOST_CHECK_EXCEPTION(static_cast<void>(there.decoder->token_log_probs(builder.batch())), Error,
                         [](const Error& e) { return e.code() == ErrorCode::bad_data; });
-}
-
-BOOST_AUTO_TEST_CASE(the_optimizer_refuses_parameters_on_a_gpu) {
-  Run there(DType::float32, model::TrainableSet::experts_and_routers, gpu_stream());
-  BOOST_CHECK_EXCEPTION(train::ShardedOptimizer(*there.decoder, comm::ParallelLayout(1, 0, 1), *there.comm,
-                                                *there.comm, train::ReduceOptions{}),
-                        Error, [](const Error& e) { return e.code() == ErrorCode::config; });
 }

@@ -162,7 +162,7 @@ BOOST_AUTO_TEST_CASE(no_checkpoint_over_a_changed_base) {
   Model failing(world, 1, model::TrainableSet::routers);
   const std::string victim = "model.layers.2.mlp.experts.1.down_proj.weight";  // frozen in stage 2
   FailingMemory bad(world, failing.decoder.parameter(victim),
-                    30);  // some steps after the resume
+                    50);  // some steps after the resume
   BOOST_TEST(test::expect_error(ErrorCode::internal, {victim, "has changed"},
                                 [&] { run_training(bad, failing, dir.path(), 12); }) == "");
   std::int64_t newest = io::newest_valid_step(world, dir.path() + "/run").step;

@@ -55,6 +55,8 @@ struct element_of<std::uint64_t> {
 struct FileRange {
   std::int64_t begin, count;
 };
+/// The ranges of elements [first, first + count) of what `ranges` hold one after another.
+std::vector<FileRange> part_of(std::span<const FileRange> ranges, std::int64_t first, std::int64_t count);
 
 /// One column of a table of records (a compound dataset). `count` > 1 is a fixed array; a text column has
 /// `text_bytes` > 0 (zero-padded UTF-8) and ignores `type`.
@@ -111,6 +113,11 @@ class H5File {
   /// Ranges ascend and do not overlap; none at all is fine. Elements no rank writes are undefined.
   void write_ranges(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
                     std::span<const FileRange> ranges, const void* packed);
+  /// The same without ever holding more than 64 MiB of it: `fill(first, bytes)` gives the bytes of elements
+  /// [first, first + bytes.size() / element size) of this rank's ranges one after another.
+  void write_ranges(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
+                    std::span<const FileRange> ranges,
+                    const std::function<void(std::int64_t first, std::span<char> bytes)>& fill);
   /// Writes a dataset without ever holding more than a piece of it: the elements are dealt evenly over the
   /// ranks, and `fill(begin, bytes)` gives the bytes of elements [begin, begin + bytes.size() / element
   /// size).
@@ -156,6 +163,11 @@ class H5File {
   /// This rank's ranges (ascending, may be none, may overlap those of other ranks) into `packed`.
   void read_ranges(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
                    std::span<const FileRange> ranges, void* packed);
+  /// The same without ever holding more than 64 MiB of it: `take(first, bytes)` is handed the elements that
+  /// `fill` of write_ranges would have given.
+  void read_ranges(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
+                   std::span<const FileRange> ranges,
+                   const std::function<void(std::int64_t first, std::span<const char> bytes)>& take);
   std::vector<std::string> read_strings(const std::string& name);
   /// Number of records after checking that the columns are exactly those expected.
   std::int64_t count_records(const std::string& name, std::span<const RecordColumn> columns);

@@ -30,6 +30,7 @@ class FrozenWeights {
   std::vector<std::int64_t> hash() const;
 
   comm::Communicator& world_;
+  Stream& stream_;  // of the decoder
   std::vector<const model::Parameter*> parameters_;
   std::vector<std::int64_t> hashes_;
   std::string digest_;

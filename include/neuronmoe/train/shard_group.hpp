@@ -10,6 +10,8 @@
 #include "neuronmoe/comm/communicator.hpp"
 #include "neuronmoe/comm/layout.hpp"
 #include "neuronmoe/model/parameter.hpp"
+#include "neuronmoe/tensor/device.hpp"
+#include "neuronmoe/train/buffer_pool.hpp"
 
 namespace nmoe::train {
 
@@ -43,26 +45,32 @@ struct HeldSlice {
   std::int64_t offset;       ///< element of the flat arrays
 };
 
+/// Everything of it lies on the device of `compute`, the stream of forward and backward. Gradients are packed
+/// and weights read in that stream's order; messages travel and are folded in a stream of the group's own,
+/// with events between the two, so that on a GPU neither waits for the host. A group of one rank sends
+/// nothing and folds gradients where they are.
 class ShardGroup {
  public:
   /// `parameters`: trainable, held here, in name order; the same list on all ranks of `comm`. `leaves` per
-  /// source rank.
+  /// source rank. `comm` and `compute` outlive this.
   ShardGroup(std::vector<model::Parameter*> parameters, comm::Communicator& comm, int leaves,
-             const ReduceOptions& options);
+             const ReduceOptions& options, Stream& compute);
 
   /// Starts sending this rank's leaves of a stage to their owners. `leaf_counts[source rank]` = how many of
   /// that rank's leaves hold a micro-batch (the first ones); `num_micro_batches` of the whole step. The
-  /// gradients may be overwritten when it returns. Collective over the group.
+  /// gradients may be overwritten, in the order of `compute`, when it returns. Collective over the group.
   void reduce_stage(int stage, std::span<const int> leaf_counts, std::int64_t num_micro_batches);
-  /// Waits until everything sent so far is folded. After the last micro-step gradient() is complete.
+  /// Lands everything sent so far: what `compute` does next finds it folded. After the last micro-step
+  /// gradient() is complete.
   void finish_reduction();
   /// Without ZeRO: brings every rank's gradient slices to all ranks. Collective over the group.
-  void gather_gradients(Stream& stream);
+  void gather_gradients();
 
   /// Starts to bring updated weights of all owners to all ranks, in the order in which a forward needs them.
   /// Collective over the group.
   void start_gather();
-  /// Returns when the weights of a stage (−1: of all) are those of the last update. Collective likewise.
+  /// What `compute` does next finds the weights of a stage (−1: of all) as the last update left them.
+  /// Collective likewise.
   void wait_weights(int stage);
 
   const std::vector<model::Parameter*>& parameters() const { return parameters_; }
@@ -87,7 +95,7 @@ class ShardGroup {
     std::int64_t bucket, num_micro_batches = 0;
     std::vector<int> leaf_counts;
     std::vector<std::int64_t> send_counts, recv_counts;
-    std::vector<char> send, receive;
+    Tensor send, receive;  ///< of bytes
     comm::Work work;
   };
   /// Owned pieces and sums of one unit.
@@ -95,23 +103,32 @@ class ShardGroup {
     std::int64_t num_buckets = 0;
     std::vector<std::int64_t>
         first;  // element of the flat arrays where each rank's part begins; −1: not held
-    std::vector<comm::BinaryCounterSum<std::vector<float>>> sums;  // one per bucket
+    std::vector<comm::BinaryCounterSum<Tensor>> sums;  // one per bucket
   };
   template <typename F>
   void for_each_piece(const ShardUnit& unit, int rank, std::int64_t begin, std::int64_t end, F&& f) const;
   std::int64_t bucket_part(std::size_t unit, int rank, std::int64_t bucket) const;
   int nodes_of(int count) const { return sends_sum_of_leaves(options_, count, leaves_) ? 1 : count; }
+  Stream& stream() { return comm_.size() == 1 ? compute_ : own_.stream(); }
+  /// What `then` does from now on comes after what `first` has been given so far.
+  void order(Stream& first, Stream& then);
   Flight take_flight(std::size_t unit, std::int64_t bucket);
   void pack(Flight& flight);
-  void pack_leaf(std::size_t unit, int rank, std::int64_t bucket, int leaf, float* out) const;
+  void pack_leaf(std::size_t unit, int rank, std::int64_t bucket, int leaf, TensorView out) const;
   void fold(Flight& flight);
+  void fold_here(std::size_t unit, std::int64_t bucket, int leaves, std::int64_t num_micro_batches);
+  void finish_bucket(std::size_t unit, std::int64_t bucket, std::int64_t num_micro_batches);
+  void add(Tensor& a, Tensor& b, BufferPool& pool, Stream& stream);
+  TensorView gradient_of(std::size_t unit, std::int64_t bucket);
   void land_oldest_reduction();
   void start_next_gather();
   void land_oldest_gather();
-  std::vector<float> take_buffer(std::int64_t size);
 
   std::vector<model::Parameter*> parameters_;
   comm::Communicator& comm_;
+  Stream& compute_;
+  OwnedStream own_;
+  Event event_;
   int leaves_;
   ReduceOptions options_;
   std::int64_t bucket_elements_;
@@ -120,10 +137,11 @@ class ShardGroup {
   std::vector<HeldSlice> owned_, held_;
   std::deque<Flight> reductions_, gathers_;
   std::deque<std::pair<std::size_t, std::int64_t>> gathers_to_start_;  // unit, bucket
-  std::vector<Flight> landed_;            // their buffers are used again: no allocation after warm-up
-  std::vector<std::vector<float>> pool_;  // likewise
+  std::vector<Flight> landed_;      // their buffers are used again: no allocation after warm-up
+  BufferPool packing_, sums_pool_;  // likewise; the first in the order of compute_, the other of stream()
+  std::int64_t send_bytes_ = 0, receive_bytes_ = 0;  // of the largest message
+  Tensor rounded_;                                   // one rank: a bucket as it would have travelled
   Tensor gradient_, master_, exp_avg_, exp_avg_sq_;
-  Stream stream_;
 };
 
 }  // namespace nmoe::train

@@ -5,6 +5,8 @@
 // Two groups of parameters: replicated ones are sharded over all ranks; new experts are sharded over the
 // ranks that hold the same experts (the expert-data-parallel group). Gradient leaves, one per micro-batch,
 // are added in the one order of DESIGN 6, so the result has the same bits on every layout.
+// State, gradients and messages lie on the device of the decoder's stream; `world` and the expert groups
+// carry its tensors and those of the host.
 #include <cstdint>
 #include <span>
 #include <string>
@@ -67,6 +69,7 @@ class ShardedOptimizer {
   ShardGroup replicated_, experts_;
   std::vector<int> leaf_counts_, expert_leaf_counts_;  // of the micro-step under way
   std::int64_t num_micro_batches_ = 0;
+  Tensor partials_, host_partials_;  // of the squared norm: on the device, and where ranks add theirs
 };
 
 /// Leaves with a micro-batch per source rank of a group in a micro-step: all ranks (`experts` false: one leaf
