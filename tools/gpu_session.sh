@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in parts that run alone within 10 minutes and are not repeated once they passed.
 #   gpu_session.sh fetch         on a Debian machine with a network: packages into build/gpu/debs
-#   gpu_session.sh PART...       on the GPU machine: build tests sanitizer bench peer table   (default: all of these)
+#   gpu_session.sh PART...       on the GPU machine: build tests train sanitizer bench train3b skewed3b stage2 qwen36 kernels
+#                                peer table   (default: all of these)
 # State, logs and results.txt go to build/gpu (or $NMOE_GPU_DIR). A part that failed or was cut short runs again.
 # MPI, parallel HDF5, Boost and the rest are taken from the machine, or unpacked from build/gpu/debs if it lacks them.
 set -euo pipefail
@@ -12,7 +13,7 @@ tree="$dir/tree"
 roots="$dir/debian"
 packages=(libopenmpi-dev openmpi-bin openmpi-common libopenmpi3 libhdf5-openmpi-dev libhdf5-openmpi-103-1
   libboost-program-options-dev libboost-test-dev libfmt-dev libfmt9 libspdlog-dev libspdlog1.10 nlohmann-json3-dev
-  libpcre2-dev libutf8proc-dev libutf8proc2)
+  libpcre2-dev libutf8proc-dev libutf8proc2 libsentencepiece-dev libsentencepiece0)
 mkdir -p "$dir"
 
 say() { printf '%s\n' "$*" | tee -a "$results"; }
@@ -27,7 +28,7 @@ fetch() {
   mkdir -p "$dir/debs"
   local list
   mapfile -t list < <(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
-    --no-replaces --no-enhances "${packages[@]}" | grep -E '^(lib(openmpi|hdf5|boost|fmt|spdlog|pcre2|utf8proc|pmix|hwloc|event|ucx|fabric|psm|rdmacm|ibverbs|nl-|munge|aec|sz2)|openmpi|nlohmann|ibverbs)' | sort -u)
+    --no-replaces --no-enhances "${packages[@]}" | grep -E '^(lib(openmpi|hdf5|boost|fmt|spdlog|pcre2|utf8proc|sentencepiece|protobuf|pmix|hwloc|event|ucx|fabric|psm|rdmacm|ibverbs|nl-|munge|aec|sz2)|openmpi|nlohmann|ibverbs)' | sort -u)
   (cd "$dir/debs" && apt-get download "${list[@]}")
 }
 
@@ -51,7 +52,7 @@ use_unpacked_packages() {
 part_build() {
   use_unpacked_packages || return
   cmake -S . -B "$tree" -DCMAKE_BUILD_TYPE=Release -DNMOE_CUDA=ON -DNMOE_GPU_TESTS=ON -DNMOE_BUILD_BENCH=ON
-  cmake --build "$tree" -j "$(nproc)" --target neuronmoe bench_gpu_ops gpu_tests
+  cmake --build "$tree" -j "$(nproc)" --target neuronmoe bench_gpu_ops bench_gpu_train gpu_tests
 }
 part_tests() {
   use_unpacked_packages || return
@@ -69,13 +70,35 @@ part_bench() {
   use_unpacked_packages || return
   "$tree/tools/bench/bench_gpu_ops" | tee -a "$results"
 }
+# The toy of tests/integration/device.py: both stages and resumes on the GPU beside the CPU.
+part_train() {
+  use_unpacked_packages || return
+  python3 tests/integration/device.py "$tree/neuronmoe" "$tree/tools/bench/bench_gpu_train" .
+}
+# The goals: useful FLOP/s >= 60 % of the product's, <= 21 GPU-hours, memory <= 1.05 x plan.
+bench_train() { # bench_train MODEL EXPERTS STAGE ROUTING
+  use_unpacked_packages || return
+  "$tree/tools/bench/bench_gpu_train" "model=configs/models/$1.json" "experts=configs/experts/$2.cfg" "stage=$3" \
+    "routing=$4" steps=20 | tee -a "$results"
+}
+part_train3b() { bench_train llama3.2-3b llama3.2-3b-el 1 balanced; }
+part_skewed3b() { bench_train llama3.2-3b llama3.2-3b-el 1 skewed; }
+part_stage2() { bench_train llama3.2-3b llama3.2-3b-el 2 balanced; }
+part_qwen36() { bench_train qwen1.5-1.8b qwen1.5-1.8b-el 1 balanced; }
+# Time by kernel of five steps, where Nsight Systems is at hand.
+part_kernels() {
+  use_unpacked_packages || return
+  if ! command -v nsys >/dev/null; then say "kernels: no nsys here, no time by kernel"; return; fi
+  nsys profile --force-overwrite true -o "$dir/train3b" "$tree/tools/bench/bench_gpu_train" steps=2
+  nsys stats --report cuda_gpu_kern_sum --format column "$dir/train3b.nsys-rep" | head -n 40 | tee -a "$results"
+}
 part_peer() {
   python3 tools/bench/torch_peer.py | tee -a "$results"
 }
 part_table() {
   printf '%-10s %-7s %s\n' part state seconds
   local part
-  for part in build tests sanitizer bench peer; do
+  for part in build tests train sanitizer bench train3b skewed3b stage2 qwen36 kernels peer; do
     printf '%-10s %-7s %s\n' "$part" "$(cat "$dir/$part.state" 2>/dev/null || echo 'not run')" \
       "$(cat "$dir/$part.seconds" 2>/dev/null || echo -)"
   done
@@ -106,11 +129,12 @@ if [[ ${1:-} == fetch ]]; then
   fetch
   exit
 fi
-if (($# == 0)); then set -- build tests sanitizer bench peer table; fi
+if (($# == 0)); then set -- build tests train sanitizer bench train3b skewed3b stage2 qwen36 kernels peer table; fi
 for part in "$@"; do
   case $part in
-    build | tests | sanitizer | bench | peer | table) run_part "$part" ;;
-    *) echo "gpu_session.sh: unknown part '$part' (fetch build tests sanitizer bench peer table)" >&2; exit 78 ;;
+    build | tests | train | sanitizer | bench | train3b | skewed3b | stage2 | qwen36 | kernels | peer | table)
+      run_part "$part" ;;
+    *) echo "gpu_session.sh: unknown part '$part' (fetch build tests train sanitizer bench train3b skewed3b stage2 qwen36 kernels peer table)" >&2; exit 78 ;;
   esac
 done
 if compgen -G "$dir/*.state" >/dev/null && grep -q failed "$dir"/*.state; then exit 1; fi

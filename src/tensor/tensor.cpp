@@ -143,6 +143,13 @@ TensorView Arena::take(Shape shape, DType dtype) {
   return {p, dtype, shape, device_};
 }
 
+void Arena::reserve(std::int64_t bytes) {
+  reset();
+  if (!blocks_.empty() && blocks_.front().num_elements() >= bytes) return;
+  blocks_.clear();
+  blocks_.emplace_back(Shape{bytes}, DType::uint8, device_);
+}
+
 void Arena::reset() {
   block_ = offset_ = 0;
   in_use_ = 0;

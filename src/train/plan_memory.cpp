@@ -28,8 +28,8 @@ class ArenaCount {
 /// One micro-batch with balanced routing, as Decoder::forward_backward walks it.
 class MemoryWalk {
  public:
-  MemoryWalk(const PlanShape& shape, std::int64_t tokens)
-      : s_(shape), tokens_(tokens), w_(shape.element), flat_(tokens * shape.hidden) {}
+  MemoryWalk(const PlanShape& shape, std::int64_t tokens, BaseLoad load)
+      : s_(shape), load_(load), tokens_(tokens), w_(shape.element), flat_(tokens * shape.hidden) {}
 
   void run() {
     const model::ModelConfig& model = s_.input.model;
@@ -62,7 +62,16 @@ class MemoryWalk {
   Rows rows_of(int layer) const {
     const int e = s_.input.model.num_experts[static_cast<std::size_t>(layer)];
     const std::int64_t slots = tokens_ * std::min(e, s_.input.model.top_k);
-    const auto share = [&](int expert) { return slots / e + (expert < slots % e ? 1 : 0); };
+    // Ends of what routing can do: all tokens visit the base, or as few as the other experts leave.
+    const std::int64_t base = load_ == BaseLoad::most ? std::min(tokens_, slots)
+                              : load_ == BaseLoad::least
+                                  ? std::max<std::int64_t>(0, slots - tokens_ * (e - 1))
+                                  : -1;
+    const auto share = [&](int expert) {
+      if (base < 0) return slots / e + (expert < slots % e ? 1 : 0);
+      const std::int64_t rest = slots - base;
+      return expert == 0 ? base : rest / (e - 1) + (expert - 1 < rest % (e - 1) ? 1 : 0);
+    };
     Rows rows{slots, share(0), 0, 0,
               s_.layout.expert_parallel_size() == 1 || !s_.placement.dispatches(layer)};
     for (const int expert : s_.placement.replicated_experts(layer)) rows.replicated += share(expert);
@@ -196,6 +205,7 @@ class MemoryWalk {
   }
 
   const PlanShape& s_;
+  BaseLoad load_;
   std::int64_t tokens_, w_, flat_;
 };
 
@@ -218,7 +228,7 @@ std::int64_t shared_gradient_bytes(const PlanShape& shape) {
 
 }  // namespace
 
-MemoryPlan plan_memory(const PlanInput& input, int rank) {
+MemoryPlan plan_memory(const PlanInput& input, int rank, BaseLoad load) {
   const PlanShape shape(input, rank);
   MemoryPlan memory;
   for (const model::Parameter& p : shape.parameters) {
@@ -242,12 +252,18 @@ MemoryPlan plan_memory(const PlanInput& input, int rank) {
       for (int r = 0; r < size; ++r) largest = std::max(largest, unit.map.num_owned(r));
     }
     const std::int64_t bucket = std::min(largest, bucket_elements(shape.reduce, size, leaves));
+    if (size == 1) {  // nothing travels: a leaf and its neighbour, and a leaf rounded as if it did
+      if (M > 1) memory.buffers += 2 * 4 * bucket;
+      if (shape.reduce.wire_dtype != DType::float32)
+        memory.buffers += bucket * size_of(shape.reduce.wire_dtype);
+      continue;
+    }
     // Two reductions and two gathers: what is sent and what arrives; the leaves that are being folded.
     memory.buffers +=
         4 * 2 * bucket * size * leaves * size_of(shape.reduce.wire_dtype) +
         4 * bucket * (2 * leaves + static_cast<int>(std::bit_width(static_cast<std::uint64_t>(M))));
   }
-  MemoryWalk walk(shape, input.tokens_per_micro_batch());
+  MemoryWalk walk(shape, input.tokens_per_micro_batch(), load);
   walk.run();
   memory.saved = walk.saved.peak();
   memory.scratch = walk.scratch.peak();
@@ -256,7 +272,7 @@ MemoryPlan plan_memory(const PlanInput& input, int rank) {
 
 std::vector<std::int64_t> plan_saved_bytes(const PlanInput& input, int rank) {
   const PlanShape shape(input, rank);
-  MemoryWalk walk(shape, input.tokens_per_micro_batch());
+  MemoryWalk walk(shape, input.tokens_per_micro_batch(), BaseLoad::balanced);
   walk.run();
   return walk.kept_bytes;
 }

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace nmoe::train {
 
 void RunAccounts::add(const StepMetrics& step) {
+  if (num_steps == 0) first_allocations = device_memory().num_allocations;
   ++num_steps;
   if (!step.skipped) ++num_updates;
   flops += step.flops;
@@ -39,6 +42,7 @@ void RunAccounts::finish(const PlanInput& input, comm::Communicator& world, cons
   planned_bytes = plan.bytes();
   balanced_flops = num_steps * plan_counts(input, world.rank(), balanced_routing(input)).flops();
   planned_memory = plan_memory(input, world.rank());
+  device = device_memory();
   memory.weights = decoder.weight_bytes();
   memory.gradients = decoder.gradient_bytes();
   memory.saved = decoder.peak_saved_bytes();
@@ -73,7 +77,24 @@ std::string RunAccounts::to_string() const {
       memory.optimizer * 1e-6, (planned_memory.saved + planned_memory.scratch) * 1e-6,
       (memory.saved + memory.scratch) * 1e-6, (planned_memory.buffers + planned_memory.partial_sums) * 1e-6,
       memory.buffers * 1e-6);
+  if (device.num_allocations > 0) {
+    text += fmt::format(
+        "\nGPU memory of rank 0, MB: {:.1f} planned, {:.1f} allocated at most; allocations after the first "
+        "step: "
+        "{}",
+        planned_memory.total() * 1e-6, device.peak * 1e-6, device.num_allocations - first_allocations);
+  }
   return text;
+}
+
+void reserve_step_memory(model::Decoder& decoder, const PlanInput& input, int rank) {
+  if (decoder.stream().device() == Device::cpu) return;
+  const MemoryPlan least = plan_memory(input, rank, BaseLoad::least),
+                   most = plan_memory(input, rank, BaseLoad::most);
+  // Ids, labels and masks lie beside what the plan counts; uneven cuts round up to 64 bytes each.
+  const std::int64_t beside = (std::int64_t{1} << 20) + 16 * input.tokens_per_micro_batch();
+  decoder.reserve_memory(std::max(least.saved, most.saved) + beside,
+                         std::max(least.scratch, most.scratch) + beside);
 }
 
 }  // namespace nmoe::train

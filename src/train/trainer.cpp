@@ -299,6 +299,8 @@ std::string Trainer::save() {
 TrainResult Trainer::run() {
   const TrainConfig& c = run_.config;
   resume();
+  reserve_step_memory(decoder_, {decoder_.config(), run_.kind, c, context_.world.size()},
+                      context_.world.rank());
   frozen_.emplace(context_.world, decoder_);
   if (!resumed_from_.empty()) frozen_->require_same_as(resumed_from_);
   context_.heartbeat.beat();

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """pretrain, stage 1 and stage 2 of a toy with --device cuda beside --device cpu: losses, norms, checkpoints, resumes.
-Usage: device.py NEURONMOE SOURCE_DIR, the program linked with the emulated device"""
+Usage: device.py NEURONMOE BENCH_GPU_TRAIN SOURCE_DIR: programs for a GPU, or linked with the emulated one"""
 import hashlib
 import json
 import os
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-BINARY, SOURCE = sys.argv[1], Path(sys.argv[2])
+BINARY, BENCH, SOURCE = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 TOKENIZER = SOURCE / "tests/golden/tiny_spm.model"
 # float32 on both sides, sums of a few hundred terms in another order: one pass is off by some 1e-6
 # (tests/gpu/test_gpu_decoder.cpp); steps of at most 3e-3 hardly amplify it. The gradient norm keeps less.
@@ -100,6 +100,16 @@ def resume(work, arguments, steps):
         compare(f"{origin} -> {device}", metrics(name), metrics(work / "s1-cpu"))
 
 
+def bench(work):
+    """The benchmark counts and allocates as a run does; its rates on a toy mean nothing."""
+    for stage, routing in [(1, "balanced"), (1, "skewed"), (2, "balanced")]:
+        job = subprocess.run([BENCH, f"model={work}/arch.json", f"experts={work}/list.cfg", f"stage={stage}", f"routing={routing}",
+                              "sequences=2", "length=16", "steps=2", "gemm=16"], capture_output=True, text=True, timeout=300)
+        check(job.returncode == 0 and " 0 allocations after warm-up" in job.stdout, f"bench_gpu_train, stage {stage}, {routing}")
+        if job.returncode != 0:
+            print(job.stdout, job.stderr)
+
+
 def main():
     work = Path(tempfile.mkdtemp(prefix="nmoe-device-"))
     try:
@@ -114,12 +124,17 @@ def main():
         for name, arguments in [("base", pretrain), ("s1", stage1), ("s2", stage2)]:
             for device in ("cpu", "cuda"):
                 err = run(*arguments, "--device", device, "--output", work / f"{name}-{device}")
-                check(("device: emulated device" in err) == (device == "cuda"), f"{name}: runs on the device it was told")
+                check(("GPU memory of rank 0" in err) == (device == "cuda"), f"{name}: runs on the device it was told")
                 if device == "cuda":
                     check("DIFFERENT" not in err, f"{name}: FLOPs and bytes as planned")
+                    check("allocations after the first step: 0" in err, f"{name}: no allocation after the first step")
+                    planned, allocated = re.search(r"MB: ([0-9.]+) planned, ([0-9.]+) allocated", err).groups()
+                    # Room for odd cuts, 1 MiB in each of two blocks; an arena that grew would take 16 MiB more.
+                    check(float(allocated) < 1.05 * float(planned) + 3.0, f"{name}: {allocated} MB of {planned} planned")
             directory = "checkpoints" if name == "base" else "."
             compare(name, metrics(work / f"{name}-cuda" / directory), metrics(work / f"{name}-cpu" / directory))
         resume(work, stage1, 6)
+        bench(work)
     finally:
         if not os.environ.get("NMOE_TEST_KEEP"):
             shutil.rmtree(work, ignore_errors=True)

@@ -94,6 +94,11 @@ class Decoder {
   /// Logits of every token at once, [T, V] acc: for comparisons on small models; the loss never needs them
   /// whole. Collective over the expert-parallel group.
   Tensor logits(const Batch& batch);
+  /// Memory for passes that keep and need so many bytes, in one piece each: none of them allocates any.
+  void reserve_memory(std::int64_t saved_bytes, std::int64_t scratch_bytes) {
+    memory_.saved.reserve(saved_bytes);
+    memory_.scratch.reserve(scratch_bytes);
+  }
   /// Memory of this rank in bytes, counted from what was allocated.
   std::int64_t weight_bytes() const;
   std::int64_t gradient_bytes() const;

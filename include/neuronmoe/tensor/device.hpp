@@ -20,6 +20,12 @@ struct CudaDevice {
 /// @throws Error(config) if there is no such GPU.
 CudaDevice select_cuda_device(int index);
 
+/// Memory on GPUs that this process has: bytes now, at most at once so far, and how often it asked for some.
+struct DeviceMemory {
+  std::int64_t in_use = 0, peak = 0, num_allocations = 0;
+};
+DeviceMemory device_memory();
+
 /// A stream of its own. `stream()` stays valid as long as this lives.
 class OwnedStream {
  public:

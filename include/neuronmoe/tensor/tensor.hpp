@@ -135,6 +135,9 @@ class Arena {
   /// Uninitialised memory, 64-byte aligned.
   TensorView take(Shape shape, DType dtype);
   void reset();
+  /// One block of that size from now on, so that takes up to there allocate nothing, however they are cut.
+  /// @pre no view is in use
+  void reserve(std::int64_t bytes);
   /// Position to go back to with `rewind`, for scratch memory inside a step.
   struct Mark {
     std::size_t block, offset;

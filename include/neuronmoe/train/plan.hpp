@@ -71,8 +71,12 @@ struct RankPlan {
 RankPlan plan_counts(const PlanInput& input, int rank, const RoutingLoad& routing, std::int64_t num_steps = 1,
                      std::int64_t num_updates = 1);
 
-/// Memory of `rank` with balanced routing (exact, but for buffers, if every MoE layer has top_k >= E).
-MemoryPlan plan_memory(const PlanInput& input, int rank);
+/// How much of a micro-batch goes to the base expert of each layer: its share, or as little or much as can
+/// be.
+enum class BaseLoad { balanced, least, most };
+/// Memory of `rank` with balanced routing (exact, but for buffers, if every MoE layer has top_k >= E), or at
+/// an end of what routing can do: on one rank no routing needs more than the larger of `least` and `most`.
+MemoryPlan plan_memory(const PlanInput& input, int rank, BaseLoad load = BaseLoad::balanced);
 /// What each layer keeps of one micro-batch between forward and backward, bytes [L]; balanced routing.
 std::vector<std::int64_t> plan_saved_bytes(const PlanInput& input, int rank);
 

@@ -7,6 +7,7 @@
 
 #include "neuronmoe/comm/communicator.hpp"
 #include "neuronmoe/model/decoder.hpp"
+#include "neuronmoe/tensor/device.hpp"
 #include "neuronmoe/train/metrics.hpp"
 #include "neuronmoe/train/plan.hpp"
 #include "neuronmoe/train/sharded_optimizer.hpp"
@@ -20,7 +21,9 @@ struct RunAccounts {
   std::int64_t planned_flops = 0;             ///< for this run's routing
   std::int64_t balanced_flops = 0;            ///< from configuration alone
   std::map<std::string, std::int64_t> planned_bytes;
-  MemoryPlan memory, planned_memory;  ///< counted (without partial sums), planned
+  MemoryPlan memory, planned_memory;   ///< counted (without partial sums), planned
+  DeviceMemory device;                 ///< of this process, all zero on the CPU
+  std::int64_t first_allocations = 0;  ///< of `device`, up to the end of the first step
 
   void add(const StepMetrics& step);
   /// Fills the planned side and the memory. Collective over the world: routing of all ranks decides what this
@@ -30,5 +33,9 @@ struct RunAccounts {
   /// Both sides of rank 0, a line each.
   std::string to_string() const;
 };
+
+/// On a GPU: takes the memory of a micro-batch in one piece, for whatever routing on one rank, so that steps
+/// after the first allocate nothing. Host memory grows as it is used.
+void reserve_step_memory(model::Decoder& decoder, const PlanInput& input, int rank);
 
 }  // namespace nmoe::train

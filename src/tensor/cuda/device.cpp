@@ -3,8 +3,11 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <chrono>
+#include <mutex>
 #include <thread>
+#include <unordered_map>
 
 #include "../device_calls.hpp"
 #include "neuronmoe/base/error.hpp"
@@ -16,6 +19,17 @@ namespace {
 void check(cudaError_t status, const char* what) {
   NMOE_CHECK(status == cudaSuccess, internal, "CUDA: {}: {}", what, cudaGetErrorString(status));
 }
+/// What cuda_allocate handed out. Never destroyed: memory of static objects comes back after main.
+struct Ledger {
+  std::mutex mutex;
+  std::unordered_map<void*, std::int64_t> sizes;
+  DeviceMemory total;
+};
+Ledger& ledger() {
+  static auto* only = new Ledger;
+  return *only;
+}
+
 cudaStream_t native_of(const Stream& stream) {
   return static_cast<cudaStream_t>(stream.native());
 }
@@ -52,10 +66,29 @@ void* cuda_allocate(long long num_bytes) {
              cudaGetErrorString(status));
   check(cudaMemset(pointer, 0, static_cast<std::size_t>(num_bytes)), "clearing new memory");
   check(cudaStreamSynchronize(nullptr), "clearing new memory");  // our streams do not wait for that one
+  const std::lock_guard lock(ledger().mutex);
+  DeviceMemory& total = ledger().total;
+  ledger().sizes[pointer] = num_bytes;
+  total.in_use += num_bytes;
+  total.peak = std::max(total.peak, total.in_use);
+  ++total.num_allocations;
   return pointer;
 }
 
+DeviceMemory device_memory() {
+  const std::lock_guard lock(ledger().mutex);
+  return ledger().total;
+}
+
 void cuda_free(void* pointer) noexcept {
+  if (pointer != nullptr) {
+    const std::lock_guard lock(ledger().mutex);
+    const auto found = ledger().sizes.find(pointer);
+    if (found != ledger().sizes.end()) {
+      ledger().total.in_use -= found->second;
+      ledger().sizes.erase(found);
+    }
+  }
   static_cast<void>(cudaFree(pointer));
 }
 
