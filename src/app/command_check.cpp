@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <vector>
@@ -16,14 +17,14 @@
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
-#include "neuronmoe/tensor/tensor.hpp"
+#include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::app {
 namespace {
 
-/// Rank r sends r + 1 rows to every rank, each row naming sender, receiver and number; then the received rows
-/// are added up over all ranks, whose sum is known.
-void test_collectives(comm::ExecutionContext& context) {
+/// Rank r sends r + 1 rows to every rank, each row naming sender, receiver and number; then a sum whose
+/// result is known. On the device the run computes on.
+void test_collectives(comm::ExecutionContext& context, Device device) {
   auto& world = context.world;
   const int size = world.size(), rank = world.rank();
   const std::int64_t rows = rank + 1;
@@ -35,17 +36,22 @@ void test_collectives(comm::ExecutionContext& context) {
     recv_counts.push_back(from + 1);
     for (std::int64_t i = 0; i <= from; ++i) expected.push_back((from * 100003LL + rank) * 1009 + i);
   }
-  const Tensor sent = make_tensor(send, {static_cast<std::int64_t>(send.size())});
-  Tensor received({static_cast<std::int64_t>(expected.size())}, DType::int64);
-  world.all_to_all_v(received.view(), recv_counts, sent.view(), send_counts, context.stream).wait();
-  const auto* got = received.data<std::int64_t>();
-  bool equal = true;
-  for (std::size_t i = 0; i < expected.size(); ++i) equal = equal && got[i] == expected[i];
+  Stream& stream = context.stream;
+  const Tensor host = make_tensor(send, {static_cast<std::int64_t>(send.size())});
+  const Tensor sent = copied_to(device, host.view(), stream);
+  Tensor received({static_cast<std::int64_t>(expected.size())}, DType::int64, device);
+  world.all_to_all_v(received.view(), recv_counts, sent.view(), send_counts, stream).wait();
+  const Tensor result = copied_to(Device::cpu, received.view(), stream);
+  const auto* got = result.data<std::int64_t>();
+  const bool equal = std::equal(expected.begin(), expected.end(), got);
   comm::agree(world, [&] { NMOE_CHECK(equal, io, "all_to_all_v delivered wrong rows to rank {}", rank); });
-  const std::int64_t sum = comm::all_reduce_sum(world, static_cast<std::int64_t>(rank) + 1);
+  const double mine = rank + 1.0;
+  const double total = static_cast<double>(size) * (size + 1.0) / 2.0;
+  Tensor numbers = copied_to(device, ConstTensorView(&mine, DType::float64, {1}), stream);
+  world.all_reduce(numbers.view(), comm::ReduceOp::sum, stream).wait();
+  const double sum = copied_to(Device::cpu, numbers.view(), stream).data<double>()[0];
   comm::agree(world, [&] {
-    NMOE_CHECK(sum == static_cast<std::int64_t>(size) * (size + 1) / 2, io,
-               "all_reduce gave {} for the sum of 1..{}", sum, size);
+    NMOE_CHECK(sum == total, io, "all_reduce gave {} for the sum of 1..{}, which is {}", sum, size, total);
   });
 }
 
@@ -112,9 +118,15 @@ int run_check(comm::ExecutionContext& context, const AppConfig& config) {
   report.line("MPI", mpi_version_text());
   report.line("environment", "\n" + relevant_environment());
   report.step("collectives", [&] {
-    test_collectives(context);
+    test_collectives(context, Device::cpu);
     return std::string("ok: all_to_all_v of unequal counts, all_reduce");
   });
+  if (context.device == Device::cuda) {
+    report.step("between GPUs", [&] {
+      test_collectives(context, Device::cuda);
+      return "ok: the same by " + world.gpu_transport();
+    });
+  }
   report.step("free space", [&] {
     std::int64_t bytes = 0;
     comm::agree(world, [&] {

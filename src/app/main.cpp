@@ -79,9 +79,18 @@ const app::Command& require_command(const app::CommandLine& line) {
   return *command;
 }
 
-app::GuardOptions guard_options(const app::RunConfig& run, comm::OnNodeChoice on_node, bool saves_on_signal) {
-  return {run.device, run.threads,        run.watchdog_s, run.check_collectives,
-          run.quiet,  std::move(on_node), saves_on_signal};
+app::GuardOptions guard_options(const app::AppConfig& config, comm::OnNodeChoice on_node,
+                                bool saves_on_signal) {
+  const app::RunConfig& run = config.run;
+  return {.device = run.device,
+          .threads = run.threads,
+          .watchdog_s = run.watchdog_s,
+          .check_collectives = run.check_collectives,
+          .quiet = run.quiet,
+          .on_node = std::move(on_node),
+          .gpu_transport = config.comm.gpu_transport,
+          .share_gpu = config.comm.share_gpu,
+          .saves_on_signal = saves_on_signal};
 }
 
 }  // namespace
@@ -111,7 +120,7 @@ int main(int argc, char** argv) {
     config = app::load_config(world, line);
     comm::OnNodeChoice on_node = comm::choose_on_node(world, config.comm.on_node);
     config.comm.on_node = comm::name_of(on_node.on_node);
-    return guard_options(config.run, std::move(on_node), command->saves_on_signal);
+    return guard_options(config, std::move(on_node), command->saves_on_signal);
   };
   const auto body = [&](comm::ExecutionContext& context) {
     if (!print_config) return command->function(context, config);

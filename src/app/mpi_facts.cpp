@@ -22,6 +22,16 @@ std::string mpi_version_text() {
                      subversion, level);
 }
 
+NodeRank rank_on_node() {
+  MPI_Comm node = MPI_COMM_NULL;
+  MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+  NodeRank result;
+  MPI_Comm_rank(node, &result.rank);
+  MPI_Comm_size(node, &result.size);
+  MPI_Comm_free(&node);
+  return result;
+}
+
 std::string mpi_io_text(const std::string& path) {
   MPI_File file = MPI_FILE_NULL;
   const int mode = MPI_MODE_CREATE | MPI_MODE_RDWR | MPI_MODE_DELETE_ON_CLOSE;

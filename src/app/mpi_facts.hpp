@@ -10,4 +10,11 @@ std::string mpi_version_text();
 /// reports success on a full disk. Collective over MPI_COMM_WORLD.
 std::string mpi_io_text(const std::string& path);
 
+/// This rank among those it shares memory with. SLURM_LOCALID is not asked: it is 0 on every rank under
+/// mpirun inside an allocation (PLATFORM 0.6). Collective over MPI_COMM_WORLD.
+struct NodeRank {
+  int rank = 0, size = 1;
+};
+NodeRank rank_on_node();
+
 }  // namespace nmoe::app

@@ -5,8 +5,11 @@
 #include <algorithm>
 
 #include "launcher.hpp"
+#include "mpi_facts.hpp"
 #include "neuronmoe/app/run_guarded.hpp"
 #include "neuronmoe/base/error.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/comm/device_communicator.hpp"
 #include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::app {
@@ -29,28 +32,77 @@ NodeSum sum_over_node(comm::Communicator& world, int value) {
   return result;
 }
 
+/// Which GPU this rank holds, in words that are equal only if it is the same one.
+std::string gpu_seat() {
+  const CudaDevice device = current_cuda_device();
+  return fmt::format("{} ({:.0f} GB) at {} on {}", device.name,
+                     static_cast<double>(device.memory_bytes) / 1e9, device.bus_id, host_name());
+}
+std::size_t first_of(const std::vector<std::string>& seats, const std::string& seat) {
+  return static_cast<std::size_t>(std::find(seats.begin(), seats.end(), seat) - seats.begin());
+}
+
 }  // namespace
 
-Device choose_device(const std::string& wanted, int num_ranks, const Logger& log) {
+Device choose_device(comm::Communicator& world, const GuardOptions& options, const Logger& log) {
   const int visible = num_cuda_devices();
-  if (wanted == "cuda") {
+  if (options.device == "auto")
+    log.info("device: cpu (auto{})", visible > 0 ? "; a CUDA device is visible, --device cuda takes it" : "");
+  if (options.device != "cuda") return Device::cpu;
+  world.drain();  // MPI is asked directly
+  const int local_rank = rank_on_node().rank;
+  comm::agree(world, [&] {
     NMOE_CHECK(visible > 0, config,
                "--device cuda: this process sees no CUDA device, or the program was built without CUDA; use "
                "--device cpu");
-    NMOE_CHECK(
-        num_ranks == 1, config,
-        "--device cuda on {} ranks: tensors on GPUs do not travel between ranks in this version; run one "
-        "rank or use --device cpu",
-        num_ranks);
-    const CudaDevice device = select_cuda_device(0);
-    log.info("device: {}, {:.0f} GB, {}", device.name, static_cast<double>(device.memory_bytes) / 1e9,
-             device.bus_id);
-    return Device::cuda;
+    // One visible: the launcher has chosen (--gpus-per-task, cgroups). All visible on every rank: ours to do.
+    select_cuda_device(visible == 1 ? 0 : local_rank % visible);
+  });
+  const std::vector<std::string> seats = comm::all_gather_strings(world, gpu_seat());
+  for (std::size_t r = 0; r < seats.size(); ++r) {
+    const std::size_t first = first_of(seats, seats[r]);
+    NMOE_CHECK(first == r || options.share_gpu, config,
+               "ranks {} and {} both hold {}; start one rank per GPU (srun --gpus-per-task=1) or let them "
+               "share it with --comm.share_gpu true",
+               first, r, seats[r]);
+    if (seats.size() > 1 && r < 16) log.info("device of rank {}: {}", r, seats[r]);
   }
-  if (wanted == "auto") {
-    log.info("device: cpu (auto{})", visible > 0 ? "; a CUDA device is visible, --device cuda takes it" : "");
+  if (seats.size() == 1) log.info("device: {}", seats[0]);
+  if (seats.size() > 16) log.info("and of {} more ranks, one each", seats.size() - 16);
+  return Device::cuda;
+}
+
+namespace {
+
+std::string choose_gpu_transport(comm::Communicator& world, const GuardOptions& options) {
+  const std::string& wanted = options.gpu_transport;
+  NMOE_CHECK(wanted != "nccl" || comm::has_nccl(), config,
+             "comm.gpu_transport = nccl: this program was built without NCCL; use auto or host");
+  const std::vector<std::string> seats = comm::all_gather_strings(world, gpu_seat());
+  bool shared = false;
+  for (std::size_t r = 0; r < seats.size(); ++r) shared = shared || first_of(seats, seats[r]) != r;
+  NMOE_CHECK(wanted != "nccl" || !shared, config,
+             "comm.gpu_transport = nccl: NCCL refuses several ranks on one GPU (comm.share_gpu); use auto or "
+             "host");
+  if (wanted != "auto") return wanted;
+  // One rank has nobody to talk to.
+  return comm::has_nccl() && !shared && world.size() > 1 ? "nccl" : "host";
+}
+
+}  // namespace
+
+std::unique_ptr<comm::Communicator> make_gpu_world(std::unique_ptr<comm::Communicator> world,
+                                                   const GuardOptions& options, const Logger& log) {
+  if (choose_gpu_transport(*world, options) == "nccl") {
+    comm::NcclOptions nccl;
+    nccl.debug_checks = options.check_collectives;
+    nccl.timeout_s = options.watchdog_s;
+    world = comm::make_nccl_communicator(std::move(world), nccl);
+  } else {
+    world = comm::make_host_copy_communicator(std::move(world));
   }
-  return Device::cpu;
+  if (world->size() > 1) log.info("between GPUs: {}", world->gpu_transport());
+  return world;
 }
 
 void choose_threads(comm::Communicator& world, int wanted, const Logger& log) {
@@ -71,11 +123,13 @@ void choose_threads(comm::Communicator& world, int wanted, const Logger& log) {
 }
 
 std::string placement_table(comm::ExecutionContext& context) {
-  const std::string mine =
-      fmt::format("  rank {:>4}  {:<20} cores {:<12} threads {:<4} device {}", context.world.rank(),
-                  host_name(), cores_text(), omp_get_max_threads(), name_of(context.device));
+  const std::string mine = fmt::format("  rank {:>4}  {:<20} cores {:<12} threads {:<4} device {}",
+                                       context.world.rank(), host_name(), cores_text(), omp_get_max_threads(),
+                                       context.device == Device::cuda ? gpu_seat() : name_of(context.device));
   std::string table;
   for (const auto& line : comm::all_gather_strings(context.world, mine)) table += line + "\n";
+  if (context.device == Device::cuda)
+    table += fmt::format("  between GPUs: {}\n", context.world.gpu_transport());
   return table;
 }
 

@@ -1,16 +1,22 @@
 #pragma once
 // Which device and how many threads a rank gets, and who stands where. Part of run_guarded.
-#include <string>
+#include <memory>
 
+#include "neuronmoe/app/run_guarded.hpp"
 #include "neuronmoe/base/log.hpp"
-#include "neuronmoe/comm/communicator.hpp"
-#include "neuronmoe/tensor/dtype.hpp"
 
 namespace nmoe::app {
 
-/// `auto` says what it took; `cuda` without a CUDA device, or on more than one rank, is an Error(config).
-/// With `cuda` the device is chosen for this thread.
-Device choose_device(const std::string& wanted, int num_ranks, const Logger& log);
+/// `auto` says what it took. `cuda` without a CUDA device is an Error(config); so are two ranks on one GPU,
+/// unless options.share_gpu. The GPU is the one the launcher left visible, else that of the rank's number on
+/// its node; it is chosen for this thread. Collective.
+Device choose_device(comm::Communicator& world, const GuardOptions& options, const Logger& log);
+
+/// The world with a way for tensors on GPUs: options.gpu_transport, or NCCL if there is one and every rank
+/// has a GPU to itself, else copies through host memory.   @throws Error(config) if the wish cannot be
+/// honoured Collective, after choose_device().
+std::unique_ptr<comm::Communicator> make_gpu_world(std::unique_ptr<comm::Communicator> world,
+                                                   const GuardOptions& options, const Logger& log);
 
 /// Sets the OpenMP threads of this rank and warns if the node or the rank's cores have fewer cores.
 /// Collective.

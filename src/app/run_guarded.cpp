@@ -184,7 +184,7 @@ struct Groups {
   std::unique_ptr<comm::Communicator> world, errors;
   void close() {
     errors->close();
-    world->close();
+    if (world) world->close();
   }
 };
 
@@ -205,13 +205,18 @@ int run_body(Groups& groups, Watchdog& watchdog, GuardOptions& options, const Co
     groups.close();                                                                 // nothing is under way
     make_groups(groups, options);
   }
-  comm::Communicator& world = *groups.world;
   watchdog.set_timeout(options.watchdog_s);
   if (!options.saves_on_signal) restore_default_signals();
   const Logger log(this_rank, options.quiet);
-  if (world.size() > 1)
+  if (groups.world->size() > 1)
     log.info("on one node: {} ({})", comm::name_of(options.on_node.on_node), options.on_node.reason);
-  const Device device = choose_device(options.device, world.size(), log);
+  const Device device = choose_device(*groups.world, options, log);
+  if (device == Device::cuda) {
+    watchdog.set_timeout(0);  // it looks at the world
+    groups.world = make_gpu_world(std::move(groups.world), options, log);
+    watchdog.set_timeout(options.watchdog_s);
+  }
+  comm::Communicator& world = *groups.world;
   choose_threads(world, options.threads, log);
   OwnedStream stream(device);
   comm::ExecutionContext context{world, device, stream.stream(), log, heartbeat};

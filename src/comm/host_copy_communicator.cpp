@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "arguments.hpp"
 #include "neuronmoe/comm/device_communicator.hpp"
 #include "neuronmoe/tensor/device.hpp"
 
@@ -92,24 +93,44 @@ class HostCopyCommunicator final : public Communicator {
   int size() const override { return host_->size(); }
 
   Work all_reduce(TensorView inout, ReduceOp op, Stream& stream) override {
+    if (stays_here(inout)) {
+      count_here(Operation::all_reduce, detail::check_buffer(inout, Device::cuda));
+      return {};
+    }
     const Staged data(inout, *staging_);
     data.fetch(stream);
     return after(host_->all_reduce(data.host(), op, stream), stream, data);
   }
   Work all_gather_v(TensorView recv, std::span<const std::int64_t> counts, ConstTensorView send,
                     Stream& stream) override {
+    if (stays_here(recv)) {
+      count_here(Operation::all_gather_v, detail::check_all_gather_v(0, 1, recv, counts, send, Device::cuda));
+      copy(recv, send, stream);
+      return {};
+    }
     const Staged to(recv, *staging_), from(as_mutable(send), *staging_);
     from.fetch(stream);
     return after(host_->all_gather_v(to.host(), counts, from.host(), stream), stream, to, from);
   }
   Work all_to_all_v(TensorView recv, std::span<const std::int64_t> recv_counts, ConstTensorView send,
                     std::span<const std::int64_t> send_counts, Stream& stream) override {
+    if (stays_here(recv)) {
+      count_here(Operation::all_to_all_v,
+                 detail::check_all_to_all_v(1, recv, recv_counts, send, send_counts, Device::cuda));
+      copy(recv, send, stream);
+      return {};
+    }
     const Staged to(recv, *staging_), from(as_mutable(send), *staging_);
     from.fetch(stream);
     return after(host_->all_to_all_v(to.host(), recv_counts, from.host(), send_counts, stream), stream, to,
                  from);
   }
   Work broadcast(TensorView buffer, int root, Stream& stream) override {
+    if (stays_here(buffer)) {
+      const std::string error = detail::check_buffer(buffer, Device::cuda);
+      count_here(Operation::broadcast, error.empty() ? detail::check_root(root, 1) : error);
+      return {};
+    }
     const Staged data(buffer, *staging_);
     if (rank() == root) data.fetch(stream);
     Work work = host_->broadcast(data.host(), root, stream);
@@ -123,7 +144,15 @@ class HostCopyCommunicator final : public Communicator {
   void* native() const override { return host_->native(); }
   void close() override { host_->close(); }
   std::string last_operation() const override { return host_->last_operation(); }
-  const CollectiveCounters& counters() const override { return host_->counters(); }
+  std::string gpu_transport() const override {
+    return size() == 1 ? "no other rank" : "copies through host memory";
+  }
+  const CollectiveCounters& counters() const override {
+    all_counters_ = host_->counters();
+    for (std::size_t i = 0; i < num_operations; ++i)
+      all_counters_.entries[i].calls += counters_.entries[i].calls;
+    return all_counters_;
+  }
 
  private:
   /// `result` goes back to the device when the collective is over; the memory of both is kept until then.
@@ -136,8 +165,16 @@ class HostCopyCommunicator final : public Communicator {
         });
   }
 
+  /// One rank needs no host to talk to itself.
+  bool stays_here(ConstTensorView view) const { return size() == 1 && view && view.device() == Device::cuda; }
+  void count_here(Operation operation, const std::string& error) {
+    NMOE_CHECK(error.empty(), internal, "{}: {}", name_of(operation), error);
+    ++counters_[operation].calls;
+  }
+
   std::unique_ptr<Communicator> host_;
   std::shared_ptr<Staging> staging_;
+  mutable CollectiveCounters all_counters_;
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 #pragma once
 // The communicators that take tensors on GPUs, and tensors to hand them, for tests/mpi_device.
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -9,7 +10,11 @@
 
 namespace nmoe::test {
 
-inline const std::vector<std::string> transports = {"host copies", "nccl"};
+/// NMOE_TEST_TRANSPORT names the only one where the other cannot be had: ranks that share a real GPU.
+inline const std::vector<std::string> transports = [] {
+  const char* only = std::getenv("NMOE_TEST_TRANSPORT");
+  return only != nullptr ? std::vector<std::string>{only} : std::vector<std::string>{"host copies", "nccl"};
+}();
 
 /// A communicator over all ranks; close() it at the end.
 inline std::unique_ptr<comm::Communicator> make_device_world(const std::string& transport,

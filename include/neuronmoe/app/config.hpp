@@ -25,9 +25,11 @@ struct RunConfig {
   bool quiet = false;
 };
 
-/// [comm]
+/// [comm]: how tensors travel between ranks.
 struct CommConfig {
   std::string on_node = "auto";  ///< what it became replaces it before a command runs
+  std::string gpu_transport = "auto";
+  bool share_gpu = false;
 };
 
 /// [tokenize]
@@ -118,6 +120,11 @@ void for_each_field(Config& c, F&& f) {
         "how ranks of a node exchange: MPI's messages, or out of send buffers that they share (same bits); "
         "auto: shared where ranks share a node and its memory",
         "", 0, 0, "auto|mpi|shared", true});
+  f("comm.gpu_transport", c.comm.gpu_transport,
+    FieldInfo{"between GPUs: nccl, host (copies through host memory and MPI), auto = nccl where it can be",
+              "", 0, 0, "auto|nccl|host", true});
+  f("comm.share_gpu", c.comm.share_gpu,
+    FieldInfo{"let several ranks compute on one GPU (for tests; not with nccl)", "", 0, 0, "", true});
 
   f("tokenize.tokenizer", c.tokenize.tokenizer,
     FieldInfo{"sentencepiece .model, tokenizer.json or tiktoken file"});
@@ -135,7 +142,9 @@ void for_each_field(Config& c, F&& f) {
   f("score.synthetic", c.score.synthetic,
     FieldInfo{"NEURONSxSAMPLESxLANGUAGES made on the fly instead of a file, to measure the scorer"});
   f("score.memory_mb", c.score.memory_mb,
-    FieldInfo{"responses a rank holds at a time; the rest follows slab by slab. On a GPU also its memory there", "MB", 1, 1e9, "", true});
+    FieldInfo{
+        "responses a rank holds at a time; the rest follows slab by slab. On a GPU also its memory there",
+        "MB", 1, 1e9, "", true});
 
   for_each_field(c.allocation, f);
   for_each_field(c.train, f);

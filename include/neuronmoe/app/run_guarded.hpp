@@ -17,6 +17,8 @@ struct GuardOptions {
   bool check_collectives = false;
   bool quiet = false;
   comm::OnNodeChoice on_node{comm::OnNode::mpi, {}};  ///< its reason is logged
+  std::string gpu_transport = "auto";                 ///< auto | nccl | host
+  bool share_gpu = false;                             ///< several ranks may hold one GPU
   bool saves_on_signal = false;  ///< SIGUSR1/SIGTERM ask for a checkpoint; else they end the program as usual
 };
 
@@ -35,7 +37,7 @@ int run_guarded(int* argc, char*** argv, const Configure& configure, const Body&
 /// Rank that the launcher's environment gives this process, 0 if it gives none: who prints --help.
 int launcher_rank();
 
-/// "rank -> host, cores, device" for every rank. Collective.
+/// "rank -> host, cores, device" for every rank and how GPUs reach each other. Collective.
 std::string placement_table(comm::ExecutionContext& context);
 
 }  // namespace nmoe::app

@@ -143,6 +143,8 @@ class Communicator {
   virtual void close() = 0;
   /// Name of the last collective started, for the watchdog's report. Any thread may call it. Not collective.
   virtual std::string last_operation() const = 0;
+  /// How tensors on GPUs travel, for people; "" if they do not. Not collective.
+  virtual std::string gpu_transport() const { return ""; }
   /// What this communicator (not the groups split from it) has sent so far. Not collective.
   virtual const CollectiveCounters& counters() const { return counters_; }
 

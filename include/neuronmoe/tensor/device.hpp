@@ -19,6 +19,8 @@ struct CudaDevice {
 /// Makes GPU `index` the one of this process (its calling thread) and describes it.
 /// @throws Error(config) if there is no such GPU.
 CudaDevice select_cuda_device(int index);
+/// The one chosen for this thread.
+CudaDevice current_cuda_device();
 
 /// Memory on GPUs that this process has: bytes now, at most at once so far, and how often it asked for some.
 struct DeviceMemory {

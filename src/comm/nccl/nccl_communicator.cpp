@@ -78,6 +78,7 @@ class NcclCommunicator final : public Communicator {
     const std::string running = engine_->running();
     return running.empty() ? host_->last_operation() : running;
   }
+  std::string gpu_transport() const override { return nccl_version_text(); }
   const CollectiveCounters& counters() const override {
     all_counters_ = sum_of(sum_of(counters_, host_->counters(), 1), own_traffic_, -1);
     return all_counters_;

@@ -114,6 +114,10 @@ std::shared_ptr<NcclHandle> NcclEngine::connect(const ncclUniqueId& id, int rank
 }
 
 void NcclEngine::disconnect(NcclHandle& handle) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!failure_.empty()) return;  // the group is aborted
+  }
   drain();
   {
     const std::lock_guard lock(mutex_);
@@ -182,7 +186,9 @@ void NcclEngine::forget_finished() {
 }
 
 std::string NcclEngine::running() {
-  const std::lock_guard lock(mutex_);
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock)
+    return "a call into NCCL";  // that does not come back, perhaps: the watchdog must not wait for it
   if (!failure_.empty()) return failure_;
   forget_finished();
   return flights_.empty() ? "" : "NCCL " + flights_.front().call.to_string() + ", still running";

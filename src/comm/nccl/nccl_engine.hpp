@@ -43,7 +43,7 @@ class NcclEngine {
 
   /// Joins the group of `size` ranks that share `id`. Collective over them.
   std::shared_ptr<NcclHandle> connect(const ncclUniqueId& id, int rank, int size);
-  /// Returns when NCCL has let go of the group. Collective over it.
+  /// Returns when NCCL has let go of the group; at once after a failure. Collective over it.
   void disconnect(NcclHandle& handle);
   /// Gives the group up in a helper thread: NCCL may block in it.
   void give_up(NcclHandle& handle);

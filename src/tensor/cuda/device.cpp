@@ -92,15 +92,21 @@ void cuda_free(void* pointer) noexcept {
   static_cast<void>(cudaFree(pointer));
 }
 
-CudaDevice select_cuda_device(int index) {
-  NMOE_CHECK(index >= 0 && index < num_cuda_devices(), config, "GPU {} of {} that this process sees", index,
-             num_cuda_devices());
-  check(cudaSetDevice(index), "choosing the device");
+CudaDevice current_cuda_device() {
+  int index = 0;
+  check(cudaGetDevice(&index), "asking for the device");
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, index), "properties of the device");
   char bus_id[32] = {};
   check(cudaDeviceGetPCIBusId(bus_id, sizeof(bus_id), index), "bus id of the device");
   return {index, properties.name, bus_id, static_cast<std::int64_t>(properties.totalGlobalMem)};
+}
+
+CudaDevice select_cuda_device(int index) {
+  NMOE_CHECK(index >= 0 && index < num_cuda_devices(), config, "GPU {} of {} that this process sees", index,
+             num_cuda_devices());
+  check(cudaSetDevice(index), "choosing the device");
+  return current_cuda_device();
 }
 
 void synchronize(Stream& stream, double timeout_s) {

@@ -25,6 +25,9 @@ DeviceMemory device_memory() {
 CudaDevice select_cuda_device(int) {
   missing("work");
 }
+CudaDevice current_cuda_device() {
+  missing("work");
+}
 void synchronize(Stream& stream, double) {
   if (stream.device() == Device::cuda) missing("waiting for work");
 }

@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <sstream>
+#include <string>
 #include <vector>
 
 #include "cuda_runtime.h"
@@ -30,6 +32,18 @@ Region& region() {
 
 void protect(int protection) {
   if (mprotect(region().base, region_bytes, protection) != 0) std::abort();
+}
+
+int current_device = 0;
+const std::vector<std::string>& visible_devices() {
+  static const std::vector<std::string> bus_ids = [] {
+    const char* text = std::getenv("NMOE_EMULATED_GPUS");
+    std::vector<std::string> ids;
+    std::istringstream list(text == nullptr ? "0000:00:00.0" : text);
+    for (std::string id; std::getline(list, id, ',');) ids.push_back(id);
+    return ids;
+  }();
+  return bus_ids;
 }
 
 std::size_t rounded(std::size_t bytes) {
@@ -111,19 +125,27 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   return cudaSuccess;
 }
 
+// NMOE_EMULATED_GPUS bus ids, separated by commas: the devices this process sees, as CUDA_VISIBLE_DEVICES
+// does.
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = static_cast<int>(visible_devices().size());
   return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int) {
+cudaError_t cudaSetDevice(int device) {
+  current_device = device;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int* device) {
+  *device = current_device;
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {"emulated device", region_bytes, 9, 0};
   return cudaSuccess;
 }
-cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int) {
-  std::snprintf(text, static_cast<std::size_t>(length), "0000:00:00.0");
+cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
+  std::snprintf(text, static_cast<std::size_t>(length), "%s",
+                visible_devices().at(static_cast<std::size_t>(device)).c_str());
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
