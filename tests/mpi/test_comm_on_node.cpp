@@ -134,6 +134,7 @@ MpiOptions options_of(OnNode on_node, std::int64_t window_bytes) {
   options.wake_bytes = 4096;
   options.on_node = on_node;
   options.window_bytes = window_bytes;
+  options.in_place_bytes = 1;
   return options;
 }
 

@@ -30,6 +30,8 @@ struct MpiOptions {
   /// Most memory of a rank's shared send buffers; it is taken as they are allocated. What finds no room there
   /// lies in ordinary memory and is sent.
   std::int64_t window_bytes = std::int64_t{1} << 29;
+  /// Shorter pieces are sent even from there: a message need not wait for its reader.
+  std::int64_t in_place_bytes = 16 * 1024;
 };
 
 /// What became of a wish, and why, in words for the log.

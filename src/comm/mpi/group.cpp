@@ -138,7 +138,8 @@ void Group::exchange_notes(std::span<const Piece> recvs, std::span<const Piece> 
   }
   const auto post = [&](const Piece& piece) {
     const int to = node_ranks[static_cast<std::size_t>(piece.peer)];
-    const NodeWindow::Posted posted = window->post(to, exchange, piece.data, piece.num_bytes);
+    const NodeWindow::Posted posted =
+        window->post(to, exchange, piece.data, piece.num_bytes, options.in_place_bytes);
     if (!posted.room) return false;
     if (posted.in_place)
       held.mine.push_back({to, posted.number});

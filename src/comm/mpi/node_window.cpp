@@ -178,13 +178,14 @@ NodeWindow::Entry& NodeWindow::entry(int from, int to, std::uint64_t number) con
 }
 
 NodeWindow::Posted NodeWindow::post(int to, std::uint64_t exchange, const std::byte* data,
-                                    std::int64_t num_bytes) {
+                                    std::int64_t num_bytes, std::int64_t short_bytes) {
   std::uint64_t& count = num_posted_[static_cast<std::size_t>(to)];
   Entry& e = entry(rank_, to, count);
   const std::uint64_t uses = count / board_length;
   if (e.released.load(std::memory_order_acquire) != uses) return {};
   const std::byte* begin = heap(rank_);
-  const bool in_place = std::less_equal<>()(begin, data) && std::less<>()(data, begin + heap_bytes_);
+  const bool in_place = num_bytes >= short_bytes && std::less_equal<>()(begin, data) &&
+                        std::less<>()(data, begin + heap_bytes_);
   e.exchange = exchange;
   e.offset = in_place ? data - begin : -1;
   e.num_bytes = num_bytes;

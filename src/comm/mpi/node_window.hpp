@@ -41,14 +41,15 @@ class NodeWindow : public std::enable_shared_from_this<NodeWindow> {
     const std::byte* data;  ///< null: it comes as a message
     std::uint64_t number;
   };
-  /// Tells `to` of a piece of this rank: in place if it lies in a send buffer (`true`), else as a message.
-  /// The number of the piece is returned in `number`. False in `room` if the board is full of pieces that
-  /// `to` has not released; then try again later.
+  /// Tells `to` of a piece of this rank: in place if it lies in a send buffer and is not short, else as a
+  /// message. The number of the piece is returned in `number`. False in `room` if the board is full of pieces
+  /// that `to` has not released; then try again later.
   struct Posted {
     bool room = false, in_place = false;
     std::uint64_t number = 0;
   };
-  Posted post(int to, std::uint64_t exchange, const std::byte* data, std::int64_t num_bytes);
+  Posted post(int to, std::uint64_t exchange, const std::byte* data, std::int64_t num_bytes,
+              std::int64_t short_bytes);
   /// Whether the next piece from a rank has been posted and belongs to the same exchange; takes it. A rank
   /// that has gone elsewhere (to the agreement on its error) is waited for, as for a message.
   /// @throws Error(internal) if it has another size than expected
