@@ -31,9 +31,9 @@ TensorView flat(model::Parameter& p, std::int64_t begin, std::int64_t count) {
 }
 
 /// `count` elements of a buffer of bytes, from element `begin` on.
-TensorView part_of(Tensor& bytes, DType dtype, std::int64_t begin, std::int64_t count) {
-  auto* first = static_cast<char*>(bytes.view().raw()) + begin * size_of(dtype);
-  return {first, dtype, {count}, bytes.view().device()};
+TensorView part_of(TensorView bytes, DType dtype, std::int64_t begin, std::int64_t count) {
+  auto* first = static_cast<char*>(bytes.raw()) + begin * size_of(dtype);
+  return {first, dtype, {count}, bytes.device()};
 }
 
 std::int64_t sum_of(const std::vector<std::int64_t>& counts) {
@@ -158,10 +158,18 @@ std::int64_t ShardGroup::bucket_part(std::size_t unit, int rank, std::int64_t bu
 ShardGroup::Flight ShardGroup::take_flight(std::size_t unit, std::int64_t bucket) {
   Flight flight;
   if (!landed_.empty()) {
-    flight = std::move(landed_.back());
-    landed_.pop_back();
+    flight = std::move(landed_.front());  // which the others have had most time to read
+    landed_.erase(landed_.begin());
+    flight.exchange.reclaim();
   } else {
-    flight.send = Tensor({send_bytes_}, DType::uint8, compute_.device());
+    if (compute_.device() == Device::cpu) {
+      flight.memory = comm_.allocate_send(send_bytes_);
+      flight.send = {flight.memory.get(), DType::uint8, {send_bytes_}};
+    } else {
+      const auto memory = std::make_shared<Tensor>(Shape{send_bytes_}, DType::uint8, compute_.device());
+      flight.memory = memory;
+      flight.send = memory->view();
+    }
     flight.receive = Tensor({receive_bytes_}, DType::uint8, compute_.device());
   }
   flight.unit = unit;
@@ -238,8 +246,8 @@ void ShardGroup::reduce_stage(int stage, std::span<const int> leaf_counts, std::
       pack(flight);
       order(compute_, stream());
       const DType wire = options_.wire_dtype;
-      flight.work = comm_.all_to_all_v(
-          part_of(flight.receive, wire, 0, sum_of(flight.recv_counts)), flight.recv_counts,
+      flight.exchange = comm_.all_to_all_in_place(
+          part_of(flight.receive.view(), wire, 0, sum_of(flight.recv_counts)), flight.recv_counts,
           part_of(flight.send, wire, 0, sum_of(flight.send_counts)), flight.send_counts, stream());
       reductions_.push_back(std::move(flight));
       if (!options_.overlap) land_oldest_reduction();
@@ -250,8 +258,9 @@ void ShardGroup::reduce_stage(int stage, std::span<const int> leaf_counts, std::
 void ShardGroup::land_oldest_reduction() {
   Flight flight = std::move(reductions_.front());
   reductions_.pop_front();
-  flight.work.wait();
+  flight.exchange.wait();
   fold(flight);
+  flight.exchange.release();
   order(stream(), compute_);  // which may pack into its buffers again
   landed_.push_back(std::move(flight));
 }
@@ -260,14 +269,16 @@ void ShardGroup::fold(Flight& flight) {
   const std::int64_t mine = bucket_part(flight.unit, comm_.rank(), flight.bucket);
   auto& sum = states_[flight.unit].sums[static_cast<std::size_t>(flight.bucket)];
   const auto add_nodes = [&](Tensor& a, Tensor& b) { add(a, b, sums_pool_, stream()); };
-  std::int64_t done = 0;
-  for (const int count : flight.leaf_counts) {
+  for (int r = 0; r < comm_.size(); ++r) {
+    const auto* rows = static_cast<const std::byte*>(flight.exchange.rows_of(r));
+    const int count = flight.leaf_counts[static_cast<std::size_t>(r)];
     const int nodes = nodes_of(count);
     const auto level = static_cast<unsigned>(std::countr_zero(static_cast<unsigned>(std::max(1, count))));
     for (int node = 0; node < nodes; ++node) {
       Tensor values = sums_pool_.take(mine);
-      ops::cast(values.view(), part_of(flight.receive, options_.wire_dtype, done, mine), stream());
-      done += mine;
+      const std::byte* leaf = rows + node * mine * size_of(options_.wire_dtype);
+      ops::cast(values.view(), ConstTensorView(leaf, options_.wire_dtype, {mine}, compute_.device()),
+                stream());
       sum.push(std::move(values), add_nodes, nodes < count ? level : 0);
     }
   }
@@ -351,7 +362,7 @@ void ShardGroup::start_next_gather() {
                    copy(part_of(flight.send, dtype, done, count), flat(p, at, count), stream());
                    done += count;
                  });
-  flight.work = comm_.all_gather_v(part_of(flight.receive, dtype, 0, sum_of(flight.recv_counts)),
+  flight.work = comm_.all_gather_v(part_of(flight.receive.view(), dtype, 0, sum_of(flight.recv_counts)),
                                    flight.recv_counts, part_of(flight.send, dtype, 0, mine), stream());
   gathers_.push_back(std::move(flight));
 }
@@ -366,7 +377,7 @@ void ShardGroup::land_oldest_gather() {
   for (int r = 0; r < comm_.size(); ++r) {
     for_each_piece(units_[flight.unit], r, begin, begin + flight.recv_counts[static_cast<std::size_t>(r)],
                    [&](model::Parameter& p, std::int64_t at, std::int64_t count) {
-                     copy(flat(p, at, count), part_of(flight.receive, dtype, done, count), stream());
+                     copy(flat(p, at, count), part_of(flight.receive.view(), dtype, done, count), stream());
                      done += count;
                    });
   }

@@ -38,38 +38,46 @@ std::string digest_of(comm::Communicator& world, const test::EngineResult& resul
   return hash.hex();
 }
 
-/// Every layout of these ranks, bucket size, overlap and sharding: the bits of one rank alone.
+/// Every layout of these ranks, bucket size, overlap, sharding and way to exchange within a node: the bits of
+/// one rank alone.
 void check_all_layouts(test::EngineOptions options) {
   auto alone = comm::make_local_communicator();
   options.expert_parallel_size = 1;
   const test::EngineResult expected = test::run_engine(*alone, options);
   const std::string expected_digest = digest_of(*alone, expected);
   BOOST_CHECK_GT(expected.norms.front(), 0.0);
-  comm::Communicator& world = test::world();
+  comm::MpiOptions mpi;
+  mpi.in_place_bytes = 1;
+  mpi.on_node = comm::OnNode::shared;
+  const auto shared = test::make_world(mpi);
   const DType wire = options.reduce.wire_dtype;
   const train::ReduceOptions variants[] = {{1 << 20, true, true, wire}, {600, true, true, wire},
                                            {600, false, true, wire},    {1 << 20, false, false, wire},
                                            {5000, true, false, wire},   {5000, true, true, wire}};
-  for (int ep = 1; ep <= world.size(); ++ep) {
-    if (world.size() % ep != 0) continue;
+  for (int ep = 1; ep <= shared->size(); ++ep) {
+    if (shared->size() % ep != 0) continue;
     for (const train::ReduceOptions& reduce : variants) {
       options.expert_parallel_size = ep;
       options.reduce = reduce;
       options.home = reduce.bucket_bytes == 5000  ? comm::ExpertHome::replicated
                      : reduce.bucket_bytes == 600 ? comm::ExpertHome::automatic
                                                   : comm::ExpertHome::owned;
-      const test::EngineResult found = test::run_engine(world, options);
       constexpr const char* homes[] = {"owned", "replicated", "auto"};
-      const std::string layout = fmt::format(
-          "{} ranks, expert_parallel_size {}, ZeRO {}, buckets of {} bytes, overlap {}, experts {}",
-          world.size(), ep, reduce.zero ? "on" : "off", reduce.bucket_bytes, reduce.overlap ? "on" : "off",
-          homes[static_cast<int>(options.home)]);
-      check_equal(found, expected, layout);
-      const std::string digest = digest_of(world, found);
-      BOOST_TEST_MESSAGE(digest << "  " << layout);
-      BOOST_CHECK_EQUAL(digest, expected_digest);
+      for (comm::Communicator* world : {&test::world(), shared.get()}) {
+        const test::EngineResult found = test::run_engine(*world, options);
+        const std::string layout = fmt::format(
+            "{} ranks, expert_parallel_size {}, ZeRO {}, buckets of {} bytes, overlap {}, experts {}, "
+            "on_node {}",
+            world->size(), ep, reduce.zero ? "on" : "off", reduce.bucket_bytes, reduce.overlap ? "on" : "off",
+            homes[static_cast<int>(options.home)], world == shared.get() ? "shared" : "mpi");
+        check_equal(found, expected, layout);
+        const std::string digest = digest_of(*world, found);
+        BOOST_TEST_MESSAGE(digest << "  " << layout);
+        BOOST_CHECK_EQUAL(digest, expected_digest);
+      }
     }
   }
+  shared->close();
 }
 
 }  // namespace

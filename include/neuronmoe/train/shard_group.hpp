@@ -95,8 +95,11 @@ class ShardGroup {
     std::int64_t bucket, num_micro_batches = 0;
     std::vector<int> leaf_counts;
     std::vector<std::int64_t> send_counts, recv_counts;
-    Tensor send, receive;  ///< of bytes
-    comm::Work work;
+    TensorView send;                 ///< of bytes, on the CPU in a send buffer of the communicator
+    std::shared_ptr<void> memory;    ///< that `send` lies in
+    Tensor receive;                  ///< of bytes
+    comm::InPlaceExchange exchange;  ///< of a reduction; others may read in `send` until it is reclaimed
+    comm::Work work;                 ///< of a gather
   };
   /// Owned pieces and sums of one unit.
   struct UnitState {
