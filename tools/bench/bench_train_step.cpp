@@ -1,6 +1,6 @@
 // One optimizer step of the quickstart's model on all ranks, interleaved with a large matrix product, so that
 // both rates come from the same run. Usage: mpirun -n 2 bench_train_step [pretrain|stage1|stage2] [sequences
-// per rank] [repetitions]
+// per rank] [repetitions] [comm.on_node]
 //
 // Useful FLOPs are those the stream counts (2 per multiply-add, causal attention at half); the share is
 // useful FLOP/s of all ranks over the product's FLOP/s of all ranks measured at the same time. Medians over
@@ -133,6 +133,11 @@ int main(int argc, char** argv) {
   const std::string kind = argc > 1 ? argv[1] : "stage1";
   const int sequences = argc > 2 ? std::atoi(argv[2]) : 4, repetitions = argc > 3 ? std::atoi(argv[3]) : 50;
   return app::run_guarded(
-      &argc, &argv, [](comm::Communicator&) { return app::GuardOptions{}; },
+      &argc, &argv,
+      [&](comm::Communicator& world) {
+        app::GuardOptions options;
+        options.on_node = comm::choose_on_node(world, argc > 4 ? argv[4] : "auto");
+        return options;
+      },
       [&](comm::ExecutionContext& context) { return run(context, kind, sequences, repetitions); });
 }
