@@ -141,8 +141,8 @@ void Group::exchange_notes(std::span<const Piece> recvs, std::span<const Piece> 
     const NodeWindow::Posted posted =
         window->post(to, exchange, piece.data, piece.num_bytes, options.in_place_bytes);
     if (!posted.room) return false;
-    if (posted.in_place)
-      held.mine.push_back({to, posted.number});
+    if (posted.readers != nullptr)
+      held.mine.push_back(posted.readers);
     else
       send_message(piece);
     return true;
@@ -151,11 +151,12 @@ void Group::exchange_notes(std::span<const Piece> recvs, std::span<const Piece> 
     const int from = node_ranks[static_cast<std::size_t>(piece.peer)];
     NodeWindow::Note note{};
     if (!window->take(from, exchange, piece.num_bytes, note)) return false;
-    if (note.data == nullptr) receive_message(piece);
-    if (note.data != nullptr && !use(piece, note.data))
-      held.theirs.push_back({from, note.number});
+    if (note.data == nullptr)
+      receive_message(piece);
+    else if (use(piece, note.data))
+      NodeWindow::release(*note.readers);
     else
-      window->release(from, note.number);
+      held.theirs.push_back(note.readers);
     return true;
   };
   for (int looks = 0; !to_post.empty() || !to_take.empty();) {
@@ -173,14 +174,13 @@ void Group::idle(int& looks) {
   std::this_thread::yield();
 }
 
-void Group::release(HeldPieces& held) const {
-  for (const HeldPieces::One& one : held.theirs) window->release(one.node_rank, one.number);
+void Group::release(HeldPieces& held) {
+  for (NodeWindow::Readers* readers : held.theirs) NodeWindow::release(*readers);
 }
 
-bool Group::is_reclaimed(const HeldPieces& held) const {
-  return std::all_of(held.mine.begin(), held.mine.end(), [&](const HeldPieces::One& one) {
-    return window->is_released(one.node_rank, one.number);
-  });
+bool Group::is_reclaimed(const HeldPieces& held) {
+  return std::all_of(held.mine.begin(), held.mine.end(),
+                     [](const NodeWindow::Readers* readers) { return NodeWindow::is_released(*readers); });
 }
 
 void Group::reclaim(const HeldPieces& held) {

@@ -19,14 +19,10 @@ struct Piece {
   std::int64_t num_bytes;
 };
 
-/// Pieces in send buffers of this node that are still read: those of others that this rank holds, and its
-/// own.
+/// Send buffers of this node that are still read, once per piece: those of others that this rank holds, and
+/// its own.
 struct HeldPieces {
-  struct One {
-    int node_rank;
-    std::uint64_t number;
-  };
-  std::vector<One> theirs, mine;
+  std::vector<NodeWindow::Readers*> theirs, mine;
 };
 
 struct Group {
@@ -53,9 +49,9 @@ struct Group {
   /// be released, and reclaimed before `sends` are overwritten.   @pre there is a window
   std::vector<const void*> exchange_in_place(std::span<const Piece> recvs, std::span<const Piece> sends,
                                              HeldPieces& held);
-  void release(HeldPieces& held) const;             ///< any thread
-  bool is_reclaimed(const HeldPieces& held) const;  ///< any thread
-  void reclaim(const HeldPieces& held);             ///< waits, in a task
+  static void release(HeldPieces& held);             ///< any thread
+  static bool is_reclaimed(const HeldPieces& held);  ///< any thread
+  void reclaim(const HeldPieces& held);              ///< waits, in a task
   void all_reduce(TensorView inout, ReduceOp op);
   void broadcast(TensorView buffer, int root);
 

@@ -162,9 +162,9 @@ InPlaceExchange MpiCommunicator::all_to_all_in_place(TensorView recv,
   if (!group_->window) return Communicator::all_to_all_in_place(recv, recv_counts, send, send_counts, stream);
   auto state = std::make_shared<InPlaceExchange::State>();
   auto held = std::make_shared<detail::HeldPieces>();
-  state->release = [group = group_, held] { group->release(*held); };
+  state->release = [held] { Group::release(*held); };
   state->reclaim = [group = group_, held] {
-    if (group->is_reclaimed(*held)) return;
+    if (Group::is_reclaimed(*held)) return;
     auto task = std::make_shared<Queue::Task>();  // only a task may keep MPI going while it waits
     task->call = {.operation = Operation::all_to_all_v, .group_size = group->size};
     task->run = [group, held] { group->reclaim(*held); };

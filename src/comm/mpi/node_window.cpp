@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <new>
 
 #include "mpi_check.hpp"
@@ -21,6 +22,7 @@ namespace nmoe::comm::detail {
 namespace {
 
 constexpr std::int64_t alignment = 4096;
+constexpr std::int64_t header_bytes = 64;  // before each send buffer: its readers
 
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free, "processes share these");
 
@@ -141,7 +143,7 @@ std::shared_ptr<NodeWindow> NodeWindow::make(Communicator& world, MPI_Comm comm,
 }
 
 std::shared_ptr<std::byte> NodeWindow::allocate(std::int64_t num_bytes) {
-  const std::int64_t size = std::max<std::int64_t>(1, (num_bytes + alignment - 1) / alignment) * alignment;
+  const std::int64_t size = (num_bytes + header_bytes + alignment - 1) / alignment * alignment;
   const std::lock_guard lock(mutex_);
   const auto room = std::find_if(free_.begin(), free_.end(), [&](const auto& f) { return f.second >= size; });
   if (room == free_.end()) return nullptr;
@@ -153,7 +155,8 @@ std::shared_ptr<std::byte> NodeWindow::allocate(std::int64_t num_bytes) {
   free_.erase(room);
   if (available > size) free_[offset + size] = available - size;
   used_[offset] = size;
-  return {heap(rank_) + offset,
+  new (heap(rank_) + offset) Readers{0};
+  return {heap(rank_) + offset + header_bytes,
           [self = shared_from_this(), at = offset](std::byte*) { self->give_back(at); }};
 }
 
@@ -177,40 +180,51 @@ NodeWindow::Entry& NodeWindow::entry(int from, int to, std::uint64_t number) con
   return boards[to][number % board_length];
 }
 
+NodeWindow::Readers& NodeWindow::readers(int rank, std::int64_t buffer) const {
+  return *std::launder(reinterpret_cast<Readers*>(heap(rank) + buffer));
+}
+
+std::int64_t NodeWindow::buffer_of(const std::byte* data) {
+  const std::byte* begin = heap(rank_);
+  if (std::less<>()(data, begin) || !std::less<>()(data, begin + heap_bytes_)) return -1;
+  const std::lock_guard lock(mutex_);
+  const auto after = used_.upper_bound(data - begin);
+  return after == used_.begin() ? -1 : std::prev(after)->first;
+}
+
 NodeWindow::Posted NodeWindow::post(int to, std::uint64_t exchange, const std::byte* data,
                                     std::int64_t num_bytes, std::int64_t short_bytes) {
   std::uint64_t& count = num_posted_[static_cast<std::size_t>(to)];
   Entry& e = entry(rank_, to, count);
   const std::uint64_t uses = count / board_length;
-  if (e.released.load(std::memory_order_acquire) != uses) return {};
-  const std::byte* begin = heap(rank_);
-  const bool in_place = num_bytes >= short_bytes && std::less_equal<>()(begin, data) &&
-                        std::less<>()(data, begin + heap_bytes_);
+  if (e.taken.load(std::memory_order_acquire) != uses) return {};
+  Posted posted{true, nullptr};
   e.exchange = exchange;
-  e.offset = in_place ? data - begin : -1;
   e.num_bytes = num_bytes;
+  e.buffer = num_bytes >= short_bytes ? buffer_of(data) : -1;
+  if (e.buffer >= 0) {
+    e.offset = data - heap(rank_);
+    posted.readers = &readers(rank_, e.buffer);
+    posted.readers->fetch_add(1, std::memory_order_relaxed);
+  }
   e.posted.store(uses + 1, std::memory_order_release);
-  return {true, in_place, count++};
+  ++count;
+  return posted;
 }
 
 bool NodeWindow::take(int from, std::uint64_t exchange, std::int64_t num_bytes, Note& note) {
   std::uint64_t& count = num_taken_[static_cast<std::size_t>(from)];
-  const Entry& e = entry(from, rank_, count);
-  if (e.posted.load(std::memory_order_acquire) != count / board_length + 1 || e.exchange != exchange)
-    return false;
+  Entry& e = entry(from, rank_, count);
+  const std::uint64_t uses = count / board_length;
+  if (e.posted.load(std::memory_order_acquire) != uses + 1 || e.exchange != exchange) return false;
   NMOE_CHECK(e.num_bytes == num_bytes, internal,
              "rank {} of this node sends rank {} a piece of {} bytes where {} are expected", from, rank_,
              e.num_bytes, num_bytes);
-  note = {e.offset < 0 ? nullptr : heap(from) + e.offset, count++};
+  note = {};
+  if (e.buffer >= 0) note = {heap(from) + e.offset, &readers(from, e.buffer)};
+  ++count;
+  e.taken.store(uses + 1, std::memory_order_release);
   return true;
-}
-
-void NodeWindow::release(int from, std::uint64_t number) {
-  entry(from, rank_, number).released.store(number / board_length + 1, std::memory_order_release);
-}
-
-bool NodeWindow::is_released(int to, std::uint64_t number) const {
-  return entry(rank_, to, number).released.load(std::memory_order_acquire) > number / board_length;
 }
 
 }  // namespace nmoe::comm::detail

@@ -36,37 +36,41 @@ class NodeWindow : public std::enable_shared_from_this<NodeWindow> {
   /// A send buffer; null if there is no room. Any thread.
   std::shared_ptr<std::byte> allocate(std::int64_t num_bytes);
 
-  /// A piece on the board; its number counts the pieces from one rank to another.
+  /// How many readers a send buffer still has; it stands before the buffer.
+  using Readers = std::atomic<std::uint64_t>;
+  /// A piece found on the board.
   struct Note {
-    const std::byte* data;  ///< null: it comes as a message
-    std::uint64_t number;
+    const std::byte* data = nullptr;  ///< null: it comes as a message
+    Readers* readers = nullptr;       ///< of the buffer it lies in; release() when it has been read
   };
   /// Tells `to` of a piece of this rank: in place if it lies in a send buffer and is not short, else as a
-  /// message. The number of the piece is returned in `number`. False in `room` if the board is full of pieces
-  /// that `to` has not released; then try again later.
+  /// message. False in `room` if the board is full of pieces that `to` has not taken; then try again later.
   struct Posted {
-    bool room = false, in_place = false;
-    std::uint64_t number = 0;
+    bool room = false;
+    Readers* readers =
+        nullptr;  ///< of the buffer, null for a message; it may be overwritten at is_released()
   };
   Posted post(int to, std::uint64_t exchange, const std::byte* data, std::int64_t num_bytes,
               std::int64_t short_bytes);
   /// Whether the next piece from a rank has been posted and belongs to the same exchange; takes it. A rank
-  /// that has gone elsewhere (to the agreement on its error) is waited for, as for a message.
+  /// that has gone elsewhere (to the agreement on its error) is waited for, as for a message. The place on
+  /// the board is free then, the buffer is not: how long pieces are held never keeps others from being
+  /// posted.
   /// @throws Error(internal) if it has another size than expected
   bool take(int from, std::uint64_t exchange, std::int64_t num_bytes, Note& note);
   /// The rank that posted it may overwrite it.
-  void release(int from, std::uint64_t number);
-  /// Whether `to` has released a piece of this rank.
-  bool is_released(int to, std::uint64_t number) const;
+  static void release(Readers& readers) { readers.fetch_sub(1, std::memory_order_release); }
+  /// Whether everybody has released the buffer.
+  static bool is_released(const Readers& readers) { return readers.load(std::memory_order_acquire) == 0; }
 
  private:
-  /// Pieces from one rank to another that may be on their way at once. ShardGroup holds at most four.
+  /// Pieces from one rank to another that may be posted and not yet taken.
   static constexpr std::uint64_t board_length = 16;
   struct Entry {
     alignas(64) std::atomic<std::uint64_t> posted{0};  ///< times this entry was used
     std::uint64_t exchange = 0;
-    std::int64_t offset = 0, num_bytes = 0;  ///< offset −1: a message
-    alignas(64) std::atomic<std::uint64_t> released{0};
+    std::int64_t buffer = 0, offset = 0, num_bytes = 0;  ///< buffer −1: a message
+    alignas(64) std::atomic<std::uint64_t> taken{0};
   };
   using Board = std::array<Entry, board_length>;
 
@@ -77,6 +81,9 @@ class NodeWindow : public std::enable_shared_from_this<NodeWindow> {
   void attach_part(int rank, const std::string& name);
   std::byte* heap(int rank) const { return parts_[static_cast<std::size_t>(rank)] + boards_bytes(); }
   Entry& entry(int from, int to, std::uint64_t number) const;
+  Readers& readers(int rank, std::int64_t buffer) const;
+  /// Offset of the send buffer that holds an address, −1 if none does.
+  std::int64_t buffer_of(const std::byte* data);
   void give_back(std::int64_t offset);
 
   int rank_, size_;
