@@ -17,11 +17,21 @@ void offer(ActivationObserver* observer, int layer, Projection projection, Const
 
 }  // namespace
 
-void AttentionLayer::forward(TensorView y, ConstTensorView x, const SequenceInfo& sequence,
+void norm_residual(TensorView y, TensorView inv_rms, const ResidualStream& in, ConstTensorView norm,
+                   double eps, Stream& stream) {
+  if (in.pending) {
+    ops::add_rms_norm_forward(y, inv_rms, in.x, in.pending, norm, eps, stream);
+  } else {
+    ops::rms_norm_forward(y, inv_rms, in.x, norm, eps, stream);
+  }
+}
+
+void AttentionLayer::forward(TensorView y, const ResidualStream& in, const SequenceInfo& sequence,
                              const AttentionWeights& weights, AttentionSaved& saved, const RopeTable& rope,
                              const LayerPlan& plan, StepMemory& memory, ActivationObserver* observer,
                              Stream& stream) const {
   Arena& arena = plan.keeps_attention() ? memory.saved : memory.scratch;
+  const ConstTensorView x = in.x;
   const std::int64_t t = x.dim(0), heads = config_.num_attention_heads,
                      kv_heads = config_.num_key_value_heads;
   const std::int64_t d = config_.head_dim;
@@ -35,7 +45,7 @@ void AttentionLayer::forward(TensorView y, ConstTensorView x, const SequenceInfo
   saved.lse = arena.take({t, heads}, acc);
   TensorView xn = memory.scratch.take(x.shape(), dtype);
 
-  ops::rms_norm_forward(xn, saved.inv_rms, x, weights.norm.value, config_.rms_norm_eps, stream);
+  norm_residual(xn, saved.inv_rms, in, weights.norm.value, config_.rms_norm_eps, stream);
   const TensorView q2 = saved.q.reshape({t, heads * d}), k2 = saved.k.reshape({t, kv_heads * d});
   const TensorView v2 = saved.v.reshape({t, kv_heads * d});
   ops::linear_forward(q2, xn, weights.q.value, weights.q_bias.value, stream);
@@ -50,7 +60,6 @@ void AttentionLayer::forward(TensorView y, ConstTensorView x, const SequenceInfo
                          1.0 / std::sqrt(static_cast<double>(d)), stream);
   ops::linear_forward(y, saved.o.reshape({t, heads * d}), weights.o.value, {}, stream);
   offer(observer, layer_, Projection::o, y, sequence);
-  ops::add_inplace(y, x, stream);
 }
 
 void AttentionLayer::backward(TensorView dx, const SequenceInfo& sequence, const AttentionWeights& weights,

@@ -93,24 +93,24 @@ Decoder::Prepared Decoder::prepare(const Batch& batch) {
   return prepared;
 }
 
-void Decoder::layer_forward(int l, TensorView y, ConstTensorView x, const SequenceInfo& sequence,
-                            ActivationObserver* observer) {
+ResidualStream Decoder::layer_forward(int l, TensorView y, const ResidualStream& in,
+                                      const SequenceInfo& sequence, ActivationObserver* observer) {
   const LayerWeights& w = layers_[static_cast<std::size_t>(l)];
   const LayerPlan& plan = plan_.layers[static_cast<std::size_t>(l)];
   LayerSaved& saved = saved_[static_cast<std::size_t>(l)];
   saved = LayerSaved{};
   const ScratchScope scope(memory_.scratch);
-  const std::int64_t num_tokens = x.dim(0);
-  saved.x_mid = memory_.saved.take(x.shape(), dtype_);
+  const std::int64_t num_tokens = y.dim(0);
+  saved.x_mid = memory_.saved.take(y.shape(), dtype_);
   saved.inv_rms = memory_.saved.take({num_tokens}, accumulator_of(dtype_));
   {
     const ScratchScope attention(memory_.scratch);
     AttentionLayer(l, config_)
-        .forward(saved.x_mid, x, sequence, w.attention, saved.attention, rope_, plan, memory_, observer,
+        .forward(saved.x_mid, in, sequence, w.attention, saved.attention, rope_, plan, memory_, observer,
                  stream_);
   }
-  const TensorView hn = memory_.scratch.take(x.shape(), dtype_);
-  ops::rms_norm_forward(hn, saved.inv_rms, saved.x_mid, w.mlp_norm.value, config_.rms_norm_eps, stream_);
+  const TensorView hn = memory_.scratch.take(y.shape(), dtype_);
+  norm_residual(hn, saved.inv_rms, {saved.x_mid, in.x}, w.mlp_norm.value, config_.rms_norm_eps, stream_);
   const auto offer = [&](Projection projection, ConstTensorView values) {
     const ActivationSite site{l, projection, -1};
     if (observer != nullptr && observer->wants(site)) observer->observe(site, values, sequence.row_sample);
@@ -128,39 +128,40 @@ void Decoder::layer_forward(int l, TensorView y, ConstTensorView x, const Sequen
     offer(Projection::up, saved.mlp.up);
     offer(Projection::down, y);
   }
-  ops::add_inplace(y, saved.x_mid, stream_);
+  return {y, saved.x_mid};
 }
 
-ConstTensorView Decoder::run_layers(const Batch& batch, const SequenceInfo& sequence,
-                                    ActivationObserver* observer, bool training) {
+ResidualStream Decoder::run_layers(const Batch& batch, const SequenceInfo& sequence,
+                                   ActivationObserver* observer, bool training) {
   std::optional<HostObserver> on_host;
   if (observer != nullptr && stream_.device() != Device::cpu && !observer->takes_device_values())
     observer = &on_host.emplace(*observer, stream_);
   const Shape shape{batch.num_tokens(), config_.hidden_size};
   Arena& kept = memory_.saved;
-  TensorView x = kept.take(shape, dtype_);
+  ResidualStream in{kept.take(shape, dtype_), {}};
   // Two buffers take turns below the lowest layer that trains; above it every layer's output is kept.
   TensorView other = training && plan_.lowest_layer == 0 ? TensorView() : kept.take(shape, dtype_);
   weights_needed(plan_.embedding_stage());
-  ops::embedding_forward(x, batch.ids, embedding_.value, stream_);
+  ops::embedding_forward(in.x, batch.ids, embedding_.value, stream_);
   for (int l = 0; l < config_.num_layers; ++l) {
     weights_needed(plan_.stage_of_layer(l));
     const Arena::Mark mark = kept.mark();
     if (training && l >= plan_.lowest_layer) {
       const std::int64_t before = kept.in_use_bytes();
-      TensorView y = kept.take(shape, dtype_);
-      layer_forward(l, y, x, sequence, observer);
+      in = layer_forward(l, kept.take(shape, dtype_), in, sequence, observer);
       saved_bytes_[static_cast<std::size_t>(l)] = kept.in_use_bytes() - before;
-      x = y;
-    } else {  // nothing of this layer is read again: its memory is used for the next one
-      layer_forward(l, other, x, sequence, observer);
-      kept.rewind(mark);
-      std::swap(x, other);
+    } else {
+      // Of this layer only what is pending is read again: its memory is used for the next one, which gives the
+      // place of the pending tensor to one of its own that it writes after the norm has read that.
+      const TensorView before = in.x;
+      in = layer_forward(l, other, in, sequence, observer);
+      other = before;
+      if (l + 1 < config_.num_layers) kept.rewind(mark);
     }
   }
   weights_needed(0);
   if (training) count_routing();
-  return x;
+  return in;
 }
 
 void Decoder::count_routing() {
@@ -220,7 +221,7 @@ void Decoder::layer_backward(int l, TensorView dx, const SequenceInfo& sequence,
 Losses Decoder::forward_backward(const Batch& host_batch, const LossScales& scales,
                                  const StatisticsSum& sum_statistics) {
   const auto [batch, sequence] = prepare(host_batch);
-  const ConstTensorView x = run_layers(batch, sequence, nullptr, true);
+  const ResidualStream out = run_layers(batch, sequence, nullptr, true);
   std::vector<double> statistics;
   if (sum_statistics) {
     statistics = balancing_statistics(batch);
@@ -233,16 +234,16 @@ Losses Decoder::forward_backward(const Batch& host_batch, const LossScales& scal
   TensorView token_losses = memory_.saved.take({num_tokens}, acc);
   TensorView aux_losses = memory_.saved.take({config_.num_layers, 2}, DType::float64);
   zero(aux_losses, stream_);
-  TensorView dx = scratch.take(x.shape(), dtype_);
+  TensorView dx = scratch.take(out.x.shape(), dtype_);
   begin_stage(0);
   {
     const ScratchScope scope(scratch);
-    TensorView xf = scratch.take(x.shape(), dtype_), inv_rms = scratch.take({num_tokens}, acc);
-    TensorView dxf = scratch.take(x.shape(), dtype_);
-    ops::rms_norm_forward(xf, inv_rms, x, final_norm_.value, config_.rms_norm_eps, stream_);
+    TensorView xf = scratch.take(out.x.shape(), dtype_), inv_rms = scratch.take({num_tokens}, acc);
+    TensorView dxf = scratch.take(out.x.shape(), dtype_);
+    final_norm(xf, inv_rms, out);
     ops::fill(dxf, 0.0, stream_);
     lm_head_loss(token_losses, dxf, xf, head_, batch.labels, scales.lm, scratch, stream_);
-    ops::rms_norm_backward(dx, final_norm_.grad, dxf, x, final_norm_.value, inv_rms, false, stream_);
+    ops::rms_norm_backward(dx, final_norm_.grad, dxf, out.x, final_norm_.value, inv_rms, false, stream_);
   }
   gradients_ready(0);
   for (int l = config_.num_layers - 1; l >= plan_.lowest_layer; --l) {
@@ -267,11 +268,12 @@ void Decoder::observe(const Batch& batch, ActivationObserver& observer) {
 
 Tensor Decoder::logits(const Batch& batch) {
   const Prepared prepared = prepare(batch);
-  const ConstTensorView x = run_layers(prepared.batch, prepared.sequence, nullptr, false);
+  const ResidualStream out = run_layers(prepared.batch, prepared.sequence, nullptr, false);
   const std::int64_t num_tokens = batch.num_tokens();
   const DType acc = accumulator_of(dtype_);
-  TensorView xf = memory_.scratch.take(x.shape(), dtype_), inv_rms = memory_.scratch.take({num_tokens}, acc);
-  ops::rms_norm_forward(xf, inv_rms, x, final_norm_.value, config_.rms_norm_eps, stream_);
+  TensorView xf = memory_.scratch.take(out.x.shape(), dtype_),
+             inv_rms = memory_.scratch.take({num_tokens}, acc);
+  final_norm(xf, inv_rms, out);
   TensorView values = memory_.scratch.take({num_tokens, config_.vocab_size}, dtype_);
   ops::linear_forward(values, xf, head_.value, {}, stream_);
   TensorView wide = memory_.scratch.take(values.shape(), acc);
@@ -281,12 +283,13 @@ Tensor Decoder::logits(const Batch& batch) {
 
 std::vector<double> Decoder::token_log_probs(const Batch& batch, ActivationObserver* observer) {
   const Prepared prepared = prepare(batch);
-  const ConstTensorView x = run_layers(prepared.batch, prepared.sequence, observer, false);
+  const ResidualStream out = run_layers(prepared.batch, prepared.sequence, observer, false);
   const std::int64_t num_tokens = batch.num_tokens();
   const DType acc = accumulator_of(dtype_);
-  TensorView xf = memory_.scratch.take(x.shape(), dtype_), inv_rms = memory_.scratch.take({num_tokens}, acc);
+  TensorView xf = memory_.scratch.take(out.x.shape(), dtype_),
+             inv_rms = memory_.scratch.take({num_tokens}, acc);
   TensorView losses = memory_.scratch.take({num_tokens}, acc);
-  ops::rms_norm_forward(xf, inv_rms, x, final_norm_.value, config_.rms_norm_eps, stream_);
+  final_norm(xf, inv_rms, out);
   lm_head_loss(losses, {}, xf, head_, prepared.batch.labels, 0.0, memory_.scratch, stream_);
   const Tensor on_host = copied_to(Device::cpu, losses, stream_);
   std::vector<double> log_probs(static_cast<std::size_t>(num_tokens));

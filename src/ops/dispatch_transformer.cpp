@@ -40,6 +40,19 @@ void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, Const
   cpu::rms_norm_forward(y, inv_rms, x, w, eps);
 }
 
+void add_rms_norm_forward(TensorView y, TensorView inv_rms, TensorView x, ConstTensorView residual,
+                          ConstTensorView w, double eps, Stream& stream) {
+  constexpr const char* name = "add_rms_norm_forward";
+  expect_floating(name, "x", x, 2);
+  expect(name, "residual", residual, x.shape(), x.dtype());
+  expect(name, "y", y, x.shape(), x.dtype());
+  expect(name, "inv_rms", inv_rms, {x.dim(0)}, accumulator_of(x.dtype()));
+  expect(name, "w", w, {x.dim(1)}, x.dtype());
+  if (on_cuda(name, stream, {y, inv_rms, x, residual, w}))
+    return cuda::add_rms_norm_forward(y, inv_rms, x, residual, w, eps, stream);
+  cpu::add_rms_norm_forward(y, inv_rms, x, residual, w, eps);
+}
+
 void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTensorView x, ConstTensorView w,
                        ConstTensorView inv_rms, bool accumulate, Stream& stream) {
   constexpr const char* name = "rms_norm_backward";

@@ -36,6 +36,22 @@ BOOST_AUTO_TEST_CASE(rms_norm) {
                                        1e-5);
       check_gpu("y", y, gpu_tolerance(dtype));
       check_gpu("inv_rms", inverse, gpu_tolerance(DType::float32));
+      // With the residual added on the way: the bits of the two kernels one after the other.
+      const Tensor residual = from_gpu(both(shape, dtype, 6).gpu), on_device = on_gpu(residual);
+      Tensor sum = on_gpu(from_gpu(x.gpu)), apart = on_gpu(from_gpu(x.gpu));
+      Both fused = poisoned(shape, dtype), scale = poisoned({s.rows}, DType::float32);
+      ops::add_rms_norm_forward(fused.gpu.view(), scale.gpu.view(), sum.view(), on_device.view(),
+                                w.gpu.view(), 1e-5, gpu_stream());
+      ops::add_inplace(apart.view(), on_device.view(), gpu_stream());
+      Both plain = poisoned(shape, dtype), plain_scale = poisoned({s.rows}, DType::float32);
+      ops::rms_norm_forward(plain.gpu.view(), plain_scale.gpu.view(), apart.view(), w.gpu.view(), 1e-5,
+                            gpu_stream());
+      BOOST_TEST(same_bits(from_gpu(sum), from_gpu(apart)));
+      BOOST_TEST(same_bits(from_gpu(fused.gpu), from_gpu(plain.gpu)));
+      BOOST_TEST(same_bits(from_gpu(scale.gpu), from_gpu(plain_scale.gpu)));
+      Tensor exact_sum = from_gpu(x.gpu);  // rounded to the type where the kernel rounds it
+      ops::reference::add_inplace(exact_sum.view(), residual.view());
+      BOOST_TEST(same_bits(from_gpu(sum), exact_sum));
       for (const bool accumulate : {false, true}) {
         Both dx = accumulate ? both(shape, dtype, 4) : poisoned(shape, dtype),
              dw = both({s.width}, DType::float32, 5);

@@ -100,6 +100,38 @@ BOOST_AUTO_TEST_CASE(rms_norm_fast_equals_reference) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(add_rms_norm_by_hand) {
+  // x + residual = (3, 4), then as in rms_norm_by_hand.
+  const Tensor residual = make_tensor<float>({2, 5}, {1, 2}), w = make_tensor<float>({2, -1}, {2});
+  Tensor x = make_tensor<float>({1, -1}, {1, 2}), y({1, 2}, DType::float32), inverse({1}, DType::float32);
+  ops::add_rms_norm_forward(y.view(), inverse.view(), x.view(), residual.view(), w.view(), 3.5, stream);
+  BOOST_TEST(values(x.view()) == (std::vector<double>{3, 4}), boost::test_tools::per_element());
+  BOOST_TEST(values(y.view()) == (std::vector<double>{1.5, -1}), boost::test_tools::per_element());
+  BOOST_TEST(inverse.data<float>()[0] == 0.25F);
+}
+
+BOOST_AUTO_TEST_CASE(add_rms_norm_has_the_bits_of_adding_first) {
+  for (const DType dtype : {f64, DType::float32, DType::bfloat16}) {
+    for (const Size& s : sizes) {
+      const Shape shape{s.rows, s.width};
+      const Tensor residual = random_tensor(shape, dtype, 2), w = random_tensor({s.width}, dtype, 3);
+      Tensor x = random_tensor(shape, dtype, 1), apart = copy_of(x), y(shape, dtype), y2(shape, dtype);
+      Tensor i({s.rows}, accumulator_of(dtype)), i2({s.rows}, accumulator_of(dtype));
+      ops::add_rms_norm_forward(y.view(), i.view(), x.view(), residual.view(), w.view(), 1e-5, stream);
+      ops::add_inplace(apart.view(), residual.view(), stream);
+      ops::rms_norm_forward(y2.view(), i2.view(), apart.view(), w.view(), 1e-5, stream);
+      BOOST_TEST(same_bits(x, apart));
+      BOOST_TEST(same_bits(y, y2));
+      BOOST_TEST(same_bits(i, i2));
+      Tensor plain_x = random_tensor(shape, dtype, 1), plain_y(shape, dtype), plain_i(i.shape(), i.dtype());
+      ops::reference::add_rms_norm_forward(plain_y.view(), plain_i.view(), plain_x.view(), residual.view(),
+                                           w.view(), 1e-5);
+      BOOST_TEST(same_bits(x, plain_x));
+      check_close("y", y, plain_y, dtype == f64 ? Kind::golden : Kind::elementwise);
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(rope_by_hand_and_back) {
   // Head dim 4, position 1, angles (π/2, π): pairs (0, 2) and (1, 3).
   const double half_turn = std::numbers::pi;

@@ -1,6 +1,6 @@
 #pragma once
 // The attention half of a decoder layer: norm, q/k/v projections, rotary embedding, causal grouped-query
-// attention, output projection, residual add; forward and backward. Used by Decoder. Shape letters:
+// attention, output projection; forward and backward. Used by Decoder. Shape letters:
 // ops/linear.hpp.
 #include <span>
 
@@ -35,13 +35,24 @@ struct AttentionSaved {
   TensorView o, lse;   // [T, H, d], [T, H] acc
 };
 
+/// What flows from layer to layer: x, plus `pending` where it is given. Whoever norms it first adds that to x
+/// in the same pass over memory.
+struct ResidualStream {
+  TensorView x;             // [T, D]
+  ConstTensorView pending;  // [T, D] or {}
+};
+/// x += pending, then y = norm(x) with its scale, as ops::rms_norm_forward.
+void norm_residual(TensorView y, TensorView inv_rms, const ResidualStream& in, ConstTensorView norm,
+                   double eps, Stream& stream);
+
 class AttentionLayer {
  public:
   AttentionLayer(int layer, const ModelConfig& config) : layer_(layer), config_(config) {}
-  /// y = x + Attention(norm(x)), [T, D].
-  void forward(TensorView y, ConstTensorView x, const SequenceInfo& sequence, const AttentionWeights& weights,
-               AttentionSaved& saved, const RopeTable& rope, const LayerPlan& plan, StepMemory& memory,
-               ActivationObserver* observer, Stream& stream) const;
+  /// y = Attention(norm(in)), [T, D], without the residual, which is in.x afterwards. y may lie where
+  /// in.pending does.
+  void forward(TensorView y, const ResidualStream& in, const SequenceInfo& sequence,
+               const AttentionWeights& weights, AttentionSaved& saved, const RopeTable& rope,
+               const LayerPlan& plan, StepMemory& memory, ActivationObserver* observer, Stream& stream) const;
   /// dx += gradient through the attention branch; dx [T, D] holds the gradient of y on entry (the residual
   /// path).
   void backward(TensorView dx, const SequenceInfo& sequence, const AttentionWeights& weights,

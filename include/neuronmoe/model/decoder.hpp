@@ -151,10 +151,14 @@ class Decoder {
   };
   Prepared prepare(const Batch& batch);
   /// Residual stream after all layers. Layers the freeze plan needs keep what backward reads when `training`.
-  ConstTensorView run_layers(const Batch& batch, const SequenceInfo& sequence, ActivationObserver* observer,
-                             bool training);
-  void layer_forward(int l, TensorView y, ConstTensorView x, const SequenceInfo& sequence,
-                     ActivationObserver* observer);
+  ResidualStream run_layers(const Batch& batch, const SequenceInfo& sequence, ActivationObserver* observer,
+                            bool training);
+  /// The layer's MLP output in y; what the stream is with it.
+  ResidualStream layer_forward(int l, TensorView y, const ResidualStream& in, const SequenceInfo& sequence,
+                               ActivationObserver* observer);
+  void final_norm(TensorView y, TensorView inv_rms, const ResidualStream& in) {
+    norm_residual(y, inv_rms, in, final_norm_.value, config_.rms_norm_eps, stream_);
+  }
   /// Adds a training pass to routed_slots().
   void count_routing();
   void layer_backward(int l, TensorView dx, const SequenceInfo& sequence, const Batch& batch,

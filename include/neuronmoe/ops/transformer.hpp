@@ -18,6 +18,11 @@ void embedding_backward(TensorView dtable, ConstTensorView dy, ConstTensorView i
 /// @param[out] y [T, D]   @param[out] inv_rms [T] acc   @param x [T, D]   @param w [D]
 void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, ConstTensorView w, double eps,
                       Stream& stream);
+/// x += residual, then y = rms_norm(x), in one pass over memory; the bits of add_inplace followed by
+/// rms_norm_forward. Its backward is rms_norm_backward with `accumulate`, dx being the residual's gradient.
+/// @param[in,out] x [T, D]   @param residual [T, D]
+void add_rms_norm_forward(TensorView y, TensorView inv_rms, TensorView x, ConstTensorView residual,
+                          ConstTensorView w, double eps, Stream& stream);
 /// dx (=|+=), dw += (skipped when dw is {}; rows in ascending order).   @param dw [D] acc or {}
 void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTensorView x, ConstTensorView w,
                        ConstTensorView inv_rms, bool accumulate, Stream& stream);

@@ -14,6 +14,8 @@ void linear_backward_bias(TensorView db, ConstTensorView dy);
 void embedding_forward(TensorView y, ConstTensorView ids, ConstTensorView table);
 void embedding_backward(TensorView dtable, ConstTensorView dy, ConstTensorView ids);
 void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, ConstTensorView w, double eps);
+void add_rms_norm_forward(TensorView y, TensorView inv_rms, TensorView x, ConstTensorView residual,
+                          ConstTensorView w, double eps);
 void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTensorView x, ConstTensorView w,
                        ConstTensorView inv_rms, bool accumulate);
 void rope_apply(TensorView x, ConstTensorView positions, ConstTensorView cos, ConstTensorView sin,

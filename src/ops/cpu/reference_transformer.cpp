@@ -41,6 +41,12 @@ void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, Const
   });
 }
 
+void add_rms_norm_forward(TensorView y, TensorView inv_rms, TensorView x, ConstTensorView residual,
+                          ConstTensorView w, double eps) {
+  add_inplace(x, residual);
+  rms_norm_forward(y, inv_rms, x, w, eps);
+}
+
 // y = r·x·w with r = (mean(x²) + eps)^(-1/2), so dr/dx_i = −r³ x_i / D and
 // dx_i = r (dy_i w_i − x_i · r²/D · Σ_d dy_d w_d x_d),   dw_d = Σ_t dy_d x_d r.
 void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTensorView x, ConstTensorView w,

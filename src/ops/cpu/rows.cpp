@@ -11,26 +11,50 @@
 
 namespace nmoe::ops::cpu {
 
+namespace {
+
+/// One row: prepare(i, n) gives lanes [i, i + n) of what is normed, which `row` holds afterwards.
+template <typename T, typename F>
+void norm_row(T* y, float* inv_rms, const T* row, const T* w, std::int64_t width, double eps, F&& prepare) {
+  Lanes squares{};
+  for_lanes(width, [&](std::int64_t i, auto n) {
+    const Lanes value = prepare(i, n);
+    squares += value * value;
+  });
+  const float inverse = 1.0F / std::sqrt(sum(squares) / static_cast<float>(width) + static_cast<float>(eps));
+  *inv_rms = inverse;
+  for_lanes(width, [&](std::int64_t i, auto n) {
+    store_n(y + i, load_n(row + i, n) * inverse * load_n(w + i, n), n);
+  });
+}
+
+}  // namespace
+
 void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, ConstTensorView w, double eps) {
   if (x.dtype() == DType::float64) return reference::rms_norm_forward(y, inv_rms, x, w, eps);
   const std::int64_t rows = x.dim(0), width = x.dim(1);
   visit_fast(x.dtype(), [&]<typename T>() {
-    const T *px = x.data<T>(), *pw = w.data<T>();
-    T* py = y.data<T>();
-    float* pi = inv_rms.data<float>();
     parallel_for(rows, rows * width, [&](std::int64_t t) {
-      const T* row = px + t * width;
-      Lanes squares{};
-      for_lanes(width, [&](std::int64_t i, auto n) {
-        const Lanes value = load_n(row + i, n);
-        squares += value * value;
-      });
-      const float inverse =
-          1.0F / std::sqrt(sum(squares) / static_cast<float>(width) + static_cast<float>(eps));
-      pi[t] = inverse;
-      for_lanes(width, [&](std::int64_t i, auto n) {
-        store_n(py + t * width + i, load_n(row + i, n) * inverse * load_n(pw + i, n), n);
-      });
+      const T* row = x.data<T>() + t * width;
+      norm_row(y.data<T>() + t * width, inv_rms.data<float>() + t, row, w.data<T>(), width, eps,
+               [&](std::int64_t i, auto n) { return load_n(row + i, n); });
+    });
+  });
+}
+
+void add_rms_norm_forward(TensorView y, TensorView inv_rms, TensorView x, ConstTensorView residual,
+                          ConstTensorView w, double eps) {
+  if (x.dtype() == DType::float64) return reference::add_rms_norm_forward(y, inv_rms, x, residual, w, eps);
+  const std::int64_t rows = x.dim(0), width = x.dim(1);
+  visit_fast(x.dtype(), [&]<typename T>() {
+    parallel_for(rows, rows * width, [&](std::int64_t t) {
+      T* row = x.data<T>() + t * width;
+      const T* more = residual.data<T>() + t * width;
+      norm_row(y.data<T>() + t * width, inv_rms.data<float>() + t, row, w.data<T>(), width, eps,
+               [&](std::int64_t i, auto n) {
+                 store_n(row + i, load_n(row + i, n) + load_n(more + i, n), n);
+                 return load_n(row + i, n);  // rounded to T
+               });
     });
   });
 }

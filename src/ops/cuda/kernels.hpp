@@ -21,6 +21,8 @@ void embedding_forward(TensorView y, ConstTensorView ids, ConstTensorView table,
 void embedding_backward(TensorView dtable, ConstTensorView dy, ConstTensorView ids, Stream& stream);
 void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, ConstTensorView w, double eps,
                       Stream& stream);
+void add_rms_norm_forward(TensorView y, TensorView inv_rms, TensorView x, ConstTensorView residual,
+                          ConstTensorView w, double eps, Stream& stream);
 void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTensorView x, ConstTensorView w,
                        ConstTensorView inv_rms, bool accumulate, Stream& stream);
 void rope_apply(TensorView x, ConstTensorView positions, ConstTensorView cos, ConstTensorView sin,

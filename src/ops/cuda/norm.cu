@@ -1,5 +1,7 @@
 // RMSNorm and rotary embedding: one block per row of a norm, one thread per pack of rotated pairs. Bound by
 // memory bandwidth; the second reading of a row comes from the cache.
+#include <type_traits>
+
 #include "columns.cuh"
 #include "kernels.hpp"
 
@@ -11,15 +13,24 @@ namespace {
 
 constexpr int threads = 256;
 
-template <int N, typename T>
-__global__ __launch_bounds__(threads) void rms_norm_forward_kernel(T* y, float* inv_rms, const T* x,
-                                                                   const T* w, std::int64_t width,
-                                                                   float eps) {
+/// With `add`, x += residual first.
+template <bool add, int N, typename T>
+__global__ __launch_bounds__(threads) void rms_norm_forward_kernel(T* y, float* inv_rms,
+                                                                   std::conditional_t<add, T, const T>* x,
+                                                                   const T* residual, const T* w,
+                                                                   std::int64_t width, float eps) {
   const std::int64_t row = blockIdx.x;
-  const T* from = x + row * width;
+  auto* from = x + row * width;
   float squares = 0.0F;
   for (std::int64_t i = std::int64_t{threadIdx.x} * N; i < width; i += threads * N) {
-    const auto values = load_floats<N>(from + i);
+    auto values = load_floats<N>(from + i);
+    if constexpr (add) {
+      const auto more = load_floats<N>(residual + row * width + i);
+#pragma unroll
+      for (int j = 0; j < N; ++j)
+        values.values[j] = to_float(from_float<T>(values.values[j] + more.values[j]));
+      store_floats<N>(from + i, values);
+    }
 #pragma unroll
     for (int j = 0; j < N; ++j) squares += values.values[j] * values.values[j];
   }
@@ -103,8 +114,21 @@ void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, Const
   const std::int64_t width = x.dim(1);
   visit_element("rms_norm_forward", x.dtype(), [&]<typename T>() {
     visit_pack<full_pack<T>>(fits_packs(width, {y, x, w}), [&]<int n>() {
-      launch(rms_norm_forward_kernel<n, T>, grid_size(x.dim(0)), threads, 0, stream, y.data<T>(),
-             inv_rms.data<float>(), x.data<T>(), w.data<T>(), width, static_cast<float>(eps));
+      launch(rms_norm_forward_kernel<false, n, T>, grid_size(x.dim(0)), threads, 0, stream, y.data<T>(),
+             inv_rms.data<float>(), x.data<T>(), static_cast<const T*>(nullptr), w.data<T>(), width,
+             static_cast<float>(eps));
+    });
+  });
+}
+
+void add_rms_norm_forward(TensorView y, TensorView inv_rms, TensorView x, ConstTensorView residual,
+                          ConstTensorView w, double eps, Stream& stream) {
+  const std::int64_t width = x.dim(1);
+  visit_element("add_rms_norm_forward", x.dtype(), [&]<typename T>() {
+    visit_pack<full_pack<T>>(fits_packs(width, {y, x, residual, w}), [&]<int n>() {
+      launch(rms_norm_forward_kernel<true, n, T>, grid_size(x.dim(0)), threads, 0, stream, y.data<T>(),
+             inv_rms.data<float>(), x.data<T>(), residual.data<T>(), w.data<T>(), width,
+             static_cast<float>(eps));
     });
   });
 }
