@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in parts that run alone within 10 minutes and are not repeated once they passed.
 #   gpu_session.sh fetch         on a Debian machine with a network: packages into build/gpu/debs
-#   gpu_session.sh PART...       on the GPU machine: build tests train sanitizer bench train3b skewed3b stage2 qwen36 kernels
+#   gpu_session.sh PART...       on the GPU machine: build tests train sanitizer bench analyze train3b skewed3b stage2 qwen36 kernels
 #                                peer table   (default: all of these)
 # State, logs and results.txt go to build/gpu (or $NMOE_GPU_DIR). A part that failed or was cut short runs again.
 # MPI, parallel HDF5, Boost and the rest are taken from the machine, or unpacked from build/gpu/debs if it lacks them.
@@ -52,7 +52,7 @@ use_unpacked_packages() {
 part_build() {
   use_unpacked_packages || return
   cmake -S . -B "$tree" -DCMAKE_BUILD_TYPE=Release -DNMOE_CUDA=ON -DNMOE_GPU_TESTS=ON -DNMOE_BUILD_BENCH=ON
-  cmake --build "$tree" -j "$(nproc)" --target neuronmoe bench_gpu_ops bench_gpu_train gpu_tests
+  cmake --build "$tree" -j "$(nproc)" --target neuronmoe bench_gpu_ops bench_gpu_train bench_gpu_analyze gpu_tests
 }
 part_tests() {
   use_unpacked_packages || return
@@ -90,7 +90,14 @@ part_kernels() {
   use_unpacked_packages || return
   if ! command -v nsys >/dev/null; then say "kernels: no nsys here, no time by kernel"; return; fi
   nsys profile --force-overwrite true -o "$dir/train3b" "$tree/tools/bench/bench_gpu_train" steps=2
-  nsys stats --report cuda_gpu_kern_sum --format column "$dir/train3b.nsys-rep" | head -n 40 | tee -a "$results"
+  nsys stats --report cuda_gpu_kern_sum --format column "$dir/train3b.nsys-rep" | sed -n 1,40p | tee -a "$results"
+}
+part_analyze() {
+  use_unpacked_packages || return
+  local dtype
+  for dtype in float32 bfloat16; do  # METHOD 1.4 says float32; bfloat16 is the option
+    "$tree/tools/bench/bench_gpu_analyze" configs/models/llama3.2-3b.json "$dtype" 9 500 | tee -a "$results"
+  done
 }
 part_peer() {
   python3 tools/bench/torch_peer.py | tee -a "$results"
@@ -98,7 +105,7 @@ part_peer() {
 part_table() {
   printf '%-10s %-7s %s\n' part state seconds
   local part
-  for part in build tests train sanitizer bench train3b skewed3b stage2 qwen36 kernels peer; do
+  for part in build tests train sanitizer bench analyze train3b skewed3b stage2 qwen36 kernels peer; do
     printf '%-10s %-7s %s\n' "$part" "$(cat "$dir/$part.state" 2>/dev/null || echo 'not run')" \
       "$(cat "$dir/$part.seconds" 2>/dev/null || echo -)"
   done
@@ -129,12 +136,12 @@ if [[ ${1:-} == fetch ]]; then
   fetch
   exit
 fi
-if (($# == 0)); then set -- build tests train sanitizer bench train3b skewed3b stage2 qwen36 kernels peer table; fi
+if (($# == 0)); then set -- build tests train sanitizer bench analyze train3b skewed3b stage2 qwen36 kernels peer table; fi
 for part in "$@"; do
   case $part in
-    build | tests | train | sanitizer | bench | train3b | skewed3b | stage2 | qwen36 | kernels | peer | table)
+    build | tests | train | sanitizer | bench | analyze | train3b | skewed3b | stage2 | qwen36 | kernels | peer | table)
       run_part "$part" ;;
-    *) echo "gpu_session.sh: unknown part '$part' (fetch build tests train sanitizer bench train3b skewed3b stage2 qwen36 kernels peer table)" >&2; exit 78 ;;
+    *) echo "gpu_session.sh: unknown part '$part' (fetch build tests train sanitizer bench analyze train3b skewed3b stage2 qwen36 kernels peer table)" >&2; exit 78 ;;
   esac
 done
 if compgen -G "$dir/*.state" >/dev/null && grep -q failed "$dir"/*.state; then exit 1; fi

@@ -127,9 +127,10 @@ void fill_counts(NeuronStatistics& statistics, const SampleSet& samples, const s
 void score_slab(comm::ExecutionContext& context, std::int64_t memory_bytes, Modules slab,
                 ResponseStore& store, const SampleRoles& roles, NeuronStatistics& statistics,
                 Progress& progress) {
+  SiteResponses slice;
   for (std::size_t m = 0; m < slab.size(); ++m) {
-    const auto slice =
-        exchange_site(context.world, context.stream, store.rows(m), slab[m].width, roles.num_samples(), 0.0F);
+    exchange_site(slice, context.world, context.stream, store.rows(m), slab[m].width, roles.num_samples(),
+                  0.0F);
     store.release(m);
     for (std::size_t s = 0; s < slice.num_tokens.size(); ++s)
       NMOE_CHECK(slice.num_tokens[s] > 0, internal, "{}: sample {} was never observed", slab[m].name, s);
@@ -210,7 +211,8 @@ NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const Analysis
   Progress progress(context.log, "average precision", static_cast<std::uint64_t>(modules.num_neurons()),
                     "neurons");
   for (std::size_t i = 0; i < slabs.size(); ++i) {
-    ResponseStore store(sites_of(slabs[i]), context.stream);
+    ResponseStore store(sites_of(slabs[i]), context.stream,
+                        (samples.size() + context.world.size() - 1) / context.world.size());
     AnalysisObserver observer(&store, i == 0 && documents == nullptr ? &similarity : nullptr,
                               i == 0 ? &activations : nullptr, samples);
     run_sense_pass(context, samples, config.batch_tokens, config.skip_bos, observe, observer);

@@ -40,7 +40,7 @@ std::vector<std::int64_t> gather_count(comm::Communicator& comm, Stream& stream,
 
 // values[unit, samples[i]] = received[i, unit], a cache line of units at a time. Rows of all ranks came in
 // rank order, like `samples`.
-void transpose(SiteResponses& result, const std::vector<float>& received,
+void transpose(SiteResponses& result, const RawVector<float>& received,
                const std::vector<std::int64_t>& samples, std::int64_t num_samples) {
   constexpr std::int64_t block = 16;
   const std::int64_t units = result.num_units;
@@ -57,7 +57,7 @@ void transpose(SiteResponses& result, const std::vector<float>& received,
 
 }  // namespace
 
-ResponseStore::ResponseStore(std::vector<WatchedSite> sites, Stream& stream)
+ResponseStore::ResponseStore(std::vector<WatchedSite> sites, Stream& stream, std::int64_t expected_samples)
     : stream_(stream),
       grouping_(stream, RowGrouping::Empty::left_out),
       read_back_(stream.device() == Device::cpu ? nullptr
@@ -67,6 +67,8 @@ ResponseStore::ResponseStore(std::vector<WatchedSite> sites, Stream& stream)
       pending_(sites_.size()) {
   for (std::size_t i = 0; i < sites_.size(); ++i) index_[key_of(sites_[i].site)] = i;
   NMOE_CHECK(index_.size() == sites_.size(), internal, "a site is watched twice");
+  for (std::size_t i = 0; i < sites_.size(); ++i)
+    rows_[i].values.reserve(static_cast<std::size_t>(expected_samples * sites_[i].width));
 }
 
 bool ResponseStore::wants(const model::ActivationSite& site) const {
@@ -118,6 +120,7 @@ void ResponseStore::observe(const model::ActivationSite& site, ConstTensorView v
 void ResponseStore::fold(Pending& pending, ConstTensorView sums, const std::vector<std::int32_t>& samples,
                          const std::vector<std::int64_t>& num_tokens) {
   const std::int64_t width = sums.dim(1);
+  const std::size_t rows_before = pending.sample_of_row.size();
   std::vector<std::int64_t> rows;
   for (std::size_t i = 0; i < samples.size(); ++i) {
     const auto sample = static_cast<std::size_t>(samples[i]);
@@ -130,13 +133,16 @@ void ResponseStore::fold(Pending& pending, ConstTensorView sums, const std::vect
     pending.num_tokens[static_cast<std::size_t>(row)] += num_tokens[i];
     rows.push_back(row);
   }
-  pending.sums.resize(pending.sample_of_row.size() * static_cast<std::size_t>(width), 0.0);
+  pending.sums.resize(pending.sample_of_row.size() * static_cast<std::size_t>(width));
   const auto add = [&](const auto* from) {
 #pragma omp parallel for schedule(static)
     for (std::size_t i = 0; i < rows.size(); ++i) {
       double* to = pending.sums.data() + rows[i] * width;
-      for (std::int64_t n = 0; n < width; ++n)
-        to[n] += static_cast<double>(from[static_cast<std::int64_t>(i) * width + n]);
+      const bool first = rows[i] >= static_cast<std::int64_t>(rows_before);
+      for (std::int64_t n = 0; n < width; ++n) {
+        const auto sum = static_cast<double>(from[static_cast<std::int64_t>(i) * width + n]);
+        to[n] = first ? sum : to[n] + sum;
+      }
     }
   };
   if (sums.dtype() == DType::float64)
@@ -162,14 +168,14 @@ void ResponseStore::end_round() {
   }
 }
 
-SiteResponses exchange_site(comm::Communicator& comm, Stream& stream, const ResponseStore::Rows& mine,
-                            std::int64_t width, std::int64_t num_samples, float fill) {
+void exchange_site(SiteResponses& result, comm::Communicator& comm, Stream& stream,
+                   const ResponseStore::Rows& mine, std::int64_t width, std::int64_t num_samples,
+                   float fill) {
   const int size = comm.size();
   const auto num_rows = gather_count(comm, stream, mine.samples.size());
   const auto samples = gather_all(comm, stream, mine.samples, num_rows);
   const auto tokens = gather_all(comm, stream, mine.num_tokens, num_rows);
 
-  SiteResponses result;
   result.first_unit = slice_begin(width, comm.rank(), size);
   result.num_units = slice_begin(width, comm.rank() + 1, size) - result.first_unit;
   result.num_tokens.assign(static_cast<std::size_t>(num_samples), 0);
@@ -179,9 +185,13 @@ SiteResponses exchange_site(comm::Communicator& comm, Stream& stream, const Resp
     count = tokens[i];
   }
 
+  result.values.resize(static_cast<std::size_t>(result.num_units * num_samples));
+  if (static_cast<std::int64_t>(samples.size()) < num_samples)
+    std::fill(result.values.begin(), result.values.end(), fill);
+  if (size == 1) return transpose(result, mine.values, samples, num_samples);
   // One block [my rows, units of r] per receiver.
   std::vector<std::int64_t> send_counts, recv_counts;
-  std::vector<float> send;
+  RawVector<float> send;
   send.reserve(mine.values.size());
   for (int r = 0; r < size; ++r) {
     const std::int64_t begin = slice_begin(width, r, size), end = slice_begin(width, r + 1, size);
@@ -192,16 +202,13 @@ SiteResponses exchange_site(comm::Communicator& comm, Stream& stream, const Resp
     send_counts.push_back(static_cast<std::int64_t>(mine.samples.size()) * (end - begin));
     recv_counts.push_back(num_rows[static_cast<std::size_t>(r)] * result.num_units);
   }
-  std::vector<float> recv(samples.size() * static_cast<std::size_t>(result.num_units));
+  RawVector<float> recv(samples.size() * static_cast<std::size_t>(result.num_units));
   comm.all_to_all_v(TensorView(recv.data(), DType::float32, {static_cast<std::int64_t>(recv.size())}),
                     recv_counts,
                     ConstTensorView(send.data(), DType::float32, {static_cast<std::int64_t>(send.size())}),
                     send_counts, stream)
       .wait();
-
-  result.values.assign(static_cast<std::size_t>(result.num_units * num_samples), fill);
   transpose(result, recv, samples, num_samples);
-  return result;
 }
 
 std::vector<NeuronScore> gather_scores(comm::Communicator& comm, Stream& stream,

@@ -105,10 +105,10 @@ ExpertStatistics analyse_experts(comm::ExecutionContext& context, const Analysis
 
   ExpertStatistics statistics;
   describe_samples(statistics, config, samples, analysed, roles);
+  SiteResponses slice;
   for (std::size_t m = 0; m < modules.modules().size(); ++m) {
     const Module& module = modules.modules()[m];
-    const auto slice =
-        exchange_site(context.world, context.stream, store.rows(m), module.width, samples.size(), fill);
+    exchange_site(slice, context.world, context.stream, store.rows(m), module.width, samples.size(), fill);
     store.release(m);
     if (module.projection == model::Projection::down) {  // the first of an expert's three modules
       statistics.experts.push_back(begin_expert(module, roles, slice.num_tokens));

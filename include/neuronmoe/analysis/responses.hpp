@@ -11,6 +11,7 @@
 #include "neuronmoe/analysis/average_precision.hpp"
 #include "neuronmoe/analysis/row_grouping.hpp"
 #include "neuronmoe/analysis/sense.hpp"
+#include "neuronmoe/base/raw_vector.hpp"
 #include "neuronmoe/comm/communicator.hpp"
 #include "neuronmoe/model/observer.hpp"
 #include "neuronmoe/tensor/read_back.hpp"
@@ -31,11 +32,12 @@ class ResponseStore : public RoundObserver {
   /// What this rank has seen of one site: one row per sample with at least one token.
   struct Rows {
     std::vector<std::int64_t> samples, num_tokens;
-    std::vector<float> values;  ///< [samples.size(), width]
+    RawVector<float> values;  ///< [samples.size(), width]
   };
 
-  /// @param stream of the decoder; must outlive this
-  ResponseStore(std::vector<WatchedSite> sites, Stream& stream);
+  /// @param stream of the decoder; must outlive this   @param expected_samples room for so many per site is
+  /// set aside
+  ResponseStore(std::vector<WatchedSite> sites, Stream& stream, std::int64_t expected_samples = 0);
   bool wants(const model::ActivationSite& site) const override;
   bool takes_device_values() const override { return true; }
   void observe(const model::ActivationSite& site, ConstTensorView values,
@@ -52,7 +54,7 @@ class ResponseStore : public RoundObserver {
   struct Pending {                                        // sums of the current round
     std::vector<std::int64_t> row_of_sample, num_tokens;  // −1 = not seen; per row
     std::vector<std::int64_t> sample_of_row;
-    std::vector<double> sums;  // exact widening of the kernel's sums
+    RawVector<double> sums;  // exact widening of the kernel's sums
   };
   void fold(Pending& pending, ConstTensorView sums, const std::vector<std::int32_t>& samples,
             const std::vector<std::int64_t>& num_tokens);
@@ -70,15 +72,16 @@ class ResponseStore : public RoundObserver {
 /// Some units of one site over all samples.
 struct SiteResponses {
   std::int64_t first_unit = 0, num_units = 0;
-  std::vector<float> values;  ///< [num_units, S]
+  RawVector<float> values;  ///< [num_units, S]
   std::vector<std::int64_t>
       num_tokens;  ///< [S], the same on every rank; 0 = no token of the sample came here
 };
 
 /// Gives rank r the units [width·r/R, width·(r+1)/R) over all samples; samples without tokens get `fill`.
+/// Memory of an earlier `result` is used again.
 /// @throws Error(internal) if two ranks claim the same sample.   Collective.
-SiteResponses exchange_site(comm::Communicator& comm, Stream& stream, const ResponseStore::Rows& mine,
-                            std::int64_t width, std::int64_t num_samples, float fill);
+void exchange_site(SiteResponses& result, comm::Communicator& comm, Stream& stream,
+                   const ResponseStore::Rows& mine, std::int64_t width, std::int64_t num_samples, float fill);
 
 /// Scores of all units of a site on rank 0, [width, languages]; empty elsewhere.   Collective.
 /// @param place where this rank scores its units   @param what named in the message of a NaN
