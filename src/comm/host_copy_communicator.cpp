@@ -94,7 +94,7 @@ class HostCopyCommunicator final : public Communicator {
 
   Work all_reduce(TensorView inout, ReduceOp op, Stream& stream) override {
     if (stays_here(inout)) {
-      count_here(Operation::all_reduce, detail::check_buffer(inout, Device::cuda));
+      count_here(stream, Operation::all_reduce, detail::check_buffer(inout, Device::cuda));
       return {};
     }
     const Staged data(inout, *staging_);
@@ -104,7 +104,8 @@ class HostCopyCommunicator final : public Communicator {
   Work all_gather_v(TensorView recv, std::span<const std::int64_t> counts, ConstTensorView send,
                     Stream& stream) override {
     if (stays_here(recv)) {
-      count_here(Operation::all_gather_v, detail::check_all_gather_v(0, 1, recv, counts, send, Device::cuda));
+      count_here(stream, Operation::all_gather_v,
+                 detail::check_all_gather_v(0, 1, recv, counts, send, Device::cuda));
       copy(recv, send, stream);
       return {};
     }
@@ -115,7 +116,7 @@ class HostCopyCommunicator final : public Communicator {
   Work all_to_all_v(TensorView recv, std::span<const std::int64_t> recv_counts, ConstTensorView send,
                     std::span<const std::int64_t> send_counts, Stream& stream) override {
     if (stays_here(recv)) {
-      count_here(Operation::all_to_all_v,
+      count_here(stream, Operation::all_to_all_v,
                  detail::check_all_to_all_v(1, recv, recv_counts, send, send_counts, Device::cuda));
       copy(recv, send, stream);
       return {};
@@ -128,7 +129,7 @@ class HostCopyCommunicator final : public Communicator {
   Work broadcast(TensorView buffer, int root, Stream& stream) override {
     if (stays_here(buffer)) {
       const std::string error = detail::check_buffer(buffer, Device::cuda);
-      count_here(Operation::broadcast, error.empty() ? detail::check_root(root, 1) : error);
+      count_here(stream, Operation::broadcast, error.empty() ? detail::check_root(root, 1) : error);
       return {};
     }
     const Staged data(buffer, *staging_);
@@ -167,7 +168,9 @@ class HostCopyCommunicator final : public Communicator {
 
   /// One rank needs no host to talk to itself.
   bool stays_here(ConstTensorView view) const { return size() == 1 && view && view.device() == Device::cuda; }
-  void count_here(Operation operation, const std::string& error) {
+  void count_here(const Stream& stream, Operation operation, const std::string& error) {
+    NMOE_CHECK(stream.device() == Device::cuda, internal, "{}: a tensor on a GPU and a stream of the CPU",
+               name_of(operation));
     NMOE_CHECK(error.empty(), internal, "{}: {}", name_of(operation), error);
     ++counters_[operation].calls;
   }

@@ -4,6 +4,7 @@
 #include <functional>
 #include <vector>
 
+#include "neuronmoe/tensor/device.hpp"
 #include "neuronmoe/train/parallel_groups.hpp"
 #include "neuronmoe/train/sharded_optimizer.hpp"
 #include "support/tiny_model.hpp"
@@ -27,6 +28,7 @@ struct EngineOptions {
   train::ReduceOptions reduce = {.bucket_bytes = 1 << 20};
   std::function<void(model::Decoder&)> prepare = {};  ///< changes the initial weights
   model::LossScales scales;
+  Device device = Device::cpu;
 };
 
 /// Micro-batch m of step s has its own uneven lengths: the same on every layout.
@@ -38,7 +40,8 @@ inline model::BatchBuilder engine_batch(int step, std::int64_t m, std::int64_t v
 inline EngineResult run_engine(comm::Communicator& world, const EngineOptions& options) {
   const train::ParallelGroups groups(world, options.expert_parallel_size);
   const model::ModelConfig config = tiny_config(options.num_experts);
-  Stream stream;
+  OwnedStream owned(options.device);
+  Stream& stream = owned.stream();
   model::Decoder decoder(config, DType::float32, options.trainable,
                          groups.experts(config.num_experts, config.top_k, options.home), stream);
   decoder.initialise_dense(4);
@@ -69,7 +72,10 @@ inline EngineResult run_engine(comm::Communicator& world, const EngineOptions& o
   optimizer.finish_gather();
   for (const model::Parameter& p : decoder.parameters()) {
     std::vector<float> values;
-    if (p.held()) values.assign(p.value.data<float>(), p.value.data<float>() + p.shape.num_elements());
+    if (p.held()) {
+      const Tensor host = copied_to(Device::cpu, p.value.view(), stream);
+      values.assign(host.data<float>(), host.data<float>() + p.shape.num_elements());
+    }
     result.parameters.push_back(std::move(values));
   }
   return result;

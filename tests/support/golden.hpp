@@ -11,6 +11,7 @@
 #include "neuronmoe/io/json_file.hpp"
 #include "neuronmoe/io/safetensors.hpp"
 #include "neuronmoe/model/decoder.hpp"
+#include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::test {
 
@@ -64,8 +65,7 @@ inline void load_weights(model::Decoder& decoder, const std::string& file) {
     reader.read(p.name, whole.view());
     const ConstTensorView first = p.is_router ? whole.view().rows(0, p.shape[0]) : whole.view();
     BOOST_REQUIRE_EQUAL(first.num_elements(), p.shape.num_elements());
-    std::copy_n(static_cast<const char*>(first.raw()), p.value.view().num_bytes(),
-                static_cast<char*>(p.value.view().raw()));
+    copy(p.value.view(), first, decoder.stream());
   }
 }
 

@@ -83,13 +83,15 @@ class Block {
   }
 
   static void enter() {
-    Block& block = current();
-    try {
-      (*block.body_)();
-    } catch (...) {
-      block.error_ = std::current_exception();
+    while (true) {  // once per block that runs this fiber
+      Block& block = current();
+      try {
+        (*block.body_)();
+      } catch (...) {
+        block.error_ = std::current_exception();
+      }
+      block.wait(State::done);
     }
-    block.wait(State::done);
   }
 
   void start(unsigned threads) {
@@ -98,8 +100,10 @@ class Block {
     while (fibers_.size() < threads) fibers_.push_back(std::make_unique<Fiber>());
     for (unsigned i = 0; i < threads; ++i) {
       Fiber& fiber = *fibers_[i];
+      const bool reusable = fiber.started && fiber.state == State::done;
       fiber.state = State::ready;
       fiber.exchanges = 0;
+      if (reusable) continue;  // it waits at the end of its loop; a new context costs system calls
       fiber.started = false;
       getcontext(&fiber.context);
       fiber.context.uc_stack.ss_sp = fiber.stack.get();
