@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "arguments.hpp"
 #include "neuronmoe/comm/device_communicator.hpp"
 #include "neuronmoe/tensor/device.hpp"
 
@@ -93,45 +92,28 @@ class HostCopyCommunicator final : public Communicator {
   int size() const override { return host_->size(); }
 
   Work all_reduce(TensorView inout, ReduceOp op, Stream& stream) override {
-    if (stays_here(inout)) {
-      count_here(stream, Operation::all_reduce, detail::check_buffer(inout, Device::cuda));
-      return {};
-    }
+    if (stays_here(inout, stream)) return alone_->all_reduce(inout, op, stream);
     const Staged data(inout, *staging_);
     data.fetch(stream);
     return after(host_->all_reduce(data.host(), op, stream), stream, data);
   }
   Work all_gather_v(TensorView recv, std::span<const std::int64_t> counts, ConstTensorView send,
                     Stream& stream) override {
-    if (stays_here(recv)) {
-      count_here(stream, Operation::all_gather_v,
-                 detail::check_all_gather_v(0, 1, recv, counts, send, Device::cuda));
-      copy(recv, send, stream);
-      return {};
-    }
+    if (stays_here(recv, stream)) return alone_->all_gather_v(recv, counts, send, stream);
     const Staged to(recv, *staging_), from(as_mutable(send), *staging_);
     from.fetch(stream);
     return after(host_->all_gather_v(to.host(), counts, from.host(), stream), stream, to, from);
   }
   Work all_to_all_v(TensorView recv, std::span<const std::int64_t> recv_counts, ConstTensorView send,
                     std::span<const std::int64_t> send_counts, Stream& stream) override {
-    if (stays_here(recv)) {
-      count_here(stream, Operation::all_to_all_v,
-                 detail::check_all_to_all_v(1, recv, recv_counts, send, send_counts, Device::cuda));
-      copy(recv, send, stream);
-      return {};
-    }
+    if (stays_here(recv, stream)) return alone_->all_to_all_v(recv, recv_counts, send, send_counts, stream);
     const Staged to(recv, *staging_), from(as_mutable(send), *staging_);
     from.fetch(stream);
     return after(host_->all_to_all_v(to.host(), recv_counts, from.host(), send_counts, stream), stream, to,
                  from);
   }
   Work broadcast(TensorView buffer, int root, Stream& stream) override {
-    if (stays_here(buffer)) {
-      const std::string error = detail::check_buffer(buffer, Device::cuda);
-      count_here(stream, Operation::broadcast, error.empty() ? detail::check_root(root, 1) : error);
-      return {};
-    }
+    if (stays_here(buffer, stream)) return alone_->broadcast(buffer, root, stream);
     const Staged data(buffer, *staging_);
     if (rank() == root) data.fetch(stream);
     Work work = host_->broadcast(data.host(), root, stream);
@@ -151,7 +133,7 @@ class HostCopyCommunicator final : public Communicator {
   const CollectiveCounters& counters() const override {
     all_counters_ = host_->counters();
     for (std::size_t i = 0; i < num_operations; ++i)
-      all_counters_.entries[i].calls += counters_.entries[i].calls;
+      all_counters_.entries[i].calls += alone_->counters().entries[i].calls;
     return all_counters_;
   }
 
@@ -166,16 +148,14 @@ class HostCopyCommunicator final : public Communicator {
         });
   }
 
-  /// One rank needs no host to talk to itself.
-  bool stays_here(ConstTensorView view) const { return size() == 1 && view && view.device() == Device::cuda; }
-  void count_here(const Stream& stream, Operation operation, const std::string& error) {
-    NMOE_CHECK(stream.device() == Device::cuda, internal, "{}: a tensor on a GPU and a stream of the CPU",
-               name_of(operation));
-    NMOE_CHECK(error.empty(), internal, "{}: {}", name_of(operation), error);
-    ++counters_[operation].calls;
+  /// One rank needs no host to talk to itself: alone_ does, in the order of the stream.
+  bool stays_here(ConstTensorView view, const Stream& stream) const {
+    if (size() != 1 || !view || view.device() != Device::cuda) return false;
+    NMOE_CHECK(stream.device() == Device::cuda, internal, "a tensor on a GPU and a stream of the CPU");
+    return true;
   }
 
-  std::unique_ptr<Communicator> host_;
+  std::unique_ptr<Communicator> host_, alone_ = make_local_communicator();
   std::shared_ptr<Staging> staging_;
   mutable CollectiveCounters all_counters_;
 };

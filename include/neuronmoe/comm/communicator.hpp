@@ -123,7 +123,7 @@ class Communicator {
                             std::span<const std::int64_t> send_counts, Stream& stream) = 0;
   /// The same rows, counted the same, but not copied where the receiver can read them at their sender: on one
   /// node, from send buffers made by allocate_send. `recv` takes what comes as a message; it and `send` must
-  /// stay as they are until `release` and `reclaim`. At most four unreleased exchanges between two ranks.
+  /// stay as they are until `release` and `reclaim`. How long one is held keeps no other exchange waiting.
   virtual InPlaceExchange all_to_all_in_place(TensorView recv, std::span<const std::int64_t> recv_counts,
                                               ConstTensorView send, std::span<const std::int64_t> send_counts,
                                               Stream& stream);
