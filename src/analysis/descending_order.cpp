@@ -17,8 +17,7 @@ namespace {
 constexpr unsigned max_index_bits = 16, max_scale_bits = 20, digit_bits = 10;
 
 // Counts to first positions.
-template <std::size_t N>
-void accumulate(std::array<std::uint32_t, N>& counts) {
+void accumulate(std::span<std::uint32_t> counts) {
   std::uint32_t before = 0;
   for (auto& count : counts) before += std::exchange(count, before);
 }
@@ -39,8 +38,8 @@ std::uint32_t descending_key(float value) {
   return ~ascending;
 }
 
-// items[i] = (min(max((top − x)·scale, 0), limit) truncated) << shift | i. Apart from everything else, and with
-// 32-bit counts, so that it becomes vector code.
+// items[i] = (min(max((top − x)·scale, 0), limit) truncated) << shift | i. Apart from everything else, and
+// with 32-bit counts, so that it becomes vector code.
 void scale_items(std::uint32_t* items, const float* responses, std::uint32_t n, float top, float scale,
                  float limit, unsigned shift) {
   for (std::uint32_t i = 0; i < n; ++i) {
@@ -58,7 +57,7 @@ DescendingOrder::DescendingOrder(std::size_t num_samples)
       items_(num_samples),
       buffer_(num_samples),
       order_(num_samples),
-      sorted_(num_samples) {}
+      ties_(num_samples) {}
 
 // In integers, where minimum and maximum do not depend on NaN rules and the loop becomes vector code.
 DescendingOrder::Range DescendingOrder::range_of(std::span<const float> responses) {
@@ -81,27 +80,37 @@ DescendingOrder::Range DescendingOrder::range_of(std::span<const float> response
 void DescendingOrder::sort(std::span<const float> responses) {
   NMOE_CHECK(responses.size() == order_.size(), internal, "{} responses, made for {} samples",
              responses.size(), order_.size());
-  has_ties_ = false;
+  num_ties_ = 0;
+  responses_ = responses;
   if (responses.empty()) return;
   const Range range = range_of(responses);
   if (range.min == range.max) {
     std::iota(order_.begin(), order_.end(), 0U);
-    std::copy(responses.begin(), responses.end(), sorted_.begin());
-    has_ties_ = responses.size() > 1;
+    num_ties_ = responses.size() - 1;
+    std::iota(ties_.begin(), ties_.end(), 1U);
     return;
   }
-  if (!sort_by_scale(responses, range)) sort_by_key(responses);
+  if (!sort_by_scale(range)) sort_by_key();
 }
 
 // Where nearly all responses lie, guessed from a few, so that outliers do not crowd the others together.
 DescendingOrder::Range DescendingOrder::bulk_of(std::span<const float> responses, Range range) {
   constexpr std::size_t num_probes = 32, extremes = 3;
   if (responses.size() < 4 * num_probes) return range;
-  std::array<float, num_probes> probes{};
-  for (std::size_t k = 0; k < num_probes; ++k)
-    probes[k] = responses[(2 * k + 1) * responses.size() / (2 * num_probes)];
-  std::sort(probes.begin(), probes.end());
-  const float low = probes[extremes], high = probes[num_probes - 1 - extremes];
+  std::array<float, extremes + 1> lowest{}, highest{};  // in order, by insertion without branches
+  lowest.fill(range.max);
+  highest.fill(range.min);
+  for (std::size_t k = 0; k < num_probes; ++k) {
+    float up = responses[(2 * k + 1) * responses.size() / (2 * num_probes)], down = up;
+    for (std::size_t e = 0; e <= extremes; ++e) {
+      const float low = lowest[e], high = highest[e];
+      lowest[e] = std::min(low, up);
+      up = std::max(low, up);
+      highest[e] = std::max(high, down);
+      down = std::min(high, down);
+    }
+  }
+  const float low = lowest[extremes], high = highest[extremes];
   if (low == high) return range;
   const float margin = 4.0F * (high - low);
   return {std::max(range.min, low - margin), std::min(range.max, high + margin)};
@@ -109,16 +118,16 @@ DescendingOrder::Range DescendingOrder::bulk_of(std::span<const float> responses
 
 // min((max − x)·scale, limit) truncated is monotone in x, because rounding is; so it may decide the order of
 // whatever it tells apart.
-bool DescendingOrder::sort_by_scale(std::span<const float> responses, Range range) {
+bool DescendingOrder::sort_by_scale(Range range) {
   if (index_bits_ > max_index_bits) return false;
   if (!std::isfinite(range.max - range.min)) return false;
-  range = bulk_of(responses, range);
+  range = bulk_of(responses_, range);
   const unsigned scale_bits = std::min(max_scale_bits, 32 - index_bits_);
   const auto limit = static_cast<float>((1U << scale_bits) - 1U);
   const float scale = limit / (range.max - range.min);
   if (!std::isfinite(scale)) return false;
-  const auto n = static_cast<std::uint32_t>(responses.size());
-  scale_items(items_.data(), responses.data(), n, range.max, scale, limit, index_bits_);
+  const auto n = static_cast<std::uint32_t>(responses_.size());
+  scale_items(items_.data(), responses_.data(), n, range.max, scale, limit, index_bits_);
   constexpr std::uint32_t mask = (1U << digit_bits) - 1U;
   const unsigned low = index_bits_, high = index_bits_ + digit_bits;
   std::array<std::uint32_t, mask + 1> low_counts{}, high_counts{};
@@ -127,50 +136,52 @@ bool DescendingOrder::sort_by_scale(std::span<const float> responses, Range rang
     ++high_counts[item >> high];
   }
   accumulate(low_counts);
-  accumulate(high_counts);
+  accumulate(std::span(high_counts).first((std::size_t{1} << scale_bits) >> digit_bits));
   for (const std::uint32_t item : items_) buffer_[low_counts[(item >> low) & mask]++] = item;
-  for (const std::uint32_t item : buffer_) items_[high_counts[item >> high]++] = item;
-  return settle(responses, items_.data());
+  const std::uint32_t sample = (std::uint32_t{1} << index_bits_) - 1U;
+  for (const std::uint32_t item : buffer_) order_[high_counts[item >> high]++] = item & sample;
+  return settle();
 }
 
-// Looks up the responses in the order of the items and inserts those that stand behind a smaller one; gives
-// up after as many moves as there are samples.
-bool DescendingOrder::settle(std::span<const float> responses, const std::uint32_t* items) {
-  const std::size_t n = responses.size();
-  const std::uint32_t mask = (std::uint32_t{1} << index_bits_) - 1U;
-  std::size_t moves = 0;
-  bool ties = false;
+// Moves samples that stand behind a smaller response up to their place; gives up after as many moves as there
+// are samples. Writes nothing where the order is right already, which is nearly everywhere: stores are what
+// this class spends its time on.
+bool DescendingOrder::settle() {
+  const std::size_t n = order_.size();
+  std::uint32_t* const ties = ties_.data();
+  std::size_t moves = 0, num_ties = 0;
   float before = std::numeric_limits<float>::infinity();
   for (std::size_t p = 0; p < n; ++p) {
-    const std::uint32_t sample = items[p] & mask;
-    const float value = responses[sample];
-    std::size_t at = p;
-    if (value > before) {
-      for (; at > 0 && sorted_[at - 1] < value; --at) {
-        sorted_[at] = sorted_[at - 1];
-        order_[at] = order_[at - 1];
-      }
-      if ((moves += p - at) > n) return false;
-      ties = ties || (at > 0 && sorted_[at - 1] == value);
-    } else {
-      ties |= value == before;
-      before = value;
+    const std::uint32_t sample = order_[p];
+    const float response = responses_[sample];
+    if (response <= before) {
+      ties[num_ties] = static_cast<std::uint32_t>(p);  // no branch: ties come unforeseen
+      num_ties += response < before ? 0U : 1U;
+      before = response;
+      continue;
     }
-    sorted_[at] = value;
+    std::size_t at = p;
+    for (; at > 0 && value(at - 1) < response; --at) order_[at] = order_[at - 1];
     order_[at] = sample;
+    if ((moves += p - at) > n) return false;
+    const std::size_t more = at > 0 && value(at - 1) == response ? 1 : 0;
+    std::size_t k = num_ties;  // ties below stand one rank lower now
+    for (; k > 0 && ties[k - 1] > at; --k) ties[k - 1 + more] = ties[k - 1] + 1;
+    if (more != 0) ties[k] = static_cast<std::uint32_t>(at);
+    num_ties += more;
   }
-  has_ties_ = ties;
+  num_ties_ = num_ties;
   return true;
 }
 
 // Least significant digit radix sort, three passes of 11 bits over (key << 32 | sample).
-void DescendingOrder::sort_by_key(std::span<const float> responses) {
-  const std::size_t n = responses.size();
+void DescendingOrder::sort_by_key() {
+  const std::size_t n = responses_.size();
   keys_.resize(n);
   key_buffer_.resize(n);
   std::array<std::array<std::uint32_t, 2048>, 3> counts{};
   for (std::size_t i = 0; i < n; ++i) {
-    const std::uint32_t key = descending_key(responses[i]);
+    const std::uint32_t key = descending_key(responses_[i]);
     keys_[i] = (std::uint64_t{key} << 32) | i;
     for (unsigned d = 0; d < 3; ++d) ++counts[d][(key >> (11 * d)) & 2047U];
   }
@@ -179,24 +190,21 @@ void DescendingOrder::sort_by_key(std::span<const float> responses) {
     for (const std::uint64_t key : keys_) key_buffer_[counts[d][(key >> (32 + 11 * d)) & 2047U]++] = key;
     keys_.swap(key_buffer_);
   }
-  has_ties_ = false;
   for (std::size_t p = 0; p < n; ++p) {
     order_[p] = static_cast<std::uint32_t>(keys_[p]);
-    sorted_[p] = responses[order_[p]];
-    has_ties_ = has_ties_ || (p > 0 && sorted_[p] == sorted_[p - 1]);
+    if (p > 0 && value(p) == value(p - 1)) ties_[num_ties_++] = static_cast<std::uint32_t>(p);
   }
 }
 
 void DescendingOrder::group_ends(std::vector<std::uint32_t>& ends) const {
-  const std::size_t n = sorted_.size();
-  ends.resize(n);
-  if (n == 0) return;
-  auto end = static_cast<std::uint32_t>(n);
-  ends[n - 1] = end;
-  for (std::size_t p = n - 1; p-- > 0;) {
-    const std::uint32_t keep = sorted_[p] == sorted_[p + 1] ? ~0U : 0U;  // a mask: ties come unforeseen
-    end = (end & keep) | (static_cast<std::uint32_t>(p + 1) & ~keep);
-    ends[p] = end;
+  ends.resize(order_.size());
+  std::iota(ends.begin(), ends.end(), 1U);
+  std::uint32_t end = 0, next = 0;
+  for (std::size_t k = num_ties_; k-- > 0;) {
+    const std::uint32_t rank = ties_[k];
+    end = rank + 1 == next ? end : rank + 1;
+    ends[rank - 1] = end;
+    next = rank;
   }
 }
 

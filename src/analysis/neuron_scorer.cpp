@@ -42,9 +42,18 @@ double sum_of_quotients(std::span<const std::uint32_t> over, std::span<const std
   return total(sums);
 }
 
+double sum_of(std::span<const float> values) {
+  std::array<double, lanes> sums{};
+  std::size_t i = 0;
+  for (; i + lanes <= values.size(); i += lanes)
+    for (std::size_t j = 0; j < lanes; ++j) sums[j] += static_cast<double>(values[i + j]);
+  for (std::size_t j = 0; i < values.size(); ++i, ++j) sums[j] += static_cast<double>(values[i]);
+  return total(sums);
+}
+
 // −0 shows as +0.
-double value_at(std::span<const float> values, std::size_t rank) {
-  return static_cast<double>(values[rank]) + 0.0;
+double value_at(const DescendingOrder& order, std::size_t rank) {
+  return static_cast<double>(order.value(rank)) + 0.0;
 }
 
 }  // namespace
@@ -74,6 +83,8 @@ NeuronScorer::NeuronScorer(const SampleRoles& roles, Statistics wanted)
   std::vector<std::uint32_t> next(class_begin_.begin(), class_begin_.end());
   for (std::size_t s = 0; s < samples; ++s)
     by_class_[next[roles.class_of_sample[s]]++] = static_cast<std::uint32_t>(s);
+  contiguous_ = std::is_sorted(by_class_.begin(), by_class_.end());
+  gathered_.resize(contiguous_ ? 0 : samples);
   class_sum_.resize(classes);
   for (std::size_t g = 0; g < languages; ++g) {
     num_positive_.push_back(roles.count(static_cast<int>(g), Role::positive));
@@ -109,12 +120,20 @@ void NeuronScorer::score(std::span<const float> responses, std::span<NeuronScore
   summarise_shared(scores);
 }
 
-// The ranks of every language's positives in one walk.
+// The ranks of every language's positives in one walk, from both ends at once: two chains of counters that do
+// not wait for each other.
 void NeuronScorer::collect_shared() {
-  cursor_ = slot_begin_;
   const auto samples = order_.samples();
-  for (std::size_t p = 0; p < samples.size(); ++p)
-    ranks_[cursor_[slot_of_sample_[samples[p]]]++] = static_cast<std::uint32_t>(p);
+  cursor_.assign(slot_begin_.begin(), slot_begin_.end() - 1);
+  end_cursor_.assign(slot_begin_.begin() + 1, slot_begin_.end());
+  std::size_t front = 0, back = samples.size();
+  while (front + 1 < back) {
+    ranks_[cursor_[slot_of_sample_[samples[front]]]++] = static_cast<std::uint32_t>(front);
+    ++front;
+    --back;
+    ranks_[--end_cursor_[slot_of_sample_[samples[back]]]] = static_cast<std::uint32_t>(back);
+  }
+  if (front < back) ranks_[cursor_[slot_of_sample_[samples[front]]]] = static_cast<std::uint32_t>(front);
 }
 
 // The ranks of one language's positives and negatives, and for each rank how many samples up to it take part.
@@ -138,49 +157,43 @@ double NeuronScorer::average_precision_of(const Hits& hits) {
   if (n == 0) return 0.0;
   const std::span<const std::uint32_t> ranks(ranks_.data() + hits.begin, n);
   if (shared_ && !order_.has_ties()) return sum_of_precisions(ranks) / static_cast<double>(n);
-  for (std::size_t i = 0; i < n; ++i) {
-    const std::uint32_t end = group_ends_[ranks[i]];
-    denominators_[i] = shared_ ? end : ranked_[end - 1];
-    numerators_[i] = static_cast<std::uint32_t>(i + 1);
+  std::uint32_t below = 0, numerator = 0;
+  for (std::size_t i = n; i-- > 0;) {
+    const std::uint32_t end = group_ends_[ranks[i]], denominator = shared_ ? end : ranked_[end - 1];
+    numerator = denominator == below ? numerator : static_cast<std::uint32_t>(i + 1);
+    numerators_[i] = numerator;
+    denominators_[i] = below = denominator;
   }
-  for (std::size_t i = n - 1; i-- > 0;)
-    if (denominators_[i] == denominators_[i + 1]) numerators_[i] = numerators_[i + 1];
   return sum_of_quotients({numerators_.data(), n}, {denominators_.data(), n}) / static_cast<double>(n);
 }
 
 void NeuronScorer::sum_classes(std::span<const float> responses) {
-  for (std::size_t c = 0; c < class_sum_.size(); ++c) {
-    std::array<double, lanes> sums{};
-    std::size_t i = class_begin_[c];
-    const std::size_t end = class_begin_[c + 1];
-    for (; i + lanes <= end; i += lanes)
-      for (std::size_t j = 0; j < lanes; ++j) sums[j] += static_cast<double>(responses[by_class_[i + j]]);
-    for (std::size_t j = 0; i < end; ++i, ++j) sums[j] += static_cast<double>(responses[by_class_[i]]);
-    class_sum_[c] = total(sums);
-  }
+  if (!contiguous_)
+    for (std::size_t i = 0; i < responses.size(); ++i) gathered_[i] = responses[by_class_[i]];
+  const std::span<const float> by_class = contiguous_ ? responses : std::span<const float>(gathered_);
+  for (std::size_t c = 0; c < class_sum_.size(); ++c)
+    class_sum_[c] = sum_of(by_class.subspan(class_begin_[c], class_begin_[c + 1] - class_begin_[c]));
 }
 
 // Percentiles come from the ranking: the k-th negative stands k + i ranks down, where i counts the positives
 // above it, found by bisection in their ranks.
 void NeuronScorer::summarise_shared(std::span<NeuronScore> scores) const {
-  const auto values = order_.values();
   for (std::size_t g = 0; g < scores.size(); ++g) {
     const std::int64_t num_on = num_positive_[g], num_off = num_negative_[g];
     const std::span<const std::uint32_t> on(ranks_.data() + slot_begin_[g], static_cast<std::size_t>(num_on));
     const auto on_value = [&](std::int64_t k) {
-      return value_at(values, on[static_cast<std::size_t>(num_on - 1 - k)]);
+      return value_at(order_, on[static_cast<std::size_t>(num_on - 1 - k)]);
     };
     const auto off_value = [&](std::int64_t k) {
       const std::int64_t wanted = num_off - 1 - k;  // from the top
       std::size_t low = 0, high = on.size();
-      while (low < high) {  // first positive that lies below the wanted negative
+      while (low < high) {  // first positive that lies below the wanted negative; no branch on the data
         const std::size_t mid = (low + high) / 2;
-        if (static_cast<std::int64_t>(on[mid]) - static_cast<std::int64_t>(mid) <= wanted)
-          low = mid + 1;
-        else
-          high = mid;
+        const bool above = static_cast<std::int64_t>(on[mid]) - static_cast<std::int64_t>(mid) <= wanted;
+        low = above ? mid + 1 : low;
+        high = above ? high : mid;
       }
-      return value_at(values, static_cast<std::size_t>(wanted) + low);
+      return value_at(order_, static_cast<std::size_t>(wanted) + low);
     };
     scores[g].on_p50 = static_cast<float>(percentile_of(num_on, 0.5, on_value));
     scores[g].on_p90 = static_cast<float>(percentile_of(num_on, 0.9, on_value));
@@ -195,13 +208,12 @@ void NeuronScorer::summarise_shared(std::span<NeuronScore> scores) const {
 
 void NeuronScorer::summarise_own(std::size_t language, std::span<const float> responses,
                                  NeuronScore& score) const {
-  const auto values = order_.values();
   const std::int64_t num_on = num_positive_[language], num_off = num_negative_[language];
   const auto on_value = [&](std::int64_t k) {
-    return value_at(values, ranks_[static_cast<std::size_t>(num_on - 1 - k)]);
+    return value_at(order_, ranks_[static_cast<std::size_t>(num_on - 1 - k)]);
   };
   const auto off_value = [&](std::int64_t k) {
-    return value_at(values, negative_ranks_[static_cast<std::size_t>(num_off - 1 - k)]);
+    return value_at(order_, negative_ranks_[static_cast<std::size_t>(num_off - 1 - k)]);
   };
   score.on_p50 = static_cast<float>(percentile_of(num_on, 0.5, on_value));
   score.on_p90 = static_cast<float>(percentile_of(num_on, 0.9, on_value));

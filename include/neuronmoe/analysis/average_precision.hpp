@@ -82,9 +82,11 @@ class NeuronScorer {
   Statistics wanted_;
   bool shared_;  // roles are disjoint
   DescendingOrder order_;
-  std::vector<std::uint32_t> slot_begin_, cursor_;  // [languages + 1]; the last slot is nobody's positives
-  std::vector<std::uint16_t> slot_of_sample_;       // [S]
+  std::vector<std::uint32_t> slot_begin_, cursor_, end_cursor_;  // per language, and the positives of nobody
+  std::vector<std::uint16_t> slot_of_sample_;                    // [S]
   std::vector<std::uint32_t> by_class_, class_begin_;
+  bool contiguous_ = false;      // by_class_[i] == i
+  std::vector<float> gathered_;  // [S] otherwise: responses class by class
   std::vector<double> class_sum_;
   std::vector<std::uint8_t> role_of_sample_;  // [languages, S] if not shared
   std::vector<std::uint32_t> ranks_, negative_ranks_, ranked_, group_ends_;

@@ -17,15 +17,16 @@ namespace nmoe::analysis {
 class DescendingOrder {
  public:
   explicit DescendingOrder(std::size_t num_samples);
-  /// @param responses [S]   @throws Error(bad_data) for NaN, naming the sample
+  /// @param responses [S], kept by reference until the next call: value() and group_ends() read it
+  /// @throws Error(bad_data) for NaN, naming the sample
   void sort(std::span<const float> responses);
 
   /// Sample at each rank. [S]
   std::span<const std::uint32_t> samples() const { return order_; }
-  /// Responses in rank order, −0 as it came. [S]
-  std::span<const float> values() const { return sorted_; }
+  /// Response of the sample at that rank, −0 as it came.
+  float value(std::size_t rank) const { return responses_[order_[rank]]; }
   /// Whether any two responses are equal.
-  bool has_ties() const { return has_ties_; }
+  bool has_ties() const { return num_ties_ > 0; }
   /// One past the last rank of the group of equal responses that holds each rank. [S]
   void group_ends(std::vector<std::uint32_t>& ends) const;
 
@@ -35,14 +36,16 @@ class DescendingOrder {
   };
   static Range range_of(std::span<const float> responses);
   static Range bulk_of(std::span<const float> responses, Range range);
-  bool sort_by_scale(std::span<const float> responses, Range range);
-  bool settle(std::span<const float> responses, const std::uint32_t* items);
-  void sort_by_key(std::span<const float> responses);
+  bool sort_by_scale(Range range);
+  bool settle();
+  void sort_by_key();
 
   unsigned index_bits_ = 0;
-  bool has_ties_ = false;
   std::vector<std::uint32_t> items_, buffer_, order_;
-  std::vector<float> sorted_;
+  std::vector<std::uint32_t>
+      ties_;  // [S] the first num_ties_: ranks whose response equals that of the rank above
+  std::size_t num_ties_ = 0;
+  std::span<const float> responses_;
   std::vector<std::uint64_t> keys_, key_buffer_;
 };
 
