@@ -233,11 +233,14 @@ def stages(work):
     check(all(m["loss_lbl"] >= 1.9 and m["loss_lpr"] == 0 for m in base), "stage 1: balancing loss only")
     for ranks, size in [(1, 1), (2, 2), (3, 1), (4, 2)]:
         name = f"s1-{ranks}-{size}"
-        run(ranks, *stage1, "--output", work / name, "--train.expert_parallel_size", size)
+        telemetry = ["--expert_ap.every", 20] if (ranks, size) == (2, 2) else []
+        run(ranks, *stage1, "--output", work / name, "--train.expert_parallel_size", size, *telemetry)
         other = metrics(work / name / "metrics.jsonl")
         check(close([m["loss_lm"] for m in other[:10]], [m["loss_lm"] for m in base[:10]], 1e-4)
               and close([m["grad_norm"] for m in other[:10]], [m["grad_norm"] for m in base[:10]], 1e-3),
               f"stage 1 on {ranks} ranks, expert-parallel size {size}: losses and norms as on 2 ranks")
+    check(sha(work / "s1-2-2/step_0000000040/model.h5") == sha(work / "s1/step_0000000040/model.h5"),
+          "measuring experts while they train changes no byte of the checkpoint")
     damage(work, stage1)
     stage2 = ["train", *common, "--config", work / "stage2.cfg", "--stage", "2", "--train.init_from", work / "s1",
               "--train.learning_rate", "3e-3", "--train.steps", "20", "--train.seq_length", "32"]
@@ -265,6 +268,7 @@ def judge(work, counts):
         work / "expert_neurons.h5")
     with h5py.File(work / "expert_neurons.h5") as f:
         check(f["count_tokens"].shape == (sum(counts), 120), f"tokens per expert and sample: {f['count_tokens'].shape}")
+    telemetry(work)
     check((work / "expert_neurons_el.csv").read_text().startswith("layer,expert,total,high_ap,ratio_percent"), "its table")
     texts = sum((["--evaluation.text", f"{l}:{work}/held.h5", "--evaluation.continuation", f"{l}:{work}/items.{l}.jsonl"]
                  for l in LANGUAGES), [])
@@ -287,6 +291,16 @@ def judge(work, counts):
     torn.write_text((work / "s1/metrics.jsonl").read_text()[:-20])
     _, err = run(1, "inspect", torn, code=65)
     check("torn.jsonl:40" in err, "inspect names the torn line")
+
+
+def telemetry(work):
+    """expert_probe.h5 of a run beside what `specialize` says of the checkpoint at the last probe's step."""
+    with h5py.File(work / "s1-2-2/expert_probe.h5") as f, h5py.File(work / "expert_neurons.h5") as whole:
+        check(list(f["step"][:]) == [20, 40], f"a probe every 20 steps: {list(f['step'][:])}")
+        for name in ("high_ap", "zero_samples"):
+            check(np.array_equal(f[name][1], whole[f"expert/{name}"][:]), f"the probe at step 40: {name} as specialize says")
+        check(f["high_ap"][1].sum() > 0, f"the probe at step 40: {f['high_ap'][1].sum()} times AP >= 0.9")
+        check(not np.array_equal(f["num_tokens"][0], f["num_tokens"][1]), "routing changes between the probes")
 
 
 def find_perplexity(report):
