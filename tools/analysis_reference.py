@@ -138,10 +138,18 @@ def table(options):
 
 
 def reachable(row, positive, error):
-    """The lowest and the highest AP of a neuron whose responses are known to +- error only."""
+    """Bounds of the AP of a neuron whose responses are known to +- error only. Positives that may tie count as tied for the
+    upper one: equal responses enter together, with the precision after the last of them."""
     from sklearn.metrics import average_precision_score
-    shift = np.where(positive, error, -error)
-    return tuple(average_precision_score(positive, row + sign * shift) for sign in (-1, 1))
+    low = average_precision_score(positive, row + np.where(positive, -error, error))
+    order = np.argsort(row[positive])
+    values = row[positive][order]
+    last = np.append(np.diff(values) > 2 * error, True)  # of a chain of neighbours
+    tied = np.empty_like(values)
+    tied[order] = values[last][np.append(0, np.cumsum(last)[:-1])]
+    high = row - error
+    high[positive] = tied + error
+    return low, average_precision_score(positive, high)
 
 
 def explained(ap, row, positive, error):
