@@ -8,6 +8,7 @@
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/model/freeze_plan.hpp"
 #include "neuronmoe/train/plan_time.hpp"
+#include "placement_tokens.hpp"
 
 namespace nmoe::app {
 namespace {
@@ -32,10 +33,14 @@ train::PlanInput input_of(const AppConfig& config) {
 
 int run_plan(comm::ExecutionContext& context, const AppConfig& config) {
   require_option(config.run.model, "model", "a Hugging Face directory or its config.json");
+  train::PlanInput input;
+  comm::agree(context.world, [&] { input = input_of(config); });
+  const bool measured = config.train.placement_tokens == "measured" && !config.train.init_from.empty();
+  input.placed_by = placement_tokens(context, config, input.model,
+                                     measured ? resolve_checkpoint(context, config.train.init_from) : "");
   std::string text;
   comm::agree(context.world, [&] {
     if (context.world.rank() != 0) return;
-    const train::PlanInput input = input_of(config);
     text = train::plan_report(input, config.machine);
     if (config.plan.explain) {
       const model::FreezePlan freeze = model::make_freeze_plan(input.model, train::trainables_of(input.kind));

@@ -9,6 +9,7 @@
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/model/checkpoint_weights.hpp"
 #include "neuronmoe/model/hf_model.hpp"
+#include "placement_tokens.hpp"
 #include "sense_setup.hpp"
 #include "training_data.hpp"
 
@@ -85,6 +86,7 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
   if (!init_from.empty()) require_same_base(context, init_from, config.run.model);
   model::ModelConfig architecture;
   comm::agree(context.world, [&] { architecture = expanded_architecture(config, init_from); });
+  train::MeasuredTokens placed_by = placement_tokens(context, config, architecture, init_from);
   const data::Mixture mixture = load_training_data(context, config, architecture);
 
   const auto kind = stage1 ? train::RunKind::stage1 : train::RunKind::stage2;
@@ -94,7 +96,7 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
     decoder = std::make_unique<model::Decoder>(
         architecture, parse_dtype(config.train.dtype), train::trainables_of(kind),
         groups.experts(architecture.num_experts, architecture.top_k,
-                       comm::parse_expert_home(config.train.expert_placement)),
+                       comm::parse_expert_home(config.train.expert_placement), placed_by.counts),
         context.stream);
     model::load_dense_weights(*decoder, config.run.model);
     if (init_from.empty()) {
@@ -104,14 +106,16 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
     }
     if (context.world.rank() == 0) io::make_directories(config.run.output);
   });
-  context.log.info("experts:\n{}", decoder->expert_parallel_group().placement.to_string());
+  context.log.info("experts, placed by {}:\n{}", placed_by.to_string(),
+                   decoder->expert_parallel_group().placement.to_string());
   context.log.info("backward:\n{}", decoder->freeze_plan().to_string());
   train::TrainRun run{kind,
                       with_steps(config.train, mixture),
                       config.run.output,
                       config.run.resume,
                       run_identity(context, config, config.run.model),
-                      expert_probe(context, config, *decoder)};
+                      expert_probe(context, config, *decoder),
+                      std::move(placed_by)};
   train::Trainer trainer(context, run, groups, *decoder, mixture);
   const train::TrainResult result = trainer.run();
   if (result.saved_on_signal) return report_saved_on_signal(context, result);

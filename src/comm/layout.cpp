@@ -26,35 +26,43 @@ ExpertHome parse_expert_home(const std::string& text) {
 }
 
 ExpertPlacement::ExpertPlacement(std::span<const int> num_experts, int expert_parallel_size, int top_k,
-                                 ExpertHome home)
+                                 ExpertHome home, const ExpertTokens& measured)
     : expert_parallel_size_(expert_parallel_size) {
   NMOE_CHECK(expert_parallel_size >= 1, internal, "expert_parallel_size {}", expert_parallel_size);
+  NMOE_CHECK(measured.empty() || measured.size() == num_experts.size(), internal,
+             "tokens of {} layers for a model of {}", measured.size(), num_experts.size());
   struct Owned {
     std::size_t layer, expert;
-    std::int64_t cost;
+    std::int64_t tokens, cost;
   };
   std::vector<Owned> to_place;
   owner_.resize(num_experts.size());
-  std::int64_t all_tokens = 0, count = 0;
-  const auto expected = [&](std::size_t layer) {  // in 1/5040 of all tokens: 1..10 divide it
-    const int e = num_experts[layer];
+  std::int64_t all_tokens = 0;
+  const auto tokens_of = [&](std::size_t layer, std::size_t expert) {
+    if (!measured.empty()) return measured[layer][expert];
+    const int e = num_experts[layer];  // expected, in 1/5040 of all tokens: 1..10 divide it
     return top_k == 0 ? std::int64_t{1} : std::int64_t{5040} * std::min(top_k, e) / e;
   };
   for (std::size_t layer = 0; layer < num_experts.size(); ++layer) {
     const int e = num_experts[layer];
     NMOE_CHECK(e >= 1, config, "layer {} has {} experts; the frozen base alone is 1", layer, e);
+    NMOE_CHECK(measured.empty() || measured[layer].size() == static_cast<std::size_t>(e), internal,
+               "layer {}: tokens of {} experts, it has {}", layer, measured[layer].size(), e);
     const bool everywhere = expert_parallel_size > 1 &&
                             (home == ExpertHome::replicated || (home == ExpertHome::automatic && top_k >= e));
     owner_[layer].assign(static_cast<std::size_t>(e), everywhere ? replicated : -1);
     owner_[layer][0] = -1;
     for (std::size_t expert = 1; !everywhere && expert < owner_[layer].size(); ++expert) {
-      to_place.push_back({layer, expert, 0});
-      all_tokens += expected(layer);
-      ++count;
+      to_place.push_back({layer, expert, tokens_of(layer, expert), 0});
+      all_tokens += to_place.back().tokens;
     }
   }
-  // Bytes (every expert has the same) and tokens weigh alike: both are taken relative to their mean.
-  for (Owned& o : to_place) o.cost = all_tokens + expected(o.layer) * count;
+  // Bytes (every expert has the same) and tokens weigh alike: both are taken relative to their mean. Counts
+  // of long runs lose their last bits, so that no product overflows.
+  int shift = 0;
+  while ((all_tokens >> shift) >> 40 != 0) ++shift;
+  const std::int64_t all = std::max<std::int64_t>(1, all_tokens >> shift);
+  for (Owned& o : to_place) o.cost = all + (o.tokens >> shift) * static_cast<std::int64_t>(to_place.size());
   std::stable_sort(to_place.begin(), to_place.end(), [&](const Owned& a, const Owned& b) {
     return a.cost != b.cost ? a.cost > b.cost : num_experts[a.layer] > num_experts[b.layer];
   });

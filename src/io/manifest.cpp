@@ -162,6 +162,13 @@ std::vector<Block> expected_blocks(const std::string& directory) {
   return blocks;
 }
 
+/// "" if `found` is what the manifest says of the block.
+std::string fault_of(const Block& expected, std::uint32_t found) {
+  if (found == expected.crc) return "";
+  return fmt::format("{}: {} is damaged in bytes [{}, {}): CRC-32C {:08x} instead of {:08x}", expected.file,
+                     expected.region, expected.begin, expected.end, found, expected.crc);
+}
+
 /// Rank 0's answer to a question about files, on every rank: they must not see different directories.
 std::string ask_rank_zero(comm::Communicator& comm, const std::function<std::string()>& question) {
   std::string answer;
@@ -218,12 +225,25 @@ std::string verify_manifest(comm::Communicator& comm, const std::string& directo
     comm::agree(comm, [&] { blocks = expected_blocks(directory); });
     std::vector<Block> found = blocks;
     checksum(comm, directory, found);
-    for (std::size_t i = 0; i < blocks.size(); ++i)
-      if (found[i].crc != blocks[i].crc)
-        return fmt::format("{}: {} is damaged in bytes [{}, {}): CRC-32C {:08x} instead of {:08x}",
-                           blocks[i].file, blocks[i].region, blocks[i].begin, blocks[i].end, found[i].crc,
-                           blocks[i].crc);
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+      const std::string fault = fault_of(blocks[i], found[i].crc);
+      if (!fault.empty()) return fault;
+    }
   } catch (const Error& e) {  // agreed, so every rank is here
+    return e.what();
+  }
+  return "";
+}
+
+std::string verify_file(const std::string& directory, const std::string& file) {
+  try {
+    for (const Block& block : expected_blocks(directory)) {
+      if (block.file != file) continue;
+      const std::string fault =
+          fault_of(block, crc_of((fs::path(directory) / file).string(), block.begin, block.end));
+      if (!fault.empty()) return fault;
+    }
+  } catch (const Error& e) {
     return e.what();
   }
   return "";

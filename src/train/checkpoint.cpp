@@ -17,7 +17,6 @@ namespace nmoe::train {
 namespace {
 
 constexpr std::string_view optim_format = "neuronmoe-optim";
-constexpr std::string_view state_format = "neuronmoe-state";
 
 /// One record of optim.h5 /index: where a parameter's state lies in the flat arrays.
 struct IndexRecord {
@@ -190,6 +189,7 @@ void write_state(comm::Communicator& world, const std::string& path, const Train
   file.make_group("/rng");
   file.write_attribute("/rng", "seed", static_cast<std::int64_t>(progress.seed));
   file.write("/data/cursor", progress.cursors);
+  write_expert_tokens(file, progress.expert_tokens);
   file.write_strings("/config", {identity.resolved_config});
   file.finish();
 }
@@ -247,6 +247,7 @@ TrainProgress load_checkpoint(const comm::ExecutionContext& context, const std::
     progress.learning_rate = file.read_double_attribute("/progress", "lr");
     progress.seed = static_cast<std::uint64_t>(file.read_int_attribute("/rng", "seed"));
     progress.cursors = file.read<std::uint64_t>("/data/cursor");
+    progress.expert_tokens = read_expert_tokens(file, decoder.config());
     file.close();
   });
   read_optimizer(context.world, step_dir + "/optim.h5", optimizer);

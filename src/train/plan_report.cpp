@@ -34,6 +34,23 @@ std::string parameters_text(const PlanInput& input) {
       count_text(n.trainable), experts, input.model.num_layers, input.model.num_moe_layers());
 }
 
+std::string placement_text(const PlanInput& input) {
+  const int size = input.config.expert_parallel_size;
+  if (input.model.num_moe_layers() == 0) return "";
+  const std::string text = "new experts are placed by " + input.placed_by.to_string();
+  if (!input.placed_by || size == 1) return text + "\n";
+  const auto balance = [&](const comm::ExpertTokens& measured) {
+    const comm::ExpertPlacement placement(input.model.num_experts, size, input.model.top_k,
+                                          comm::parse_expert_home(input.config.expert_placement), measured);
+    return balance_of(placement, size, input.placed_by.counts);
+  };
+  const PlacementBalance now = balance(input.placed_by.counts), expected = balance({});
+  return fmt::format(
+      "{}: of {} ranks the busiest computes {:.3f} x the mean of their tokens and the fullest holds {:.3f} x "
+      "the mean of their bytes (placed by expected tokens {:.3f} x and {:.3f} x)\n",
+      text, size, now.tokens, now.bytes, expected.tokens, expected.bytes);
+}
+
 std::string work_text(const PlanInput& input) {
   PlanInput one = input;  // one rank sees all tokens
   one.num_ranks = 1;
@@ -146,7 +163,7 @@ std::string plan_report(const PlanInput& input, const MachineConfig& machine) {
       fmt::format("plan: {} ranks on {} ({} nodes x {}), expert_parallel_size {}, ZeRO {}, {}\n",
                   input.num_ranks, machine.name, machine.nodes, machine.gpus_per_node,
                   input.config.expert_parallel_size, input.config.zero ? "on" : "off", input.config.dtype);
-  text += parameters_text(input) + work_text(input) + memory_text(input, machine) +
+  text += parameters_text(input) + placement_text(input) + work_text(input) + memory_text(input, machine) +
           bytes_of_step_text(input) + time_text(input, machine);
   if (const auto tokens = crossover_tokens(input)) {
     const double now =

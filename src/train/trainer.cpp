@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <filesystem>
 #include <optional>
-#include <sstream>
 
 #include "neuronmoe/base/divisor.hpp"
 #include "neuronmoe/comm/agree.hpp"
@@ -24,20 +22,6 @@ double tree_sum(const std::vector<double>& values) {
   const auto add = [](double& a, double& b) { a += b; };
   for (const double value : values) sum.push(value, add);
   return values.empty() ? 0.0 : sum.finish(add);
-}
-
-/// First line in which two configurations differ, or "".
-std::string first_difference(const std::string& a, const std::string& b) {
-  std::istringstream left(a), right(b);
-  std::string l, r;
-  while (true) {
-    const bool more_l = static_cast<bool>(std::getline(left, l)),
-               more_r = static_cast<bool>(std::getline(right, r));
-    if (!more_l && !more_r) return "";
-    if (!more_l) l = "(nothing)";
-    if (!more_r) r = "(nothing)";
-    if (l != r) return fmt::format("stored \"{}\", now \"{}\"", l, r);
-  }
 }
 
 /// Losses every rank reports per micro-batch, in this order.
@@ -93,68 +77,6 @@ Trainer::Trainer(const comm::ExecutionContext& context, const TrainRun& run, con
       num_micro_batches_, context.world.size(), num_micro_batches_);
   progress_.seed = c.seed;
   progress_.cursors = mixture.cursors(0);
-}
-
-void Trainer::refuse_newer_steps(std::int64_t step) const {
-  comm::agree(context_.world, [&] {
-    if (context_.world.rank() != 0 || !std::filesystem::is_directory(run_.output_dir)) return;
-    for (const auto& entry : std::filesystem::directory_iterator(run_.output_dir)) {
-      const auto found = io::step_of_directory_name(entry.path().filename());
-      NMOE_CHECK(!found || *found <= step, config,
-                 "{} holds {}, which is newer than where --resume {} starts; choose another --output or "
-                 "remove the newer "
-                 "checkpoints",
-                 run_.output_dir, entry.path().filename().string(), run_.resume);
-    }
-  });
-}
-
-void Trainer::resume() {
-  std::string directory = run_.resume;
-  if (run_.resume == "none") {
-    refuse_newer_steps(-1);
-    return;
-  }
-  if (run_.resume == "auto") {
-    const io::ValidStep newest = io::newest_valid_step(context_.world, run_.output_dir);
-    for (const std::string& skipped : newest.skipped) context_.log.info("passed over {}", skipped);
-    if (!newest) return;
-    directory = newest.directory;
-  } else {
-    const std::string fault = io::verify_manifest(context_.world, directory);
-    NMOE_CHECK(fault.empty(), bad_data, "--resume {}: {}", directory, fault);
-    refuse_newer_steps(io::step_of_directory_name(std::filesystem::path(directory).filename()).value_or(0));
-  }
-  std::string difference;
-  comm::agree(context_.world, [&] {
-    io::ManifestFacts facts = io::read_manifest_facts(directory);
-    const std::string base = facts["base_model_sha256"], tokens = facts["tokens_sha256"];
-    NMOE_CHECK(
-        base == run_.identity.base_model_hash, bad_data,
-        "{}: was trained on a base model with hash {}, --model has {}; pass the same base or --resume none",
-        directory, base, run_.identity.base_model_hash);
-    NMOE_CHECK(
-        tokens.empty() || tokens == run_.identity.tokens_hash, bad_data,
-        "{}: was trained on token files with hash {}, now they have {}; the data would change: pass the same "
-        "files, or start a new run with train.init_from = {}",
-        directory, tokens, run_.identity.tokens_hash, directory);
-    difference = first_difference(stored_config(directory), run_.identity.resolved_config);
-  });
-  progress_ = load_checkpoint(context_, directory, decoder_, optimizer_);
-  if (!difference.empty() && context_.world.rank() == 0) {
-    context_.log.warn("{}: the configuration has changed since this checkpoint: {}", directory, difference);
-  }
-  NMOE_CHECK(progress_.seed == run_.config.seed, config,
-             "{}: seed {} stored, train.seed = {}; data order would change", directory, progress_.seed,
-             run_.config.seed);
-  NMOE_CHECK(progress_.samples_seen == progress_.step * run_.config.global_batch_size &&
-                 progress_.cursors == mixture_.cursors(static_cast<std::uint64_t>(progress_.samples_seen)),
-             config,
-             "{}: {} samples in {} steps stored, train.global_batch_size = {}; the data order would change: "
-             "resume with the same batch size and data sets",
-             directory, progress_.samples_seen, progress_.step, run_.config.global_batch_size);
-  resumed_from_ = directory;
-  context_.log.info("resumed {} at step {} of {}", directory, progress_.step, run_.config.steps);
 }
 
 Trainer::StepPlan Trainer::agree_on_step(const StepBatch& batch) {
@@ -282,25 +204,14 @@ std::map<std::string, std::int64_t> Trainer::bytes_sent() const {
   return bytes;
 }
 
-std::string Trainer::save() {
-  optimizer_.finish_gather();
-  frozen_->check();
-  context_.heartbeat.beat();
-  RunIdentity identity = run_.identity;
-  identity.frozen_hash = frozen_->digest();
-  progress_.cursors = mixture_.cursors(static_cast<std::uint64_t>(progress_.samples_seen));
-  const std::string directory = save_checkpoint(context_, run_.output_dir, optimizer_, progress_, identity);
-  for (const std::string& removed : io::prune_steps(context_.world, run_.output_dir, run_.config.keep_last)) {
-    context_.log.info("removed {}", removed);
-  }
-  return directory;
+PlanInput Trainer::plan_input() const {
+  return {decoder_.config(), run_.kind, run_.config, context_.world.size(), run_.placed_by};
 }
 
 TrainResult Trainer::run() {
   const TrainConfig& c = run_.config;
   resume();
-  reserve_step_memory(decoder_, {decoder_.config(), run_.kind, c, context_.world.size()},
-                      context_.world.rank());
+  reserve_step_memory(decoder_, plan_input(), context_.world.rank());
   frozen_.emplace(context_.world, decoder_);
   if (!resumed_from_.empty()) frozen_->require_same_as(resumed_from_);
   context_.heartbeat.beat();
@@ -388,8 +299,7 @@ TrainResult Trainer::run() {
       static_cast<double>((progress_.step - first_step) * tokens_per_step) / std::max(seconds, 1e-9);
   result.completed_steps = progress_.step;
   if (result.accounts.num_steps > 0) {
-    result.accounts.finish({decoder_.config(), run_.kind, c, context_.world.size()}, context_.world, decoder_,
-                           optimizer_, context_.stream);
+    result.accounts.finish(plan_input(), context_.world, decoder_, optimizer_, context_.stream);
     context_.log.info("plan and count:\n{}", result.accounts.to_string());
   }
   if (result.checkpoint.empty())

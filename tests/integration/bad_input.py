@@ -129,6 +129,9 @@ def expert_lists(work, model):
     train = ["train", "--model", model, "--experts", good, "--output", out / "run"]
     expect("expert-parallel size does not divide", train + ["--tokens", "t.h5", "--train.expert_parallel_size", "3"], 78,
            "3", "2", ranks=2, untouched=out)
+    placed = train + ["--tokens", "t.h5", "--train.placement_tokens_from", "/nowhere/run"]
+    expect("counts that nothing asks for", placed, 78, "/nowhere/run", "expected; set it to measured", ranks=2, untouched=out)
+    expect("counts from nowhere", placed + ["--train.placement_tokens", "measured"], 65, "/nowhere/run", ranks=2, untouched=out)
     expect("no data", train, 78, "--tokens is not set", untouched=out)
     expect("missing token file", train + ["--tokens", "/nowhere/t.h5"], 65, "/nowhere/t.h5", ranks=2, untouched=out)
     expect("missing model", ["train", "--model", "/nowhere", "--experts", good, "--tokens", "t.h5", "--output", out / "run"], 65,

@@ -231,25 +231,45 @@ def stages(work):
     base = metrics(work / "s1/metrics.jsonl")
     check(base[-1]["loss_lm"] < base[0]["loss_lm"], f"stage 1: loss {base[0]['loss_lm']:.3f} -> {base[-1]['loss_lm']:.3f}")
     check(all(m["loss_lbl"] >= 1.9 and m["loss_lpr"] == 0 for m in base), "stage 1: balancing loss only")
+    measured = ["--train.placement_tokens", "measured"]
     for ranks, size in [(1, 1), (2, 2), (3, 1), (4, 2)]:
         name = f"s1-{ranks}-{size}"
-        telemetry = ["--expert_ap.every", 20] if (ranks, size) == (2, 2) else []
-        run(ranks, *stage1, "--output", work / name, "--train.expert_parallel_size", size, *telemetry)
+        more = {(2, 2): [*measured, "--expert_ap.every", 20],
+                (4, 2): [*measured, "--train.placement_tokens_from", work / "s1"]}.get((ranks, size), [])
+        _, err = run(ranks, *stage1, "--output", work / name, "--train.expert_parallel_size", size, *more)
+        where = {4: f"experts, placed by tokens counted in {work}/s1/step_0000000040:", 2: "there is no checkpoint to go on from"}
+        check(where.get(ranks, "experts, placed by expected tokens:") in err, f"{name}: says by which tokens experts are placed")
         other = metrics(work / name / "metrics.jsonl")
         check(close([m["loss_lm"] for m in other[:10]], [m["loss_lm"] for m in base[:10]], 1e-4)
               and close([m["grad_norm"] for m in other[:10]], [m["grad_norm"] for m in base[:10]], 1e-3),
               f"stage 1 on {ranks} ranks, expert-parallel size {size}: losses and norms as on 2 ranks")
-    check(sha(work / "s1-2-2/step_0000000040/model.h5") == sha(work / "s1/step_0000000040/model.h5"),
-          "measuring experts while they train changes no byte of the checkpoint")
-    damage(work, stage1)
+    last = lambda name: [sha(work / name / "step_0000000040" / f) for f in ("model.h5", "optim.h5")]
+    check(last("s1-2-2") == last("s1"), "measuring experts while they train changes no byte of the checkpoint")
+    check(last("s1-4-2") == last("s1"), "placing them by measured tokens changes none either")
+    damage(work, stage1, measured)
+    plans(work, measured)
     stage2 = ["train", *common, "--config", work / "stage2.cfg", "--stage", "2", "--train.init_from", work / "s1",
               "--train.learning_rate", "3e-3", "--train.steps", "20", "--train.seq_length", "32"]
-    run(2, *stage2, "--output", work / "s2")
+    _, err = run(2, *stage2, "--output", work / "s2", "--train.expert_parallel_size", "2", *measured)
+    check(f"experts, placed by tokens counted in {work}/s1/step_0000000040:" in err, "stage 2 places by the tokens of stage 1")
     lines = metrics(work / "s2/metrics.jsonl")
     check(all(m["loss_lpr"] > 0 for m in lines), f"stage 2: LPR loss {lines[0]['loss_lpr']:.3f} -> {lines[-1]['loss_lpr']:.3f}")
 
 
-def damage(work, stage1):
+def plans(work, measured):
+    """Plans with the counts of a checkpoint, or what is wrong with them."""
+    plan = ["plan", "--model", work / "base", "--machine.gpus_per_node", "2", "--train.expert_parallel_size", "2",
+            "--train.init_from", work / "s1"]
+    out, _ = run(1, *plan, "--experts", work / "list.cfg", *measured)
+    check(f"new experts are placed by tokens counted in {work}/s1/step_0000000040: of 2 ranks" in out, "plan names the counts")
+    out, _ = run(1, *plan, "--experts", work / "list.cfg")
+    check("new experts are placed by expected tokens\n" in out, "plan with expected tokens")
+    (work / "other.cfg").write_text("ADA_MOE_NUM_EXPERTS_LIST=3,1,3,2\n")
+    _, err = run(2, *plan, "--experts", work / "other.cfg", *measured, code=65)
+    check(err.count("neuronmoe: error") == 1 and "tokens of 2,1,3,2 experts per layer, the model has 3,1,3,2" in err, "counts of other experts: one line")
+
+
+def damage(work, stage1, measured):
     """A flipped bit in the newest checkpoint: the one before is used, and the run ends as if nothing had happened."""
     whole = sha(work / "s1/step_0000000040/model.h5")
     shutil.copytree(work / "s1", work / "hurt")
@@ -258,8 +278,9 @@ def damage(work, stage1):
     bytes_[len(bytes_) * 3 // 4] ^= 4
     newest.write_bytes(bytes_)
     run(1, "inspect", work / "hurt/step_0000000040", code=65)
-    _, err = run(2, *stage1, "--output", work / "hurt")
+    _, err = run(2, *stage1, "--output", work / "hurt", "--train.expert_parallel_size", "2", *measured)
     check("step_0000000040" in err and "at step 20 of 40" in err, "passes over the damaged checkpoint and says so")
+    check("placed by tokens counted in" in err, "a resume places by the tokens counted so far")
     check(sha(newest) == whole, "the run repeated from step 20 gives the same bytes")
 
 

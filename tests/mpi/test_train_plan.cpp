@@ -16,7 +16,8 @@ struct ShapeUnderTest {
   std::vector<int> num_experts;
   int top_k;
   std::int64_t micro_batch_size, global_batch_size;
-  bool exact_memory;  // every layer has top_k >= E: routing is known beforehand
+  bool exact_memory;                 // every layer has top_k >= E: routing is known beforehand
+  comm::ExpertTokens measured = {};  // what owned experts are placed by
 };
 
 train::RunAccounts count_run(const ShapeUnderTest& shape, const std::string& directory,
@@ -32,9 +33,9 @@ train::RunAccounts count_run(const ShapeUnderTest& shape, const std::string& dir
   const Logger log(world.rank(), true);
   comm::Heartbeat heartbeat;
   const comm::ExecutionContext context{world, Device::cpu, stream, log, heartbeat};
-  model::Decoder decoder(config, DType::float32, train::trainables_of(shape.kind),
-                         groups.experts(config.num_experts, shape.top_k, comm::parse_expert_home(home)),
-                         stream);
+  model::Decoder decoder(
+      config, DType::float32, train::trainables_of(shape.kind),
+      groups.experts(config.num_experts, shape.top_k, comm::parse_expert_home(home), shape.measured), stream);
   decoder.initialise_dense(4);
   decoder.upcycle(4);
   train::TrainRun run;
@@ -53,6 +54,7 @@ train::RunAccounts count_run(const ShapeUnderTest& shape, const std::string& dir
   run.config.gradient_dtype = reduce.wire_dtype == DType::bfloat16 ? "bfloat16" : "float32";
   run.config.save_every = 0;
   run.identity.provenance_json = "{}\n";
+  run.placed_by.counts = shape.measured;
   const data::Mixture mixture =
       data::make_mixture({{.name = "all", .tokens = directory + "/tokens.h5", .lang = "", .mark = ""}},
                          run.config.seq_length, false, run.config.seed);
@@ -116,7 +118,13 @@ BOOST_AUTO_TEST_CASE(stage_1_with_routing_known_beforehand,
 }
 
 BOOST_AUTO_TEST_CASE(stage_1_with_learnt_routing, *boost::unit_test::label("trap_04")) {
-  check_shape({train::RunKind::stage1, {6, 2, 1, 1, 4}, 2, 2, 8, false});
+  check_shape({train::RunKind::stage1,
+               {6, 2, 1, 1, 4},
+               2,
+               2,
+               8,
+               false,
+               {{90, 5, 40, 1, 30, 2}, {84, 84}, {0}, {0}, {100, 60, 5, 3}}});
 }
 
 BOOST_AUTO_TEST_CASE(stage_2, *boost::unit_test::label("complaint_memory_estimate")) {

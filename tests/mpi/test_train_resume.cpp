@@ -1,5 +1,7 @@
 // Whole training runs with files: the same checkpoint bytes on every layout, exact resume, elastic resume,
 // frozen weights.
+#include <hdf5.h>
+
 #include <boost/test/unit_test.hpp>
 #include <filesystem>
 
@@ -94,6 +96,82 @@ BOOST_AUTO_TEST_CASE(any_layout_resumes_what_another_saved,
       world.barrier();
     }
   }
+}
+
+// Where experts live is decided by counts of an earlier run, of the checkpoint that is resumed or by none:
+// the files are the same, the counts in them included.
+BOOST_AUTO_TEST_CASE(placement_by_measured_tokens_changes_no_bit) {
+  comm::Communicator& world = test::world();
+  const test::SharedDirectory shared("measured");
+  const std::string tokens = shared.path() + "/tokens.h5";
+  test::write_token_corpus(world, tokens);
+  const std::vector<int> num_experts = {6, 2, 1, 4};
+  const auto own = world.split(world.rank(), 0);
+  comm::agree(world, [&] {
+    if (world.rank() == 0)
+      run_training(*own, tokens, {.output = shared.path() + "/alone", .num_experts = num_experts});
+  });
+  own->close();
+  const auto counts_of = [&](std::int64_t step) {
+    return train::measured_tokens(step_dir(shared.path() + "/alone", step), test::tiny_config(num_experts))
+        .counts;
+  };
+  const comm::ExpertTokens half = counts_of(3), whole = counts_of(6);
+  BOOST_REQUIRE_EQUAL(whole.size(), 4);
+  BOOST_CHECK((whole[1] == std::vector<std::int64_t>{480, 480}));  // 6 steps of 10 sequences of 8 tokens
+  BOOST_CHECK((half[1] == std::vector<std::int64_t>{240, 240}));
+  const auto [least, most] = std::minmax_element(whole[0].begin() + 1, whole[0].end());
+  BOOST_CHECK_GT(*most, 2 * *least);  // skewed, so that there is something to balance
+  for (int ep = 1; ep <= world.size(); ++ep) {
+    if (world.size() % ep != 0) continue;
+    const auto placed = [&](const comm::ExpertTokens& by) {
+      return comm::ExpertPlacement(num_experts, ep, 0, comm::ExpertHome::owned, by).to_string();
+    };
+    BOOST_CHECK_EQUAL(placed(whole) != placed({}), ep > 1);
+    const std::string output = fmt::format("{}/ep{}", shared.path(), ep);
+    RunOptions options{
+        .output = output, .expert_parallel_size = ep, .num_experts = num_experts, .measured = whole};
+    run_training(world, tokens, options);
+    world.barrier();
+    for (const std::int64_t step : {3, 6})
+      BOOST_CHECK_EQUAL(digest(step_dir(output, step)), digest(step_dir(shared.path() + "/alone", step)));
+    world.barrier();
+    if (world.rank() == 0) std::filesystem::remove_all(step_dir(output, 6));
+    world.barrier();
+    options.measured = half;
+    run_training(world, tokens, options);
+    world.barrier();
+    BOOST_CHECK_EQUAL(digest(step_dir(output, 6)), digest(step_dir(shared.path() + "/alone", 6)));
+    world.barrier();
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_checkpoint_without_token_counts_is_resumed) {
+  comm::Communicator& world = test::world();
+  const test::SharedDirectory shared("uncounted");
+  const std::string tokens = shared.path() + "/tokens.h5", output = shared.path() + "/run";
+  test::write_token_corpus(world, tokens);
+  run_training(world, tokens, {.output = output, .steps = 3});
+  world.barrier();
+  const std::string half = step_dir(output, 3);
+  if (world.rank() == 0) {
+    const hid_t file = H5Fopen((half + "/state.h5").c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+    BOOST_CHECK_GE(H5Ldelete(file, "/routing", H5P_DEFAULT), 0);
+    BOOST_CHECK_GE(H5Fclose(file), 0);
+  }
+  world.barrier();
+  const io::ManifestFacts facts = io::read_manifest_facts(half);
+  world.barrier();
+  io::write_manifest(world, half, facts);
+  BOOST_CHECK(!train::measured_tokens(half, test::tiny_config({3, 1, 2})));
+  train::TrainResult result;
+  run_training(world, tokens, {.output = output}, &result);
+  BOOST_CHECK_EQUAL(result.completed_steps, 6);
+  world.barrier();
+  const train::MeasuredTokens found =
+      train::measured_tokens(step_dir(output, 6), test::tiny_config({3, 1, 2}));
+  BOOST_CHECK((found.counts.at(2) == std::vector<std::int64_t>{240, 240}));  // from step 3 on
+  world.barrier();
 }
 
 BOOST_AUTO_TEST_CASE(a_damaged_checkpoint_is_passed_over) {

@@ -22,6 +22,7 @@ struct TrainingOptions {
   std::string resume = "auto";
   std::vector<int> num_experts = {3, 1, 2};
   std::int64_t global_batch_size = 10;
+  comm::ExpertTokens measured = {};  ///< what owned experts are placed by
 };
 
 /// Returns the SHA-256 of all frozen weights after the run.
@@ -35,7 +36,8 @@ inline std::string run_training(comm::Communicator& world, const std::string& to
   heartbeat.stop_requested = options.stop_before_first_step;
   const comm::ExecutionContext context{world, Device::cpu, stream, log, heartbeat};
   model::Decoder decoder(config, DType::float32, train::trainables_of(options.kind),
-                         groups.experts(config.num_experts), stream);
+                         groups.experts(config.num_experts, 0, comm::ExpertHome::owned, options.measured),
+                         stream);
   decoder.initialise_dense(4);
   decoder.upcycle(4);
   train::TrainRun run;

@@ -33,16 +33,20 @@ enum class ExpertHome { owned, replicated, automatic };
 /// "owned", "replicated", "auto". @throws Error(config) for anything else
 ExpertHome parse_expert_home(const std::string& text);
 
+/// Tokens that each expert was given, [layer][expert], base included.
+using ExpertTokens = std::vector<std::vector<std::int64_t>>;
+
 /// Which position of the expert-parallel group owns each expert. Expert 0 (the frozen base) is on every rank
-/// and never dispatched; owned experts of all layers are spread so that bytes and expected tokens balance
-/// over the whole model (greedy, costliest expert first, then the larger layer, ties to the lower position;
-/// deterministic).
+/// and never dispatched; owned experts of all layers are spread so that bytes and tokens, expected or
+/// measured, balance over the whole model (greedy, costliest expert first, then the larger layer, ties to the
+/// lower position; deterministic).
 class ExpertPlacement {
  public:
   /// @param num_experts [L], base included   @param expert_parallel_size >= 1
   /// @param top_k decides the expected tokens of an expert, min(top_k, E) / E; 0 = all experts alike
+  /// @param measured takes the place of expected tokens if not empty; each entry in [0, 2^48]
   ExpertPlacement(std::span<const int> num_experts, int expert_parallel_size, int top_k = 0,
-                  ExpertHome home = ExpertHome::owned);
+                  ExpertHome home = ExpertHome::owned, const ExpertTokens& measured = {});
   /// True if every rank holds the expert. Never with one rank per group, where it would say nothing.
   bool is_replicated(int layer, int expert_id) const { return at(layer, expert_id) == replicated; }
   bool holds(int layer, int expert_id, int expert_parallel_rank) const {

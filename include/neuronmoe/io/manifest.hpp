@@ -28,6 +28,8 @@ void write_manifest(comm::Communicator& comm, const std::string& directory, cons
 /// Checks every byte against DIR/manifest.json. Returns "" if intact, else what is wrong ("model.h5:
 /// /model/layers/03/router differs in bytes [..)"). Same answer on every rank. Collective.
 std::string verify_manifest(comm::Communicator& comm, const std::string& directory);
+/// The same for one file of DIR, at its own cost; "" also if the manifest knows no such file. Not collective.
+std::string verify_file(const std::string& directory, const std::string& file);
 /// The facts of a manifest. @throws Error(bad_data). Not collective.
 ManifestFacts read_manifest_facts(const std::string& directory);
 

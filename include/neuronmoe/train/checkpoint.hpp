@@ -6,9 +6,12 @@
 #include <vector>
 
 #include "neuronmoe/comm/execution_context.hpp"
+#include "neuronmoe/train/expert_tokens.hpp"
 #include "neuronmoe/train/sharded_optimizer.hpp"
 
 namespace nmoe::train {
+
+inline constexpr std::string_view state_format = "neuronmoe-state";
 
 /// Where a run stands; everything a resume needs besides weights and optimizer state.
 struct TrainProgress {
@@ -19,6 +22,9 @@ struct TrainProgress {
   double learning_rate = 0.0;
   std::uint64_t seed = 0;
   std::vector<std::uint64_t> cursors;  ///< samples each data set has given
+  /// Tokens each expert was given in training passes, over all ranks; empty without a MoE layer. A run that
+  /// resumes a checkpoint without them counts from there.
+  comm::ExpertTokens expert_tokens;
 };
 
 /// What a checkpoint says about the run it belongs to.

@@ -37,6 +37,8 @@ struct TrainConfig {
   int expert_parallel_size = 1;
   std::int64_t bucket_bytes = 33554432;
   std::string expert_placement = "auto";
+  std::string placement_tokens = "expected";
+  std::string placement_tokens_from;  ///< step or run directory
   bool overlap = true;
   bool zero = true;
   std::string gradient_dtype = "float32";
@@ -108,6 +110,15 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{
         "new experts: each on one rank of a group, on every rank, or (auto) on every rank where top_k >= E",
         "", 0, 0, "auto|owned|replicated", true});
+  f("train.placement_tokens", c.placement_tokens,
+    FieldInfo{
+        "owned experts are spread by bytes and by the tokens that top_k lets expect, or by those that the "
+        "checkpoint of train.placement_tokens_from, else the one resumed, else train.init_from, has counted "
+        "per expert (same bits; expected where none has)",
+        "", 0, 0, "expected|measured", true});
+  f("train.placement_tokens_from", c.placement_tokens_from,
+    FieldInfo{"checkpoint or run directory that train.placement_tokens = measured takes counts from", "", 0,
+              0, "", true});
   f("train.overlap", c.overlap,
     FieldInfo{"reduce gradients and gather weights while computing (the result has the same bits)", "", 0, 0,
               "", true});

@@ -15,9 +15,11 @@ struct ParallelGroups {
   comm::ParallelLayout layout;
   std::unique_ptr<comm::Communicator> expert_parallel, expert_data_parallel;
   ParallelGroups(comm::Communicator& world, int expert_parallel_size);
-  /// The placement of a model's experts over this rank's group; `top_k` and `home` as in ExpertPlacement.
+  /// The placement of a model's experts over this rank's group; what follows the counts as in
+  /// ExpertPlacement.
   model::ExpertParallelGroup experts(const std::vector<int>& num_experts, int top_k = 0,
-                                     comm::ExpertHome home = comm::ExpertHome::owned) const;
+                                     comm::ExpertHome home = comm::ExpertHome::owned,
+                                     const comm::ExpertTokens& measured = {}) const;
 };
 
 }  // namespace nmoe::train

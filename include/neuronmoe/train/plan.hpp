@@ -12,6 +12,7 @@
 #include "neuronmoe/model/config.hpp"
 #include "neuronmoe/model/freeze_plan.hpp"
 #include "neuronmoe/train/config.hpp"
+#include "neuronmoe/train/expert_tokens.hpp"
 #include "neuronmoe/train/run_kind.hpp"
 
 namespace nmoe::train {
@@ -22,6 +23,7 @@ struct PlanInput {
   RunKind kind = RunKind::stage1;
   TrainConfig config;
   int num_ranks = 1;
+  MeasuredTokens placed_by = {};  ///< what owned experts are spread by
   std::int64_t num_micro_batches() const { return config.global_batch_size / config.micro_batch_size; }
   std::int64_t tokens_per_micro_batch() const { return config.micro_batch_size * config.seq_length; }
 };

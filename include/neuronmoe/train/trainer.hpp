@@ -38,6 +38,7 @@ struct TrainRun {
   /// Called on every rank after each step, once it is recorded and, where due, saved; may run collectives and
   /// evaluation forwards. app installs it (telemetry).
   std::function<void(std::int64_t step)> after_step = {};
+  MeasuredTokens placed_by = {};  ///< what the decoder's experts were spread by, for its plan
 };
 
 struct TrainResult {
@@ -79,6 +80,7 @@ class Trainer {
   void reduce_losses(std::vector<double>& per_micro_batch, const StepPlan& plan, StepMetrics& metrics);
   /// Bytes this rank has sent so far per collective, over the world and both groups.
   std::map<std::string, std::int64_t> bytes_sent() const;
+  PlanInput plan_input() const;
   std::string save();
 
   const comm::ExecutionContext& context_;
@@ -91,6 +93,7 @@ class Trainer {
   std::int64_t num_micro_batches_ = 0;
   std::optional<FrozenWeights> frozen_;  // from the start of run() on
   std::string resumed_from_;             // the checkpoint this run goes on from, or ""
+  comm::ExpertTokens tokens_before_;     // counted up to there; empty: nothing
 };
 
 }  // namespace nmoe::train
