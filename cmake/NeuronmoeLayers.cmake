@@ -38,12 +38,15 @@ if(SENTENCEPIECE_FOUND)
   set(sentencepiece_lib PkgConfig::SENTENCEPIECE)
 endif()
 
-nmoe_add_layer(base LINK fmt::fmt spdlog::spdlog OpenSSL::Crypto Threads::Threads)
+nmoe_add_layer(base LINK fmt::fmt spdlog::spdlog OpenSSL::Crypto Threads::Threads ${CMAKE_DL_LIBS})
 nmoe_add_layer(tensor LINK nmoe_base)
 nmoe_add_layer(ops SUBDIRS cpu cpu/${gemm_dir} LINK nmoe_tensor OpenMP::OpenMP_CXX ${gemm_lib})
 if(NMOE_WITH_CUDA)
   target_include_directories(nmoe_ops PRIVATE ${PROJECT_SOURCE_DIR}/src/tensor/cuda/device)
-  target_link_libraries(nmoe_ops PUBLIC CUDA::cublasLt)
+  # Not linked: gemm_cublaslt_library.cpp opens it when a GPU is taken.
+  get_target_property(cublaslt_file CUDA::cublasLt IMPORTED_LOCATION)
+  set_source_files_properties(${PROJECT_SOURCE_DIR}/src/ops/cuda/gemm_cublaslt_library.cpp PROPERTIES
+    COMPILE_DEFINITIONS NMOE_CUBLASLT="${cublaslt_file}")
 endif()
 set(nccl_dir no_nccl)
 set(nccl_lib "")

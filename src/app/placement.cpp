@@ -10,6 +10,7 @@
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/comm/device_communicator.hpp"
+#include "neuronmoe/ops/gpu_libraries.hpp"
 #include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::app {
@@ -57,6 +58,7 @@ Device choose_device(comm::Communicator& world, const GuardOptions& options, con
                "--device cpu");
     // One visible: the launcher has chosen (--gpus-per-task, cgroups). All visible on every rank: ours to do.
     select_cuda_device(visible == 1 ? 0 : local_rank % visible);
+    ops::require_gpu_libraries();
   });
   const std::vector<std::string> seats = comm::all_gather_strings(world, gpu_seat());
   for (std::size_t r = 0; r < seats.size(); ++r) {

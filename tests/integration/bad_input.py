@@ -230,10 +230,21 @@ def analysis_inputs(work):
         print("FAILED --explain:\n" + text)
 
 
+def libraries():
+    """What only a GPU needs and every process would pay for is opened when a GPU is taken (docs/performance.md)."""
+    global count
+    count += 1
+    linked = subprocess.run(["ldd", BINARY], capture_output=True, text=True, check=True).stdout
+    if "libcublas" in linked or "libmpi" not in linked:
+        failures.append("linked libraries")
+        print("FAILED linked libraries:\n" + linked)
+
+
 def main():
     work = Path(tempfile.mkdtemp(prefix="nmoe-bad-input-"))
     try:
         options()
+        libraries()
         printed_config(work)
         expert_lists(work, small_model(work))
         analysis_inputs(work)

@@ -11,6 +11,7 @@
 #include "neuronmoe/base/handle.hpp"
 #include "neuronmoe/base/philox.hpp"
 #include "neuronmoe/base/sha256.hpp"
+#include "neuronmoe/base/shared_library.hpp"
 
 using namespace nmoe;
 
@@ -123,4 +124,22 @@ BOOST_AUTO_TEST_CASE(handle_destroys_once) {
     BOOST_TEST(num_destroyed == 1);
   }
   BOOST_TEST(num_destroyed == 2);
+}
+
+BOOST_AUTO_TEST_CASE(shared_library_opens_the_first_there_is) {
+  const std::string names[] = {"libno_such_thing.so.7", "libm.so.6"};
+  const SharedLibrary found(names, "install it");
+  double (*cosine)(double) = nullptr;
+  found.find(cosine, "cos");
+  BOOST_TEST(cosine(1.0) == std::cos(1.0));
+  const auto says = [](const std::string& text) {
+    return [text](const Error& e) { return e.code() == ErrorCode::config && e.what() == text; };
+  };
+  BOOST_CHECK_EXCEPTION(found.find(cosine, "no_such_function"), Error,
+                        says("libm.so.6 has no function no_such_function; install it"));
+  const std::string missing[] = {names[0], "/nowhere/libno_such_thing.so"};
+  BOOST_CHECK_EXCEPTION(
+      SharedLibrary(missing, "install it"), Error,
+      says("libno_such_thing.so.7: cannot open shared object file: No such file or directory; "
+           "install it"));
 }

@@ -1,6 +1,7 @@
 // Matrix products: the equation by hand, gradients, fast = plain, threads.
 #include <boost/test/unit_test.hpp>
 
+#include "neuronmoe/ops/gpu_libraries.hpp"
 #include "neuronmoe/ops/linear.hpp"
 #include "neuronmoe/ops/reference.hpp"
 #include "support/compare.hpp"
@@ -153,4 +154,20 @@ BOOST_AUTO_TEST_CASE(wrong_arguments_are_named) {
                         code_is(ErrorCode::internal));
   BOOST_CHECK_EXCEPTION(ops::linear_forward(on_gpu(y.view()), on_gpu(x.view()), on_gpu(w.view()), {}, stream),
                         Error, code_is(ErrorCode::internal));  // tensors there, stream here
+}
+
+// A toolkit that was built with has every function we name; no GPU is needed to look.
+BOOST_AUTO_TEST_CASE(gpu_libraries_open_or_say_why) {
+  std::string reason;
+  try {
+    ops::require_gpu_libraries();
+  } catch (const Error& e) {
+    BOOST_TEST((e.code() == ErrorCode::config));
+    reason = e.what();
+  }
+  BOOST_TEST(
+      (reason.empty() || reason.starts_with("this program was built without CUDA;") ||
+       reason.find("cannot open shared object file: No such file or directory; products on a GPU need") !=
+           std::string::npos),
+      reason);
 }

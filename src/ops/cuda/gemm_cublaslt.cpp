@@ -4,13 +4,12 @@
 // The algorithm is the first of the library's heuristic for the shape and the alignment, kept per shape;
 // never the winner of a timing. Split-K sums go through the workspace in a fixed order, so equal shapes give
 // equal bits.
-#include <cublasLt.h>
-
 #include <algorithm>
 #include <map>
 #include <tuple>
 
 #include "gemm.hpp"
+#include "gemm_cublaslt_library.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/handle.hpp"
 #include "neuronmoe/tensor/device.hpp"
@@ -25,13 +24,16 @@ constexpr std::size_t most_plans = 4096;  // experts see a new row count in ever
 
 void check(cublasStatus_t status, const char* what) {
   NMOE_CHECK(status == CUBLAS_STATUS_SUCCESS, internal, "cuBLASLt: {}: {}", what,
-             cublasLtGetStatusString(status));
+             cublaslt().status_string(status));
 }
 
-using Library = Handle<cublasLtHandle_t, cublasLtDestroy>;
-using Operation = Handle<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
-using Layout = Handle<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
-using Preference = Handle<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+/// Gives a handle back by a function of the library.
+template <auto destroy>
+constexpr auto give_back = [](auto handle) { static_cast<void>((cublaslt().*destroy)(handle)); };
+using Library = Handle<cublasLtHandle_t, give_back<&CublasLt::destroy>>;
+using Operation = Handle<cublasLtMatmulDesc_t, give_back<&CublasLt::operation_destroy>>;
+using Layout = Handle<cublasLtMatrixLayout_t, give_back<&CublasLt::layout_destroy>>;
+using Preference = Handle<cublasLtMatmulPreference_t, give_back<&CublasLt::preference_destroy>>;
 
 cudaDataType_t type_of(DType dtype) {
   return dtype == DType::bfloat16 ? CUDA_R_16BF : CUDA_R_32F;
@@ -52,19 +54,18 @@ struct Plan {
 
 template <typename T>
 void set(const Operation& operation, cublasLtMatmulDescAttributes_t attribute, const T& value) {
-  check(cublasLtMatmulDescSetAttribute(operation.get(), attribute, &value, sizeof(value)),
+  check(cublaslt().operation_set(operation.get(), attribute, &value, sizeof(value)),
         "attribute of a product");
 }
 template <typename T>
 void set(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attribute, const T& value) {
-  check(cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)),
-        "preference");
+  check(cublaslt().preference_set(preference.get(), attribute, &value, sizeof(value)), "preference");
 }
 
 Layout layout(DType dtype, std::int64_t rows, std::int64_t columns) {  // column-major, without gaps
   cublasLtMatrixLayout_t made = nullptr;
-  check(cublasLtMatrixLayoutCreate(&made, type_of(dtype), static_cast<std::uint64_t>(rows),
-                                   static_cast<std::uint64_t>(columns), rows),
+  check(cublaslt().layout_create(&made, type_of(dtype), static_cast<std::uint64_t>(rows),
+                                 static_cast<std::uint64_t>(columns), rows),
         "layout of a matrix");
   return Layout(made);
 }
@@ -77,7 +78,7 @@ struct Alignments {
 Plan make_plan(cublasLtHandle_t library, const Gemm& call, bool with_bias, const Alignments& alignments) {
   Plan plan;
   cublasLtMatmulDesc_t operation = nullptr;
-  check(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "description of a product");
+  check(cublaslt().operation_create(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "description of a product");
   plan.operation = Operation(operation);
   const cublasOperation_t of_b = call.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
   const cublasOperation_t of_a = call.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -92,7 +93,7 @@ Plan make_plan(cublasLtHandle_t library, const Gemm& call, bool with_bias, const
   plan.c = layout(call.output, call.n, call.m);
 
   cublasLtMatmulPreference_t made = nullptr;
-  check(cublasLtMatmulPreferenceCreate(&made), "preference");
+  check(cublaslt().preference_create(&made), "preference");
   const Preference preference(made);
   set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::uint64_t>(workspace_bytes));
   set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
@@ -103,7 +104,7 @@ Plan make_plan(cublasLtHandle_t library, const Gemm& call, bool with_bias, const
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignments.c);
   cublasLtMatmulHeuristicResult_t found;
   int num_found = 0;
-  check(cublasLtMatmulAlgoGetHeuristic(library, plan.operation.get(), plan.b.get(), plan.a.get(),
+  check(cublaslt().algorithm_heuristic(library, plan.operation.get(), plan.b.get(), plan.a.get(),
                                        plan.c.get(), plan.c.get(), preference.get(), 1, &found, &num_found),
         "choice of an algorithm");
   NMOE_CHECK(num_found == 1, internal, "cuBLASLt has no algorithm for [{}, {}] x [{}, {}] {}", call.m, call.k,
@@ -119,7 +120,7 @@ struct Plans {
 
   Plans() {
     cublasLtHandle_t made = nullptr;
-    check(cublasLtCreate(&made), "starting the library");
+    check(cublaslt().create(&made), "starting the library");
     library = Library(made);
   }
   Plan& of(const Gemm& call, bool with_bias, const Alignments& alignments) {
@@ -144,10 +145,11 @@ void gemm(const Gemm& call, const void* a, const void* b, void* c, const void* b
   Plan& plan = plans.of(call, bias != nullptr, {alignment_of(a), alignment_of(b), alignment_of(c)});
   if (bias != nullptr) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
   const float one = 1.0F, beta = call.accumulate ? 1.0F : 0.0F;
-  check(cublasLtMatmul(plans.library.get(), plan.operation.get(), &one, b, plan.b.get(), a, plan.a.get(),
-                       &beta, c, plan.c.get(), c, plan.c.get(), &plan.algorithm,
-                       scratch_bytes(stream, Scratch::gemm, workspace_bytes),
-                       static_cast<std::size_t>(workspace_bytes), static_cast<cudaStream_t>(stream.native())),
+  check(cublaslt().matmul(plans.library.get(), plan.operation.get(), &one, b, plan.b.get(), a, plan.a.get(),
+                          &beta, c, plan.c.get(), c, plan.c.get(), &plan.algorithm,
+                          scratch_bytes(stream, Scratch::gemm, workspace_bytes),
+                          static_cast<std::size_t>(workspace_bytes),
+                          static_cast<cudaStream_t>(stream.native())),
         "product");
 }
 

@@ -2,6 +2,7 @@
 // here but a mistake; it is told the remedy all the same.
 #include "../cuda/kernels.hpp"
 #include "neuronmoe/base/error.hpp"
+#include "neuronmoe/ops/gpu_libraries.hpp"
 
 namespace nmoe::ops::cuda {
 
@@ -125,3 +126,11 @@ void rank_rows(const RankedRows&, In, const RankingTables&, Stream&) {
 }
 
 }  // namespace nmoe::ops::cuda
+
+namespace nmoe::ops {
+
+void require_gpu_libraries() {
+  throw Error(ErrorCode::config, "this program was built without CUDA; use --device cpu");
+}
+
+}  // namespace nmoe::ops

@@ -1,8 +1,9 @@
-// Stands for gemm_cublaslt.cpp: the plain product.
+// Stands for gemm_cublaslt*.cpp: the plain product, which needs no library.
 #include "../../../src/ops/cuda/gemm.hpp"
 
 #include "memory.hpp"
 #include "neuronmoe/base/error.hpp"
+#include "neuronmoe/ops/gpu_libraries.hpp"
 #include "neuronmoe/tensor/tensor.hpp"
 
 namespace nmoe::ops::cuda {
@@ -34,3 +35,9 @@ void gemm(const Gemm& call, const void* a, const void* b, void* c, const void* b
 }
 
 }  // namespace nmoe::ops::cuda
+
+namespace nmoe::ops {
+
+void require_gpu_libraries() {}
+
+}  // namespace nmoe::ops
