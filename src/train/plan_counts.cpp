@@ -98,7 +98,7 @@ void add_group_bytes(const PlanShape& shape, bool experts, std::int64_t num_step
   const int leaves = experts ? shape.layout.expert_parallel_size() : 1;
   const std::int64_t M = shape.input.num_micro_batches();
   std::int64_t nodes = 0;  // leaves (or their sum) this rank sends in a step
-  for (std::int64_t s = 0; s < comm::num_micro_steps(M, shape.layout.world_size()); ++s) {
+  for (std::int64_t s = 0; s < num_reductions(shape.input); ++s) {
     const int count = leaf_counts(shape.layout, experts, s, M)[static_cast<std::size_t>(me)];
     nodes += sends_sum_of_leaves(options, count, leaves) ? 1 : count;
   }

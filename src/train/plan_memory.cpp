@@ -209,21 +209,23 @@ class MemoryWalk {
   std::int64_t tokens_, w_, flat_;
 };
 
-/// Largest stage of gradient leaves, as Decoder::share_gradients lays them out.
-std::int64_t shared_gradient_bytes(const PlanShape& shape) {
+/// Gradient leaves: of all parameters if they are sums of a step, else of the largest stage, as
+/// Decoder::share_gradients lays them out.
+std::int64_t gradient_bytes(const PlanShape& shape) {
   std::map<int, std::int64_t> stages;
-  std::int64_t twice = 0, most = 0;
+  std::int64_t own = 0, most = 0;
   for (const model::Parameter& p : shape.parameters) {
     if (!p.trainable || !shape.holds(p)) continue;
     const std::int64_t n =
         p.shape.num_elements() * (shape.is_owned_expert(p) ? shape.layout.expert_parallel_size() : 1);
-    if (shape.freeze.tied_head && p.last_writer == shape.freeze.embedding_stage()) {
-      twice += n;
+    if (shape.reduce.once_per_step ||
+        (shape.freeze.tied_head && p.last_writer == shape.freeze.embedding_stage())) {
+      own += n;
     } else {
       most = std::max(most, stages[p.last_writer] += (n + 15) / 16 * 16);
     }
   }
-  return 4 * (most + twice);
+  return 4 * (most + own);
 }
 
 }  // namespace
@@ -234,8 +236,10 @@ MemoryPlan plan_memory(const PlanInput& input, int rank, BaseLoad load) {
   for (const model::Parameter& p : shape.parameters) {
     if (shape.holds(p)) memory.weights += p.shape.num_elements() * shape.element;
   }
-  memory.gradients = shared_gradient_bytes(shape);
-  const std::int64_t M = input.num_micro_batches(), R = input.num_ranks;
+  memory.gradients = gradient_bytes(shape);
+  const std::int64_t R = input.num_ranks, M = shape.reduce.once_per_step
+                                                  ? std::min(input.num_micro_batches(), R)
+                                                  : input.num_micro_batches();  // what is folded in a step
   int most_levels = 0;  // partial sums that wait for leaves of a later micro-step
   for (std::int64_t done = R; done < M; done += R)
     most_levels = std::max(most_levels, std::popcount(static_cast<std::uint64_t>(done)));

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "neuronmoe/train/plan_time.hpp"
+#include "plan_shape.hpp"
 
 namespace nmoe::train {
 
@@ -82,13 +83,13 @@ std::string memory_text(const PlanInput& input, const MachineConfig& machine) {
   std::int64_t saved = 0;
   for (const std::int64_t bytes : plan_saved_bytes(input, 0)) saved += bytes;
   return fmt::format(
-      "memory of a rank: weights {}, gradient leaves of the largest stage {}, gradient sum {}, master and "
+      "memory of a rank: weights {}, gradient leaves of {} {}, gradient sum {}, master and "
       "moments {}, "
       "activations kept {} ({}/token in layers), scratch {}, partial sums {}, message buffers about {}: {} "
       "of {:.0f} "
       "GB{}\n",
-      bytes_text(m.weights), bytes_text(m.gradients), bytes_text(m.gradient_sum), bytes_text(m.optimizer),
-      bytes_text(m.saved),
+      bytes_text(m.weights), PlanShape(input, 0).reduce.once_per_step ? "all stages" : "the largest stage",
+      bytes_text(m.gradients), bytes_text(m.gradient_sum), bytes_text(m.optimizer), bytes_text(m.saved),
       bytes_text(static_cast<double>(saved) / static_cast<double>(input.tokens_per_micro_batch())),
       bytes_text(m.scratch), bytes_text(m.partial_sums), bytes_text(m.buffers), bytes_text(m.total()),
       machine.memory_gb,

@@ -11,13 +11,19 @@ PlanShape::PlanShape(const PlanInput& the_input, int rank)
                 comm::parse_expert_home(the_input.config.expert_placement), the_input.placed_by.counts),
       freeze(model::make_freeze_plan(the_input.model, trainables_of(the_input.kind))),
       parameters(model::list_parameters(the_input.model, freeze)),
-      reduce(reduce_options(the_input.config)),
+      reduce(reduce_options(the_input.config, the_input.num_ranks)),
       hidden(the_input.model.hidden_size),
       width(the_input.model.intermediate_size),
       element(the_input.config.dtype == "bfloat16" ? 2 : 4),
       query_width(static_cast<std::int64_t>(the_input.model.num_attention_heads) * the_input.model.head_dim),
       key_width(static_cast<std::int64_t>(the_input.model.num_key_value_heads) * the_input.model.head_dim),
       attention_weights(hidden * (2 * query_width + 2 * key_width)) {}
+
+std::int64_t num_reductions(const PlanInput& input) {
+  return reduce_options(input.config, input.num_ranks).once_per_step
+             ? 1
+             : comm::num_micro_steps(input.num_micro_batches(), input.num_ranks);
+}
 
 std::vector<int> PlanShape::group_ranks() const {
   std::vector<int> ranks;

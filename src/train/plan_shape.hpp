@@ -31,4 +31,7 @@ struct PlanShape {
   std::vector<ShardUnit> units(bool experts) const;
 };
 
+/// How often gradients go to their owners in a step.
+std::int64_t num_reductions(const PlanInput& input);
+
 }  // namespace nmoe::train

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "neuronmoe/train/trainer.hpp"
+#include "plan_shape.hpp"
 
 namespace nmoe::train {
 
@@ -51,7 +52,8 @@ double wire_seconds(std::int64_t all, std::int64_t experts, double world_rate, d
 
 /// Reduction behind backward and gather before forward, stage by stage, on a link that does one thing at a
 /// time.
-TimePlan time_of(const RankPlan& plan, std::int64_t micro_steps, const Rates& rates) {
+TimePlan time_of(const RankPlan& plan, std::int64_t micro_steps, std::int64_t reductions,
+                 const Rates& rates) {
   TimePlan time;
   const double share = 1.0 / static_cast<double>(micro_steps);
   double now = 0, link = 0;  // of one step that begins with the gather of the last update
@@ -70,8 +72,10 @@ TimePlan time_of(const RankPlan& plan, std::int64_t micro_steps, const Rates& ra
     }
     for (const StageCounts& stage : plan.stages) {
       now += static_cast<double>(stage.backward_flops) * share / rates.flops;
-      const double seconds = share * wire_seconds(stage.reduce_bytes, stage.expert_reduce_bytes, rates.reduce,
-                                                  rates.expert_reduce, rates);
+      if (micro_step < micro_steps - reductions) continue;
+      const double seconds =
+          wire_seconds(stage.reduce_bytes / reductions, stage.expert_reduce_bytes / reductions, rates.reduce,
+                       rates.expert_reduce, rates);
       if (seconds > 0) link = std::max(link, now) + seconds;
       time.reduce_s += seconds;
     }
@@ -91,7 +95,7 @@ TimePlan plan_time(const PlanInput& input, const MachineConfig& machine, ReduceR
   const std::int64_t micro_steps = comm::num_micro_steps(input.num_micro_batches(), input.num_ranks);
   TimePlan slowest;
   for (int r = 0; r < input.config.expert_parallel_size; ++r) {  // every group is like the first
-    const TimePlan time = time_of(plan_counts(input, r, routing), micro_steps, rates);
+    const TimePlan time = time_of(plan_counts(input, r, routing), micro_steps, num_reductions(input), rates);
     if (time.step_s() > slowest.step_s()) slowest = time;
   }
   return slowest;
@@ -130,7 +134,7 @@ std::optional<double> crossover_tokens(const PlanInput& input) {
   const ParameterCounts parameters = count_parameters(input);
   if (parameters.new_experts == 0 || input.kind != RunKind::stage1) return std::nullopt;
   // Bytes per rank without the factor (N − 1)/N, which both sides have.
-  const ReduceOptions options = reduce_options(input.config);
+  const ReduceOptions options = reduce_options(input.config, input.num_ranks);
   const std::int64_t element = input.config.dtype == "bfloat16" ? 2 : 4;
   const double sharded = static_cast<double>(parameters.new_experts) *
                          static_cast<double>(size_of(options.wire_dtype) + element);

@@ -18,9 +18,11 @@ model::TrainableSet trainables_of(RunKind kind) {
   return model::TrainableSet::none;
 }
 
-ReduceOptions reduce_options(const TrainConfig& config) {
+ReduceOptions reduce_options(const TrainConfig& config, int num_ranks) {
   return {config.bucket_bytes, config.overlap, config.zero,
-          config.gradient_dtype == "bfloat16" ? DType::bfloat16 : DType::float32};
+          config.gradient_dtype == "bfloat16" ? DType::bfloat16 : DType::float32,
+          config.reduce_every == "step" &&
+              config.global_batch_size / config.micro_batch_size > std::int64_t{num_ranks}};
 }
 
 std::int64_t steps_of_epochs(double epochs, std::int64_t num_sequences, std::int64_t micro_batch_size,

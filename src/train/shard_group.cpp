@@ -231,17 +231,17 @@ void ShardGroup::pack(Flight& flight) {
   }
 }
 
-void ShardGroup::reduce_stage(int stage, std::span<const int> leaf_counts, std::int64_t num_micro_batches) {
+void ShardGroup::reduce_stage(int stage, std::span<const int> leaf_counts, std::int64_t num_leaves) {
   for (std::size_t u = 0; u < units_.size(); ++u) {
     if (units_[u].stage != stage) continue;
     for (std::int64_t bucket = 0; bucket < states_[u].num_buckets; ++bucket) {
       if (comm_.size() == 1) {
-        fold_here(u, bucket, leaf_counts.front(), num_micro_batches);
+        fold_here(u, bucket, leaf_counts.front(), num_leaves);
         continue;
       }
       if (reductions_.size() == max_in_flight) land_oldest_reduction();
       Flight flight = take_flight(u, bucket);
-      flight.num_micro_batches = num_micro_batches;
+      flight.num_leaves = num_leaves;
       flight.leaf_counts.assign(leaf_counts.begin(), leaf_counts.end());
       pack(flight);
       order(compute_, stream());
@@ -282,12 +282,11 @@ void ShardGroup::fold(Flight& flight) {
       sum.push(std::move(values), add_nodes, nodes < count ? level : 0);
     }
   }
-  finish_bucket(flight.unit, flight.bucket, flight.num_micro_batches);
+  finish_bucket(flight.unit, flight.bucket, flight.num_leaves);
 }
 
 /// One rank: leaves become sums without travelling, rounded as if they did.
-void ShardGroup::fold_here(std::size_t unit, std::int64_t bucket, int leaves,
-                           std::int64_t num_micro_batches) {
+void ShardGroup::fold_here(std::size_t unit, std::int64_t bucket, int leaves, std::int64_t num_leaves) {
   const std::int64_t mine = bucket_part(unit, 0, bucket);
   const auto take_leaf = [&](int leaf, TensorView out) {
     pack_leaf(unit, 0, bucket, leaf, out);
@@ -295,7 +294,7 @@ void ShardGroup::fold_here(std::size_t unit, std::int64_t bucket, int leaves,
     ops::cast(rounded_.view().rows(0, mine), out, compute_);
     ops::cast(out, rounded_.view().rows(0, mine), compute_);
   };
-  if (num_micro_batches == 1) {
+  if (num_leaves == 1) {
     if (leaves == 1) take_leaf(0, gradient_of(unit, bucket));
     return;
   }
@@ -305,13 +304,13 @@ void ShardGroup::fold_here(std::size_t unit, std::int64_t bucket, int leaves,
     states_[unit].sums[static_cast<std::size_t>(bucket)].push(
         std::move(values), [&](Tensor& a, Tensor& b) { add(a, b, sums_pool_, compute_); });
   }
-  finish_bucket(unit, bucket, num_micro_batches);
+  finish_bucket(unit, bucket, num_leaves);
 }
 
 /// With the step's last leaf the sum of a bucket is complete.
-void ShardGroup::finish_bucket(std::size_t unit, std::int64_t bucket, std::int64_t num_micro_batches) {
+void ShardGroup::finish_bucket(std::size_t unit, std::int64_t bucket, std::int64_t num_leaves) {
   auto& sum = states_[unit].sums[static_cast<std::size_t>(bucket)];
-  if (static_cast<std::int64_t>(sum.num_leaves()) < num_micro_batches) return;
+  if (static_cast<std::int64_t>(sum.num_leaves()) < num_leaves) return;
   Tensor total = sum.finish([&](Tensor& a, Tensor& b) { add(a, b, sums_pool_, stream()); });
   copy(gradient_of(unit, bucket), total.view(), stream());
   sums_pool_.give(std::move(total));

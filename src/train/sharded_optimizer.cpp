@@ -52,7 +52,8 @@ ShardedOptimizer::ShardedOptimizer(model::Decoder& decoder, const comm::Parallel
       world_(world),
       replicated_(select(decoder, false), world, 1, options, decoder.stream()),
       experts_(select(decoder, true), expert_data_parallel, layout.expert_parallel_size(), options,
-               decoder.stream()) {
+               decoder.stream()),
+      once_per_step_(options.once_per_step) {
   std::int64_t total = 0;
   for (const model::Parameter& p : decoder.parameters()) {
     if (p.trainable) total += num_blocks(p.shape.num_elements());
@@ -61,7 +62,7 @@ ShardedOptimizer::ShardedOptimizer(model::Decoder& decoder, const comm::Parallel
   if (decoder.stream().device() != Device::cpu)
     partials_ = Tensor({total}, DType::float64, decoder.stream().device());
   reset_state();
-  decoder_.share_gradients();
+  if (!once_per_step_) decoder_.share_gradients();
   decoder_.set_hooks({[this](int stage) {
                         for (ShardGroup* group : groups()) group->wait_weights(stage);
                       },
@@ -98,14 +99,21 @@ std::vector<int> leaf_counts(const comm::ParallelLayout& layout, bool experts, s
 }
 
 void ShardedOptimizer::begin_micro_step(std::int64_t micro_step, std::int64_t num_micro_batches) {
-  leaf_counts_ = leaf_counts(layout_, false, micro_step, num_micro_batches);
-  expert_leaf_counts_ = leaf_counts(layout_, true, micro_step, num_micro_batches);
-  num_micro_batches_ = num_micro_batches;
+  const std::int64_t sender =
+      once_per_step_ ? 0 : micro_step;  // the micro-step whose holders send a leaf now
+  leaf_counts_ = leaf_counts(layout_, false, sender, num_micro_batches);
+  expert_leaf_counts_ = leaf_counts(layout_, true, sender, num_micro_batches);
+  num_leaves_ =
+      once_per_step_ ? std::min<std::int64_t>(num_micro_batches, layout_.world_size()) : num_micro_batches;
+  reduces_ =
+      !once_per_step_ || micro_step + 1 == comm::num_micro_steps(num_micro_batches, layout_.world_size());
+  if (!once_per_step_ || micro_step == 0) decoder_.zero_gradients();
 }
 
 void ShardedOptimizer::gradients_ready(int stage) {
-  replicated_.reduce_stage(stage, leaf_counts_, num_micro_batches_);
-  experts_.reduce_stage(stage, expert_leaf_counts_, num_micro_batches_);
+  if (!reduces_) return;
+  replicated_.reduce_stage(stage, leaf_counts_, num_leaves_);
+  experts_.reduce_stage(stage, expert_leaf_counts_, num_leaves_);
 }
 
 void ShardedOptimizer::finish_gather() {

@@ -63,7 +63,7 @@ Trainer::Trainer(const comm::ExecutionContext& context, const TrainRun& run, con
       decoder_(decoder),
       mixture_(mixture),
       optimizer_(decoder, groups.layout, context.world, *groups.expert_data_parallel,
-                 reduce_options(run.config)) {
+                 reduce_options(run.config, context.world.size())) {
   const TrainConfig& c = run.config;
   NMOE_CHECK(
       c.global_batch_size % c.micro_batch_size == 0, config,
@@ -161,7 +161,6 @@ StepMetrics Trainer::train_step(const StepBatch& batch, const StepPlan& plan) {
   for (std::int64_t micro_step = 0; micro_step < num_steps; ++micro_step) {
     const auto at = static_cast<std::size_t>(micro_step);
     optimizer_.begin_micro_step(micro_step, num_micro_batches_);
-    decoder_.zero_gradients();
     const model::Losses result = decoder_.forward_backward(batch.micro_batches[at].batch(),
                                                            loss_scales(plan.num_labels, batch.labels[at]),
                                                            global_balancing() ? statistics : nullptr);

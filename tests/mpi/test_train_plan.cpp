@@ -52,6 +52,7 @@ train::RunAccounts count_run(const ShapeUnderTest& shape, const std::string& dir
   run.config.bucket_bytes = reduce.bucket_bytes;
   run.config.zero = reduce.zero;
   run.config.gradient_dtype = reduce.wire_dtype == DType::bfloat16 ? "bfloat16" : "float32";
+  run.config.reduce_every = reduce.once_per_step ? "step" : "micro_step";
   run.config.save_every = 0;
   run.identity.provenance_json = "{}\n";
   run.placed_by.counts = shape.measured;
@@ -77,12 +78,14 @@ void check_shape(const ShapeUnderTest& shape) {
   const train::ReduceOptions variants[] = {
       {.bucket_bytes = 1 << 20},
       {.bucket_bytes = 4096, .overlap = false, .wire_dtype = DType::bfloat16},
-      {.bucket_bytes = 8192, .zero = false}};
+      {.bucket_bytes = 8192, .zero = false},
+      {.bucket_bytes = 16384, .once_per_step = true}};
   for (int ep = 1; ep <= world.size(); ++ep) {
     if (world.size() % ep != 0) continue;
     for (const train::ReduceOptions& reduce : variants) {
       if (ep != world.size() && reduce.bucket_bytes != 1 << 20) continue;  // a run costs a checkpoint
-      BOOST_TEST_CONTEXT("expert_parallel_size " << ep << ", ZeRO " << reduce.zero) {
+      BOOST_TEST_CONTEXT("expert_parallel_size " << ep << ", ZeRO " << reduce.zero
+                                                 << ", one reduction per step " << reduce.once_per_step) {
         const train::RunAccounts run =
             count_run(shape, shared.path(), ep, reduce, reduce.zero ? "owned" : "auto");
         BOOST_TEST(run.num_steps == 2);

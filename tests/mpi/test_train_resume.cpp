@@ -63,6 +63,27 @@ BOOST_AUTO_TEST_CASE(a_resumed_run_ends_with_the_same_bytes,
   world.barrier();
 }
 
+// Sums of a step end with it: a checkpoint holds none of them, and experts may be spread otherwise
+// afterwards.
+BOOST_AUTO_TEST_CASE(a_resumed_run_with_one_reduction_per_step_ends_with_the_same_bytes) {
+  comm::Communicator& world = test::world();
+  const test::SharedDirectory shared("once");
+  const std::string tokens = shared.path() + "/tokens.h5", output = shared.path() + "/run";
+  test::write_token_corpus(world, tokens);
+  RunOptions options{.output = output, .expert_parallel_size = world.size(), .reduce_every = "step"};
+  run_training(world, tokens, options);
+  world.barrier();
+  const std::string expected = digest(step_dir(output, 6));
+  world.barrier();
+  if (world.rank() == 0) std::filesystem::remove_all(step_dir(output, 6));
+  world.barrier();
+  options.expert_parallel_size = 1;
+  run_training(world, tokens, options);
+  world.barrier();
+  BOOST_CHECK_EQUAL(digest(step_dir(output, 6)), expected);
+  world.barrier();
+}
+
 // Every pair of rank counts up to this run's, experts spread as far as they go on one side and over all ranks
 // or none on the other: 16 pairs on 4 ranks. What one layout saves, the other continues with the same bits.
 BOOST_AUTO_TEST_CASE(any_layout_resumes_what_another_saved,

@@ -59,7 +59,6 @@ inline EngineResult run_engine(comm::Communicator& world, const EngineOptions& o
       const model::BatchBuilder builder =
           m >= 0 ? engine_batch(step, m, config.vocab_size) : model::BatchBuilder();
       optimizer.begin_micro_step(micro_step, num_micro_batches);
-      decoder.zero_gradients();
       const model::Losses l = decoder.forward_backward(builder.batch(), options.scales);
       if (m >= 0) losses[static_cast<std::size_t>(m)] = l.lm_sum + l.balancing + l.lpr;
     }

@@ -23,6 +23,7 @@ struct TrainingOptions {
   std::vector<int> num_experts = {3, 1, 2};
   std::int64_t global_batch_size = 10;
   comm::ExpertTokens measured = {};  ///< what owned experts are placed by
+  std::string reduce_every = "micro_step";
 };
 
 /// Returns the SHA-256 of all frozen weights after the run.
@@ -48,6 +49,7 @@ inline std::string run_training(comm::Communicator& world, const std::string& to
   run.config.seq_length = 8;
   run.config.micro_batch_size = 2;
   run.config.global_batch_size = options.global_batch_size;
+  run.config.reduce_every = options.reduce_every;
   run.config.learning_rate = 1e-2;
   run.config.save_every = 3;
   run.identity.resolved_config = "[train]\nsteps = 6\n";

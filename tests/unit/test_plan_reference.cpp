@@ -138,6 +138,30 @@ BOOST_AUTO_TEST_CASE(bytes_a5) {
   check_close(*train::crossover_tokens(input) * (11.667 * 4 - 5.0 / 3) / (11.667 * 4), 22.1e3);
 }
 
+// 512 sequences are 4 micro-batches of 32 for each of 4 ranks: a quarter of the gradients' bytes, and float32
+// gradients of everything that trains (1.585 G parameters) instead of one layer's.
+BOOST_AUTO_TEST_CASE(one_reduction_per_step) {
+  train::PlanInput input = llama_greek();
+  input.num_ranks = 4;
+  input.config.global_batch_size = 512;
+  const auto reduced = [&] {
+    std::int64_t bytes = 0;
+    for (const train::StageCounts& s : train::plan_counts(input, 0, train::balanced_routing(input)).stages)
+      bytes += s.reduce_bytes;
+    return bytes;
+  };
+  const train::MachineConfig machine{"gh200", 2, 2, 790, 0.6, 96, 350, 22.5, 5};
+  const std::int64_t often = reduced();
+  const train::TimePlan often_time = train::plan_time(input, machine, train::ReduceRoute::direct);
+  input.config.reduce_every = "step";
+  BOOST_TEST(reduced() * 4 == often);
+  const train::TimePlan once_time = train::plan_time(input, machine, train::ReduceRoute::direct);
+  BOOST_CHECK_CLOSE(4 * once_time.reduce_s, often_time.reduce_s, 1e-9);
+  const train::MemoryPlan memory = train::plan_memory(input, 0);
+  BOOST_TEST(memory.gradients == 4 * train::count_parameters(input).trainable);
+  BOOST_TEST(memory.partial_sums == 0);
+}
+
 BOOST_AUTO_TEST_CASE(scaling_a5) {
   const train::MachineConfig machine{"gh200", 1, 4, 790, 0.6, 96, 350, 22.5, 5};
   const std::tuple<int, double, double> table[] = {{1, 98.9, 99.7}, {2, 95.1, 98.7},  {4, 94.8, 98.6},

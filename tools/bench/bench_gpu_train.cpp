@@ -181,7 +181,7 @@ int run(comm::ExecutionContext& context, const Options& options) {
   initialise(decoder, routing == "skewed");
   train::reserve_step_memory(decoder, input, 0);
   train::ShardedOptimizer optimizer(decoder, groups.layout, context.world, *groups.expert_data_parallel,
-                                    train::reduce_options(input.config));
+                                    train::reduce_options(input.config, 1));
   const std::int64_t tokens = input.tokens_per_micro_batch();
   const model::BatchBuilder builder =
       random_batch(input.config.micro_batch_size, input.config.seq_length, input.model.vocab_size);
@@ -200,7 +200,6 @@ int run(comm::ExecutionContext& context, const Options& options) {
       const std::int64_t before = stream.flops();
       const double start = now();
       optimizer.begin_micro_step(0, 1);
-      decoder.zero_gradients();
       const model::Losses losses = decoder.forward_backward(builder.batch(), scales);
       const double norm = optimizer.finish_reduction(stream);
       optimizer.update({1e-4, 0.9, 0.999, 1e-8, 0.0, i + 1, std::min(1.0, 1.0 / norm)}, stream);

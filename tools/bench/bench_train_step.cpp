@@ -98,7 +98,6 @@ int run(comm::ExecutionContext& context, const std::string& kind_name, int seque
     context.world.barrier();
     const double start = now();
     optimizer.begin_micro_step(0, context.world.size());
-    decoder.zero_gradients();
     decoder.forward_backward(builder.batch(), scales);
     optimizer.finish_reduction(context.stream);
     optimizer.update({1e-4, 0.9, 0.999, 1e-8, 0.0, i + 1, 1.0}, context.stream);

@@ -74,7 +74,8 @@ class Decoder {
   /// New experts = exact copies of the base MLP; routers Xavier normal, std sqrt(2 / (D + E)) (METHOD 5).
   void upcycle(std::uint64_t seed);
 
-  /// Sets every gradient leaf to zero. Before the backward of each micro-batch.
+  /// Sets every gradient leaf to zero. Before the backward of a micro-batch, or of the first of several whose
+  /// gradients are to be added (not with share_gradients).
   void zero_gradients();
   /// From now on all stages put their gradients into one memory of the size of the largest stage: a gradient
   /// lives only until `gradients_ready` of its stage returns (a tensor written by two stages keeps its own).

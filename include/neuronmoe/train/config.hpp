@@ -42,6 +42,7 @@ struct TrainConfig {
   bool overlap = true;
   bool zero = true;
   std::string gradient_dtype = "float32";
+  std::string reduce_every = "micro_step";
 
   int top_k = 2;
   double router_aux_loss_coef = 0.01;
@@ -126,8 +127,12 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{"shard the optimizer state (ZeRO-2); false: every rank keeps all of it (same bits)", "", 0, 0,
               "", true});
   f("train.gradient_dtype", c.gradient_dtype,
-    FieldInfo{"gradients of a micro-batch travel in this type; they are summed in float32", "", 0, 0,
-              "float32|bfloat16"});
+    FieldInfo{"gradients travel in this type; they are summed in float32", "", 0, 0, "float32|bfloat16"});
+  f("train.reduce_every", c.reduce_every,
+    FieldInfo{"gradients go to their owners after each micro_step, or once a step: fewer bytes, but every "
+              "rank sums "
+              "whole gradients, and the result has other bits on other rank counts",
+              "", 0, 0, "micro_step|step"});
   f("train.top_k", c.top_k, FieldInfo{"experts per token", "", 1, 1024});
   f("train.router_aux_loss_coef", c.router_aux_loss_coef,
     FieldInfo{"weight of the balancing loss (stage 1)", "", 0, 1e6});

@@ -47,7 +47,7 @@ struct StageCounts {
 /// Bytes one rank needs at once. The first six are exact; the last two are estimates.
 struct MemoryPlan {
   std::int64_t weights = 0;
-  std::int64_t gradients = 0;     ///< leaves of the largest stage
+  std::int64_t gradients = 0;     ///< leaves of the largest stage (of all with train.reduce_every = step)
   std::int64_t gradient_sum = 0;  ///< float32, what the rank keeps state for
   std::int64_t optimizer = 0;     ///< float32 master weights and both moments
   std::int64_t saved = 0;         ///< activations from forward to backward

@@ -15,12 +15,13 @@
 
 namespace nmoe::train {
 
-/// How gradients travel. None of these but wire_dtype changes a bit of the result.
+/// How gradients travel. None of these but wire_dtype and once_per_step changes a bit of the result.
 struct ReduceOptions {
   std::int64_t bucket_bytes = std::int64_t{1} << 25;  ///< of one message buffer
   bool overlap = true;                ///< collectives run while backward and the next forward compute
   bool zero = true;                   ///< false: every rank keeps and updates the whole optimizer state
   DType wire_dtype = DType::float32;  ///< leaves are rounded to it before they travel; sums are float32
+  bool once_per_step = false;  ///< a leaf is the sum of a rank's micro-batches of a step, not one of them
 };
 
 /// The tensors whose gradients one backward stage completes, cut over the ranks.
@@ -57,9 +58,9 @@ class ShardGroup {
              const ReduceOptions& options, Stream& compute);
 
   /// Starts sending this rank's leaves of a stage to their owners. `leaf_counts[source rank]` = how many of
-  /// that rank's leaves hold a micro-batch (the first ones); `num_micro_batches` of the whole step. The
+  /// that rank's leaves hold a micro-batch (the first ones); `num_leaves` of the whole step. The
   /// gradients may be overwritten, in the order of `compute`, when it returns. Collective over the group.
-  void reduce_stage(int stage, std::span<const int> leaf_counts, std::int64_t num_micro_batches);
+  void reduce_stage(int stage, std::span<const int> leaf_counts, std::int64_t num_leaves);
   /// Lands everything sent so far: what `compute` does next finds it folded. After the last micro-step
   /// gradient() is complete.
   void finish_reduction();
@@ -92,7 +93,7 @@ class ShardGroup {
   /// One bucket on its way.
   struct Flight {
     std::size_t unit;
-    std::int64_t bucket, num_micro_batches = 0;
+    std::int64_t bucket, num_leaves = 0;
     std::vector<int> leaf_counts;
     std::vector<std::int64_t> send_counts, recv_counts;
     TensorView send;                 ///< of bytes, on the CPU in a send buffer of the communicator
@@ -119,8 +120,8 @@ class ShardGroup {
   void pack(Flight& flight);
   void pack_leaf(std::size_t unit, int rank, std::int64_t bucket, int leaf, TensorView out) const;
   void fold(Flight& flight);
-  void fold_here(std::size_t unit, std::int64_t bucket, int leaves, std::int64_t num_micro_batches);
-  void finish_bucket(std::size_t unit, std::int64_t bucket, std::int64_t num_micro_batches);
+  void fold_here(std::size_t unit, std::int64_t bucket, int leaves, std::int64_t num_leaves);
+  void finish_bucket(std::size_t unit, std::int64_t bucket, std::int64_t num_leaves);
   void add(Tensor& a, Tensor& b, BufferPool& pool, Stream& stream);
   TensorView gradient_of(std::size_t unit, std::int64_t bucket);
   void land_oldest_reduction();

@@ -5,6 +5,8 @@
 // Two groups of parameters: replicated ones are sharded over all ranks; new experts are sharded over the
 // ranks that hold the same experts (the expert-data-parallel group). Gradient leaves, one per micro-batch,
 // are added in the one order of DESIGN 6, so the result has the same bits on every layout.
+// With ReduceOptions::once_per_step a rank adds up its micro-batches in full-size float32 gradients, in
+// ascending order, and a leaf is that sum: bits are then a function of the rank count, too.
 // State, gradients and messages lie on the device of the decoder's stream; `world` and the expert groups
 // carry its tensors and those of the host.
 #include <cstdint>
@@ -28,7 +30,8 @@ double cosine_learning_rate(double peak, double min_ratio, std::int64_t warmup, 
 
 class ShardedOptimizer {
  public:
-  /// Puts its hooks into `decoder` and lets its gradients share memory.
+  /// Puts its hooks into `decoder` and lets its gradients share memory (not with once_per_step, where they
+  /// are the sums of a step).
   /// @param world all ranks   @param expert_data_parallel ranks at this rank's position of their
   /// expert-parallel groups
   ShardedOptimizer(model::Decoder& decoder, const comm::ParallelLayout& layout, comm::Communicator& world,
@@ -37,8 +40,9 @@ class ShardedOptimizer {
   ShardedOptimizer(const ShardedOptimizer&) = delete;
   ShardedOptimizer& operator=(const ShardedOptimizer&) = delete;
 
-  /// Before the forward_backward of micro-step `micro_step` of a step with `num_micro_batches`: says which
-  /// gradient leaves will hold one. The decoder's hooks do the rest. Collective over the world.
+  /// Before the forward_backward of micro-step `micro_step` of a step with `num_micro_batches`: zeroes the
+  /// gradients it adds to and says which leaves will be sent. The decoder's hooks do the rest. Collective
+  /// over the world.
   void begin_micro_step(std::int64_t micro_step, std::int64_t num_micro_batches);
   /// Norm of the whole gradient, the same bits everywhere. After the last micro-step of a step. Collective
   /// over the world.
@@ -67,13 +71,15 @@ class ShardedOptimizer {
   comm::ParallelLayout layout_;
   comm::Communicator& world_;
   ShardGroup replicated_, experts_;
-  std::vector<int> leaf_counts_, expert_leaf_counts_;  // of the micro-step under way
-  std::int64_t num_micro_batches_ = 0;
+  bool once_per_step_, reduces_ = true;                // whether the micro-step under way sends
+  std::vector<int> leaf_counts_, expert_leaf_counts_;  // of it
+  std::int64_t num_leaves_ = 0;                        // of a whole step
   Tensor partials_, host_partials_;  // of the squared norm: on the device, and where ranks add theirs
 };
 
 /// Leaves with a micro-batch per source rank of a group in a micro-step: all ranks (`experts` false: one leaf
-/// each), or the expert-data-parallel ranks (one leaf per rank of the expert-parallel group). Pure
+/// each), or the expert-data-parallel ranks (one leaf per rank of the expert-parallel group). Those of
+/// micro-step 0 are the leaves of a step with one reduction: who has a micro-batch in any has one there. Pure
 /// arithmetic.
 std::vector<int> leaf_counts(const comm::ParallelLayout& layout, bool experts, std::int64_t micro_step,
                              std::int64_t num_micro_batches);

@@ -19,8 +19,9 @@
 
 namespace nmoe::train {
 
-/// The keys of a config that say how gradients travel.
-ReduceOptions reduce_options(const TrainConfig& config);
+/// The keys of a config that say how gradients travel between `num_ranks`. Where no rank has more than one
+/// micro-batch in a step, one reduction per step is what happens anyway.
+ReduceOptions reduce_options(const TrainConfig& config, int num_ranks);
 
 /// Optimizer steps of `epochs` passes (METHOD 7.1): ceil(epochs · floor(micro-batches in the data /
 /// micro-batches of a step)), a last shorter micro-batch counted, at least 1. The lineage's world size W does
