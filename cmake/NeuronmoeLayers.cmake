@@ -1,7 +1,7 @@
 # One library per layer, linked only downwards (DESIGN: base < tensor < ops, comm < io < data < model <
 # {train, analysis, evaluation} < app). tests/integration/layering walks the includes.
 # src/<layer>/*.cpp always; src/<layer>/cuda/*.{cu,cpp} with a CUDA toolkit, src/<layer>/no_cuda/*.cpp without;
-# src/comm/nccl with NCCL, src/comm/no_nccl without.
+# src/comm/nccl with NCCL, src/comm/no_nccl without; src/comm/x86 on x86-64, src/comm/no_x86 elsewhere.
 function(nmoe_add_layer name)
   cmake_parse_arguments(ARG "" "" "SUBDIRS;LINK" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cpp)
@@ -54,7 +54,11 @@ if(NMOE_WITH_NCCL)
   set(nccl_dir nccl)
   set(nccl_lib nmoe_nccl)
 endif()
-nmoe_add_layer(comm SUBDIRS mpi ${nccl_dir} LINK nmoe_tensor MPI::MPI_C Threads::Threads ${nccl_lib})
+set(copy_dir no_x86)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+  set(copy_dir x86)
+endif()
+nmoe_add_layer(comm SUBDIRS mpi ${nccl_dir} ${copy_dir} LINK nmoe_tensor MPI::MPI_C Threads::Threads ${nccl_lib})
 if(NMOE_WITH_NCCL)
   file(GLOB nccl_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/comm/nccl/*.cu)
   target_sources(nmoe_comm PRIVATE ${nccl_kernels})

@@ -1,5 +1,7 @@
 // All-to-all and reduce-scatter of this program, through shared memory and through messages, beside Open
-// MPI's own.
+// MPI's own. "read once": each received number is then read once, as a consumer would, where it lies: through
+// shared memory that is the sender's buffer. "copy": what all ranks at once can copy, without any exchange,
+// by memcpy and by the copy that exchanges use.
 //   mpirun -n 2 bench_collectives [ROUNDS]
 // Sides take turns within every round; a time is that of the slowest rank, from a barrier on; medians over
 // rounds. A message of N bytes is what one rank hands in: N/ranks for each rank, its own part included.
@@ -15,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/large_copy.hpp"
 #include "neuronmoe/comm/mpi_communicator.hpp"
 #include "neuronmoe/ops/transformer.hpp"
 
@@ -66,6 +69,7 @@ struct Bench {
   Stream stream;
   std::shared_ptr<std::byte> shared_send;
   Tensor send, receive, result;
+  float checksum = 0;
 
   explicit Bench(std::int64_t most_bytes) {
     MPI_Comm world = MPI_COMM_WORLD;
@@ -114,6 +118,25 @@ struct Bench {
     for (int r = 0; r < size; ++r) parts.push_back(receive.data<float>() + r * part);
     sum(parts, part);
   }
+  /// Reads every number once.
+  void read(const void* numbers, std::int64_t count) {
+    constexpr std::int64_t lanes = 64;  // so that it is vector code without reordering sums
+    std::array<float, lanes> sums{};
+    const auto* x = static_cast<const float*>(numbers);
+    for (std::int64_t i = 0; i + lanes <= count; i += lanes) {
+      for (std::int64_t j = 0; j < lanes; ++j) sums[static_cast<std::size_t>(j)] += x[i + j];
+    }
+    for (const float s : sums) checksum += s;
+  }
+  /// As the backward of experts reads the gradients of its rows.
+  void exchange_and_read(std::int64_t part) {
+    comm::InPlaceExchange exchange =
+        shared->all_to_all_in_place(received(part), counts(part), to_send(true, part), counts(part), stream);
+    exchange.wait();
+    for (int r = 0; r < size; ++r) read(exchange.rows_of(r), part);
+    exchange.release();
+    exchange.reclaim();
+  }
   /// As the trainer reduces a bucket.
   void reduce_scatter(comm::Communicator& group, bool in_place, std::int64_t part) {
     comm::InPlaceExchange exchange = group.all_to_all_in_place(received(part), counts(part),
@@ -126,30 +149,63 @@ struct Bench {
     exchange.reclaim();
   }
 
-  void run(std::int64_t bytes, int rounds) {
-    const std::int64_t part = bytes / 4 / size;
-    std::vector<Side> exchange;
-    exchange.push_back({"shared", [&] { all_to_all(*shared, true, part); }, {}});
-    exchange.push_back({"messages", [&] { all_to_all(*messages, false, part); }, {}});
-    exchange.push_back({"MPI_Alltoallv", [&] { mpi_all_to_all(part); }, {}});
-    time_sides(exchange, rounds);
-    std::vector<Side> reduce;
-    reduce.push_back({"shared", [&] { reduce_scatter(*shared, true, part); }, {}});
-    reduce.push_back({"messages", [&] { reduce_scatter(*messages, false, part); }, {}});
-    const auto mpi_exchange_and_sum = [&] {
+  std::vector<Side> exchanges(std::int64_t part) {
+    std::vector<Side> sides;
+    sides.push_back({"shared", [=, this] { all_to_all(*shared, true, part); }, {}});
+    sides.push_back({"messages", [=, this] { all_to_all(*messages, false, part); }, {}});
+    sides.push_back({"MPI_Alltoallv", [=, this] { mpi_all_to_all(part); }, {}});
+    return sides;
+  }
+  std::vector<Side> exchanges_read_once(std::int64_t part) {
+    const auto then_read = [=, this](auto exchange) {
+      return [=, this] {
+        exchange();
+        read(receive.data<float>(), part * size);
+      };
+    };
+    std::vector<Side> sides;
+    sides.push_back({"shared", [=, this] { exchange_and_read(part); }, {}});
+    sides.push_back({"messages", then_read([=, this] { all_to_all(*messages, false, part); }), {}});
+    sides.push_back({"MPI_Alltoallv", then_read([=, this] { mpi_all_to_all(part); }), {}});
+    return sides;
+  }
+  std::vector<Side> copies(std::int64_t part) {
+    const auto num_bytes = static_cast<std::size_t>(part * size * 4);
+    std::vector<Side> sides;
+    const auto plain = [=, this] { std::memcpy(receive.data<float>(), send.data<float>(), num_bytes); };
+    sides.push_back({"memcpy", plain, {}});
+    const auto ours = [=, this] {
+      comm::detail::copy_bytes(receive.data<float>(), send.data<float>(), num_bytes);
+    };
+    sides.push_back({"ours", ours, {}});
+    return sides;
+  }
+  std::vector<Side> reductions(std::int64_t part) {
+    std::vector<Side> sides;
+    sides.push_back({"shared", [=, this] { reduce_scatter(*shared, true, part); }, {}});
+    sides.push_back({"messages", [=, this] { reduce_scatter(*messages, false, part); }, {}});
+    const auto mpi_exchange_and_sum = [=, this] {
       mpi_all_to_all(part);
       sum_received(part);
     };
-    reduce.push_back({"MPI_Alltoallv+sum", mpi_exchange_and_sum, {}});
-    const auto library = [&] {
+    sides.push_back({"MPI_Alltoallv+sum", mpi_exchange_and_sum, {}});
+    const auto library = [=, this] {
       MPI_Reduce_scatter_block(send.view().raw(), result.view().raw(), static_cast<int>(part), MPI_FLOAT,
                                MPI_SUM, MPI_COMM_WORLD);
     };
-    reduce.push_back({"MPI_Reduce_scatter_block", library, {}});
-    time_sides(reduce, rounds);
-    if (rank == 0) {
-      print_sides("all-to-all", bytes, exchange);
-      print_sides("reduce-scatter", bytes, reduce);
+    sides.push_back({"MPI_Reduce_scatter_block", library, {}});
+    return sides;
+  }
+
+  void run(std::int64_t bytes, int rounds) {
+    const std::int64_t part = bytes / 4 / size;
+    const std::pair<const char*, std::vector<Side>> rows[] = {{"all-to-all", exchanges(part)},
+                                                              {"read once", exchanges_read_once(part)},
+                                                              {"copy", copies(part)},
+                                                              {"reduce-scatter", reductions(part)}};
+    for (auto [what, sides] : rows) {
+      time_sides(sides, rounds);
+      if (rank == 0) print_sides(what, bytes, sides);
     }
   }
 };
@@ -168,6 +224,7 @@ int main(int argc, char** argv) {
     MPI_Get_library_version(version.data(), &length);
     if (bench.rank == 0) std::printf("%d ranks, %d rounds, %s\n", bench.size, rounds, version.data());
     for (std::int64_t bytes = 64 << 10; bytes <= most; bytes *= 4) bench.run(bytes, rounds);
+    if (bench.rank == 0) std::printf("sum of all that was read: %g\n", static_cast<double>(bench.checksum));
     bench.shared_send.reset();
     bench.shared->close();
     bench.messages->close();

@@ -1,8 +1,8 @@
 #include "group.hpp"
 
 #include <algorithm>
-#include <cstring>
 
+#include "../large_copy.hpp"
 #include "../rank_order.hpp"
 #include "mpi_check.hpp"
 
@@ -86,7 +86,7 @@ void Group::exchange(std::span<const Piece> recvs, std::span<const Piece> sends)
   const Piece &to_me = recvs[static_cast<std::size_t>(rank)],
               &from_me = sends[static_cast<std::size_t>(rank)];
   const auto copy = [](const Piece& piece, const void* from) {
-    if (piece.num_bytes > 0) std::memmove(piece.data, from, static_cast<std::size_t>(piece.num_bytes));
+    copy_bytes(piece.data, from, static_cast<std::size_t>(piece.num_bytes));
     return true;
   };
   HeldPieces held;
