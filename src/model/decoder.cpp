@@ -53,7 +53,8 @@ Decoder::Decoder(ModelConfig config, DType dtype, TrainableSet trainable, Expert
       group_(std::move(group)),
       stream_(stream),
       rope_(config_, accumulator_of(dtype)),
-      memory_{Arena(stream.device()), Arena(stream.device())},
+      memory_{Arena(stream.device()), Arena(stream.device()), SendBuffer(group_.comm, stream.device()),
+              SendBuffer(group_.comm, stream.device())},
       saved_(static_cast<std::size_t>(config_.num_layers)),
       saved_bytes_(static_cast<std::size_t>(config_.num_layers), 0) {
   for (const int e : config_.num_experts) routed_slots_.emplace_back(static_cast<std::size_t>(e), 0);
@@ -151,8 +152,8 @@ ResidualStream Decoder::run_layers(const Batch& batch, const SequenceInfo& seque
       in = layer_forward(l, kept.take(shape, dtype_), in, sequence, observer);
       saved_bytes_[static_cast<std::size_t>(l)] = kept.in_use_bytes() - before;
     } else {
-      // Of this layer only what is pending is read again: its memory is used for the next one, which gives the
-      // place of the pending tensor to one of its own that it writes after the norm has read that.
+      // Of this layer only what is pending is read again: its memory is used for the next one, which gives
+      // the place of the pending tensor to one of its own that it writes after the norm has read that.
       const TensorView before = in.x;
       in = layer_forward(l, other, in, sequence, observer);
       other = before;
@@ -199,7 +200,7 @@ void Decoder::layer_backward(int l, TensorView dx, const SequenceInfo& sequence,
     }
     if (config_.is_moe(l)) {
       MoeLayer(l, config_, group_)
-          .backward(dhn, dx, hn, batch.old_mask, w.moe, saved.moe, scales, losses, plan, scratch, stream_);
+          .backward(dhn, dx, hn, batch.old_mask, w.moe, saved.moe, scales, losses, plan, memory_, stream_);
     } else if (plan.mlp_input || plan.base_mlp_weights) {
       const Shape wide{dx.dim(0), config_.intermediate_size};
       const FeedForwardScratch buffers{scratch.take(wide, dtype_), scratch.take(wide, dtype_),

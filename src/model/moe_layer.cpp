@@ -80,23 +80,25 @@ void MoeLayer::forward(TensorView y, ConstTensorView x, ConstTensorView row_samp
   const TokenDispatcher& dispatcher = *saved.dispatcher;
   const std::int64_t num_rows = dispatcher.num_rows(), num_local = dispatcher.num_local_rows();
   saved.out_rows = kept.take({num_rows, hidden}, x.dtype());
-  saved.rows = scratch.take({num_rows, hidden}, x.dtype());
-  ops::gather_rows(saved.rows, x, dispatcher.token_of_row(), stream);
+  const bool local = dispatcher.is_local();
+  const Shape received{dispatcher.num_received(), hidden};
   TensorView expert_out;
-  comm::Work arriving;
-  if (dispatcher.is_local()) {
-    saved.received = saved.rows.rows(num_local, num_rows - num_local);
+  if (local) {
+    saved.rows = scratch.take({num_rows, hidden}, x.dtype());
     expert_out = saved.out_rows.rows(num_local, num_rows - num_local);
   } else {
-    Arena& inputs = plan.experts ? memory.saved : scratch;
-    saved.received = inputs.take({dispatcher.num_received(), hidden}, x.dtype());
-    arriving = dispatcher.dispatch(saved.received, saved.rows, stream);
-    expert_out = scratch.take({dispatcher.num_received(), hidden}, x.dtype());
+    saved.rows = memory.to_experts.take({num_rows, hidden}, x.dtype());
+    saved.received = (plan.experts ? memory.saved : scratch).take(received, x.dtype());
+    expert_out = memory.from_experts.take(received, x.dtype());
   }
+  ops::gather_rows(saved.rows, x, dispatcher.token_of_row(), stream);
+  Arrivals arriving = dispatcher.dispatch(saved.received, saved.rows, plan.experts, stream);
   run_local(weights, saved, plan, memory, stream);  // while rows of the other experts travel
   arriving.wait();
-  run_experts(weights, saved, expert_out, plan, memory, stream);
-  if (!dispatcher.is_local()) dispatcher.combine(saved.out_rows, expert_out, stream).wait();
+  run_experts(weights, saved, arriving, expert_out, plan, memory, stream);
+  arriving.release();
+  if (!local) dispatcher.combine(saved.out_rows, expert_out, stream).wait();
+  arriving.reclaim();
   if (observer != nullptr) observe(*observer, saved, expert_out, row_sample, scratch, stream);
   if (release_) {
     ops::combine_forward_rounded(y, saved.out_rows, dispatcher.row_of_slot(), saved.indices,
@@ -132,8 +134,9 @@ void MoeLayer::run_local(const MoeWeights& weights, MoeSaved& saved, const Layer
   }
 }
 
-void MoeLayer::run_experts(const MoeWeights& weights, MoeSaved& saved, TensorView expert_out,
-                           const LayerPlan& plan, StepMemory& memory, Stream& stream) const {
+void MoeLayer::run_experts(const MoeWeights& weights, MoeSaved& saved, const Arrivals& inputs,
+                           TensorView expert_out, const LayerPlan& plan, StepMemory& memory,
+                           Stream& stream) const {
   const std::int64_t num_received = saved.dispatcher->num_received(), width = weights.base.gate.value.dim(0);
   const DType dtype = saved.rows.dtype();
   Arena& kept = plan.keeps_experts() ? memory.saved : memory.scratch;
@@ -143,7 +146,8 @@ void MoeLayer::run_experts(const MoeWeights& weights, MoeSaved& saved, TensorVie
   TensorView h = memory.scratch.take({num_received, width}, dtype);
   for (const Segment& segment : saved.dispatcher->segments()) {
     const std::int64_t count = segment.end - segment.begin;
-    FeedForwardSaved part = rows_of(saved.experts, segment.begin, count);
+    FeedForwardSaved part{inputs.rows(segment), saved.experts.gate.rows(segment.begin, count),
+                          saved.experts.up.rows(segment.begin, count)};
     feed_forward_forward(
         expert_out.rows(segment.begin, count), part, h.rows(0, count),
         weights.experts[static_cast<std::size_t>(segment.expert)][static_cast<std::size_t>(segment.source)],
@@ -163,7 +167,8 @@ void MoeLayer::observe(ActivationObserver& observer, const MoeSaved& saved, Cons
   const auto* sample = row_sample.data<std::int32_t>();
   const auto* token = tokens.data<std::int32_t>();
   for (std::int64_t n = 0; n < num_rows; ++n) sample_rows.data<std::int32_t>()[n] = sample[token[n]];
-  dispatcher.dispatch(received_sample, sample_rows, stream).wait();
+  Arrivals arrived = dispatcher.dispatch(received_sample, sample_rows, true, stream);
+  arrived.wait();
 
   const auto report = [&](int expert, const FeedForwardSaved& part, ConstTensorView out,
                           ConstTensorView samples) {
@@ -184,15 +189,16 @@ void MoeLayer::observe(ActivationObserver& observer, const MoeSaved& saved, Cons
   for (const Segment& segment : dispatcher.segments()) {
     const std::int64_t count = segment.end - segment.begin;
     report(segment.expert, rows_of(saved.experts, segment.begin, count),
-           expert_out.rows(segment.begin, count), received_sample.rows(segment.begin, count));
+           expert_out.rows(segment.begin, count), arrived.rows(segment));
   }
 }
 
 void MoeLayer::backward(TensorView dx, ConstTensorView dy, ConstTensorView x, ConstTensorView old_mask,
                         const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
-                        const AuxLosses& losses, const LayerPlan& plan, Arena& scratch,
+                        const AuxLosses& losses, const LayerPlan& plan, StepMemory& memory,
                         Stream& stream) const {
   const TokenDispatcher& dispatcher = *saved.dispatcher;
+  Arena& scratch = memory.scratch;
   const Shape rows = saved.out_rows.shape();
   const DType dtype = saved.out_rows.dtype();
   {
@@ -200,7 +206,8 @@ void MoeLayer::backward(TensorView dx, ConstTensorView dy, ConstTensorView x, Co
     TensorView dweights = scratch.take(saved.weights.shape(), saved.weights.dtype());
     {
       const ScratchScope inner(scratch);
-      TensorView d_rows = scratch.take(rows, dtype);
+      TensorView d_rows =
+          dispatcher.is_local() ? scratch.take(rows, dtype) : memory.to_experts.take(rows, dtype);
       ops::combine_backward(d_rows, dweights, dy, saved.out_rows, dispatcher.row_of_slot(),
                             saved.combine_weights, stream);
       // Whether anything flows into the experts is the same on every rank, so all of them skip or join the
@@ -208,7 +215,7 @@ void MoeLayer::backward(TensorView dx, ConstTensorView dy, ConstTensorView x, Co
       if (plan.experts || plan.base_mlp_weights || plan.mlp_input) {
         TensorView dx_rows = plan.mlp_input ? scratch.take(rows, dtype) : TensorView();
         restore_inputs(x, saved, plan, scratch, stream);
-        backward_experts(dx_rows, d_rows, weights, saved, scratch, stream);
+        backward_experts(dx_rows, d_rows, weights, saved, memory, stream);
         if (dx) ops::combine_forward(dx, dx_rows, dispatcher.row_of_slot(), saved.indices, {}, false, stream);
       }
     }
@@ -258,22 +265,23 @@ void MoeLayer::backward_local(TensorView dx_rows, ConstTensorView d_rows, const 
 }
 
 void MoeLayer::backward_experts(TensorView dx_rows, ConstTensorView d_rows, const MoeWeights& weights,
-                                const MoeSaved& saved, Arena& scratch, Stream& stream) const {
+                                const MoeSaved& saved, StepMemory& memory, Stream& stream) const {
   const TokenDispatcher& dispatcher = *saved.dispatcher;
   const std::int64_t num_rows = dispatcher.num_rows(), num_base = dispatcher.num_base_rows();
   const std::int64_t num_local = dispatcher.num_local_rows();
   const std::int64_t num_received = dispatcher.num_received(), hidden = d_rows.dim(1),
                      width = weights.base.gate.value.dim(0);
   const DType dtype = d_rows.dtype();
-  ConstTensorView d_received = d_rows.rows(num_local, num_rows - num_local);
-  TensorView dx_received = dx_rows ? dx_rows.rows(num_local, num_rows - num_local) : TensorView();
-  comm::Work arriving;
-  if (!dispatcher.is_local()) {
-    TensorView arrived = scratch.take({num_received, hidden}, dtype);
-    arriving = dispatcher.dispatch(arrived, d_rows, stream);
-    d_received = arrived;
-    if (dx_rows) dx_received = scratch.take({num_received, hidden}, dtype);
+  const bool local = dispatcher.is_local();
+  Arena& scratch = memory.scratch;
+  const Shape received{num_received, hidden};
+  TensorView dx_received;
+  if (dx_rows) {
+    dx_received =
+        local ? dx_rows.rows(num_local, num_rows - num_local) : memory.from_experts.take(received, dtype);
   }
+  Arrivals arriving =
+      dispatcher.dispatch(local ? TensorView() : scratch.take(received, dtype), d_rows, false, stream);
   const std::int64_t most = std::max({num_base, num_local - num_base, num_received});
   const FeedForwardScratch buffers{scratch.take({most, width}, dtype), scratch.take({most, width}, dtype),
                                    scratch.take({most, width}, dtype), scratch.take({most, width}, dtype)};
@@ -282,13 +290,14 @@ void MoeLayer::backward_experts(TensorView dx_rows, ConstTensorView d_rows, cons
   for (const Segment& segment : dispatcher.segments()) {
     const std::int64_t count = segment.end - segment.begin;
     feed_forward_backward(
-        dx_received ? dx_received.rows(segment.begin, count) : TensorView(), false,
-        d_received.rows(segment.begin, count), rows_of(saved.experts, segment.begin, count),
-        first_rows(buffers, count),
+        dx_received ? dx_received.rows(segment.begin, count) : TensorView(), false, arriving.rows(segment),
+        rows_of(saved.experts, segment.begin, count), first_rows(buffers, count),
         weights.experts[static_cast<std::size_t>(segment.expert)][static_cast<std::size_t>(segment.source)],
         stream);
   }
-  if (!dispatcher.is_local() && dx_rows) dispatcher.combine(dx_rows, dx_received, stream).wait();
+  arriving.release();
+  if (!local && dx_rows) dispatcher.combine(dx_rows, dx_received, stream).wait();
+  arriving.reclaim();
 }
 
 void MoeLayer::backward_router(TensorView dx, TensorView dweights, ConstTensorView x,

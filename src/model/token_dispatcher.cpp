@@ -63,6 +63,7 @@ TokenDispatcher::TokenDispatcher(const ExpertParallelGroup& group, int layer, Co
         slots_of_expert_[static_cast<std::size_t>(e)];
   }
   recv_counts_.assign(static_cast<std::size_t>(num_ranks), 0);
+  first_received_.assign(static_cast<std::size_t>(num_ranks), 0);
   if (dispatches_) exchange_counts(layer, order, stream);
 }
 
@@ -85,6 +86,7 @@ void TokenDispatcher::exchange_counts(int layer, const std::vector<int>& order, 
           experts_per_rank, stream)
       .wait();
   for (int source = 0; source < num_ranks; ++source) {
+    first_received_[static_cast<std::size_t>(source)] = num_received_;
     for (std::int64_t i = 0; i < num_mine; ++i) {
       const std::int64_t count = counts_in[static_cast<std::size_t>(source * num_mine + i)];
       segments_.push_back({mine[static_cast<std::size_t>(i)], source, num_received_, num_received_ + count});
@@ -94,9 +96,23 @@ void TokenDispatcher::exchange_counts(int layer, const std::vector<int>& order, 
   }
 }
 
-comm::Work TokenDispatcher::dispatch(TensorView received, ConstTensorView rows, Stream& stream) const {
-  return group_.comm.all_to_all_v(
-      received, recv_counts_, rows.rows(num_local_rows_, num_rows() - num_local_rows_), send_counts_, stream);
+ConstTensorView Arrivals::rows(const Segment& segment) const {
+  const std::int64_t count = segment.end - segment.begin;
+  const ConstTensorView here = received_.rows(segment.begin, count);
+  if (first_of_source_.empty() || count == 0) return here;
+  const std::int64_t first = segment.begin - first_of_source_[static_cast<std::size_t>(segment.source)];
+  const auto* rows = static_cast<const std::byte*>(exchange_.rows_of(segment.source));
+  return {rows + first * (here.num_bytes() / count), here.dtype(), here.shape(), here.device()};
+}
+
+Arrivals TokenDispatcher::dispatch(TensorView received, ConstTensorView rows, bool keep,
+                                   Stream& stream) const {
+  const ConstTensorView sent = rows.rows(num_local_rows_, num_rows() - num_local_rows_);
+  if (is_local()) return {comm::Work(), sent};
+  comm::Communicator& comm = group_.comm;
+  if (keep) return {comm.all_to_all_v(received, recv_counts_, sent, send_counts_, stream), received};
+  return {comm.all_to_all_in_place(received, recv_counts_, sent, send_counts_, stream), received,
+          first_received_};
 }
 
 comm::Work TokenDispatcher::combine(TensorView rows, ConstTensorView received, Stream& stream) const {

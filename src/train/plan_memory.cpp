@@ -10,11 +10,15 @@ namespace nmoe::train {
 
 namespace {
 
+std::int64_t rounded(std::int64_t num_bytes) {
+  return (std::max<std::int64_t>(1, num_bytes) + 63) / 64 * 64;
+}
+
 /// Counts what an Arena would hand out.
 class ArenaCount {
  public:
   void take(std::int64_t elements, std::int64_t width) {
-    in_use_ += (std::max<std::int64_t>(1, elements * width) + 63) / 64 * 64;
+    in_use_ += rounded(elements * width);
     peak_ = std::max(peak_, in_use_);
   }
   std::int64_t in_use() const { return in_use_; }
@@ -52,6 +56,7 @@ class MemoryWalk {
   }
 
   ArenaCount saved, scratch;
+  std::int64_t to_experts = 0, from_experts = 0;  // SendBuffer
   std::vector<std::int64_t> kept_bytes;
 
  private:
@@ -78,6 +83,14 @@ class MemoryWalk {
     for (const int expert : s_.placement.experts_on(layer, s_.layout.expert_parallel_rank()))
       rows.received += share(expert) * s_.layout.expert_parallel_size();
     return rows;
+  }
+  /// Rows for experts, or gradients of what they gave: they travel unless they stay on this rank.
+  void take_outgoing(const Rows& rows) {
+    if (rows.local) {
+      scratch.take(rows.all * s_.hidden, w_);
+    } else {
+      to_experts = std::max(to_experts, rounded(rows.all * s_.hidden * w_));
+    }
   }
   void take_wide(ArenaCount& arena, std::int64_t rows, int count) const {
     for (int i = 0; i < count; ++i) arena.take(rows * s_.width, w_);
@@ -130,10 +143,10 @@ class MemoryWalk {
     kept.take(e, 8);
     kept.rewind(before_counts);
     kept.take(rows.all * s_.hidden, w_);
-    scratch.take(rows.all * s_.hidden, w_);
+    take_outgoing(rows);
     if (!rows.local) {
       (plan.experts ? saved : scratch).take(rows.received * s_.hidden, w_);
-      scratch.take(rows.received * s_.hidden, w_);
+      from_experts = std::max(from_experts, rounded(rows.received * s_.hidden * w_));
     }
     take_wide(plan.keeps_base_mlp() ? saved : scratch, rows.base, 2);
     take_wide(plan.keeps_experts() ? saved : scratch, rows.replicated, 2);
@@ -182,16 +195,13 @@ class MemoryWalk {
     const Rows rows = rows_of(l);
     scratch.take(tokens_ * k, 4);
     const std::int64_t scope = scratch.in_use();
-    scratch.take(rows.all * s_.hidden, w_);
+    take_outgoing(rows);
     if (plan.experts || plan.base_mlp_weights || plan.mlp_input) {
       if (plan.mlp_input) scratch.take(rows.all * s_.hidden, w_);
       if (plan.base_mlp_weights) scratch.take(rows.base * s_.hidden, w_);
       if (plan.experts) scratch.take(rows.replicated * s_.hidden, w_);
       if (plan.experts && rows.local) scratch.take(rows.received * s_.hidden, w_);
-      if (!rows.local) {
-        scratch.take(rows.received * s_.hidden, w_);
-        if (plan.mlp_input) scratch.take(rows.received * s_.hidden, w_);
-      }
+      if (!rows.local) scratch.take(rows.received * s_.hidden, w_);
       take_wide(scratch, std::max({rows.base, rows.replicated, rows.received}), 4);
     }
     scratch.rewind(scope);
@@ -271,6 +281,8 @@ MemoryPlan plan_memory(const PlanInput& input, int rank, BaseLoad load) {
   walk.run();
   memory.saved = walk.saved.peak();
   memory.scratch = walk.scratch.peak();
+  memory.to_experts = walk.to_experts;
+  memory.from_experts = walk.from_experts;
   return memory;
 }
 

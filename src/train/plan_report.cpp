@@ -85,14 +85,15 @@ std::string memory_text(const PlanInput& input, const MachineConfig& machine) {
   return fmt::format(
       "memory of a rank: weights {}, gradient leaves of {} {}, gradient sum {}, master and "
       "moments {}, "
-      "activations kept {} ({}/token in layers), scratch {}, partial sums {}, message buffers about {}: {} "
+      "activations kept {} ({}/token in layers), scratch {}, rows to and from experts of other ranks {}, "
+      "partial sums {}, message buffers about {}: {} "
       "of {:.0f} "
       "GB{}\n",
       bytes_text(m.weights), PlanShape(input, 0).reduce.once_per_step ? "all stages" : "the largest stage",
       bytes_text(m.gradients), bytes_text(m.gradient_sum), bytes_text(m.optimizer), bytes_text(m.saved),
       bytes_text(static_cast<double>(saved) / static_cast<double>(input.tokens_per_micro_batch())),
-      bytes_text(m.scratch), bytes_text(m.partial_sums), bytes_text(m.buffers), bytes_text(m.total()),
-      machine.memory_gb,
+      bytes_text(m.scratch), bytes_text(m.to_experts + m.from_experts), bytes_text(m.partial_sums),
+      bytes_text(m.buffers), bytes_text(m.total()), machine.memory_gb,
       static_cast<double>(m.total()) <= machine.memory_gb * 1e9
           ? ""
           : ": DOES NOT FIT; lower train.micro_batch_size");

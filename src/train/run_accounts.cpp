@@ -45,8 +45,11 @@ void RunAccounts::finish(const PlanInput& input, comm::Communicator& world, cons
   device = device_memory();
   memory.weights = decoder.weight_bytes();
   memory.gradients = decoder.gradient_bytes();
-  memory.saved = decoder.peak_saved_bytes();
-  memory.scratch = decoder.peak_scratch_bytes();
+  const model::StepBytes peak = decoder.peak_bytes();
+  memory.saved = peak.saved;
+  memory.scratch = peak.scratch;
+  memory.to_experts = peak.to_experts;
+  memory.from_experts = peak.from_experts;
   for (const ShardGroup* group : optimizer.groups()) {
     memory.gradient_sum += group->gradient_bytes();
     memory.optimizer += group->state_bytes();
@@ -74,9 +77,8 @@ std::string RunAccounts::to_string() const {
       planned_memory.weights * 1e-6, memory.weights * 1e-6,
       (planned_memory.gradients + planned_memory.gradient_sum) * 1e-6,
       (memory.gradients + memory.gradient_sum) * 1e-6, planned_memory.optimizer * 1e-6,
-      memory.optimizer * 1e-6, (planned_memory.saved + planned_memory.scratch) * 1e-6,
-      (memory.saved + memory.scratch) * 1e-6, (planned_memory.buffers + planned_memory.partial_sums) * 1e-6,
-      memory.buffers * 1e-6);
+      memory.optimizer * 1e-6, planned_memory.activations() * 1e-6, memory.activations() * 1e-6,
+      (planned_memory.buffers + planned_memory.partial_sums) * 1e-6, memory.buffers * 1e-6);
   if (device.num_allocations > 0) {
     text += fmt::format(
         "\nGPU memory of rank 0, MB: {:.1f} planned, {:.1f} allocated at most; allocations after the first "
@@ -93,8 +95,10 @@ void reserve_step_memory(model::Decoder& decoder, const PlanInput& input, int ra
                    most = plan_memory(input, rank, BaseLoad::most);
   // Ids, labels and masks lie beside what the plan counts; uneven cuts round up to 64 bytes each.
   const std::int64_t beside = (std::int64_t{1} << 20) + 16 * input.tokens_per_micro_batch();
-  decoder.reserve_memory(std::max(least.saved, most.saved) + beside,
-                         std::max(least.scratch, most.scratch) + beside);
+  decoder.reserve_memory({.saved = std::max(least.saved, most.saved) + beside,
+                          .scratch = std::max(least.scratch, most.scratch) + beside,
+                          .to_experts = std::max(least.to_experts, most.to_experts),
+                          .from_experts = std::max(least.from_experts, most.from_experts)});
 }
 
 }  // namespace nmoe::train

@@ -107,6 +107,8 @@ void check_shape(const ShapeUnderTest& shape) {
         if (shape.global_batch_size / shape.micro_batch_size < world.size()) continue;  // ranks without work
         BOOST_TEST(run.memory.saved == run.planned_memory.saved);
         BOOST_TEST(run.memory.scratch == run.planned_memory.scratch);
+        BOOST_TEST(run.memory.to_experts == run.planned_memory.to_experts);
+        BOOST_TEST(run.memory.from_experts == run.planned_memory.from_experts);
       }
     }
   }

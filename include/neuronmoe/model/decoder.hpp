@@ -95,18 +95,13 @@ class Decoder {
   /// Logits of every token at once, [T, V] acc: for comparisons on small models; the loss never needs them
   /// whole. Collective over the expert-parallel group.
   Tensor logits(const Batch& batch);
-  /// Memory for passes that keep and need so many bytes, in one piece each: none of them allocates any.
-  void reserve_memory(std::int64_t saved_bytes, std::int64_t scratch_bytes) {
-    memory_.saved.reserve(saved_bytes);
-    memory_.scratch.reserve(scratch_bytes);
-  }
+  /// Memory for passes that need so many bytes, in one piece each: none of them allocates any.
+  void reserve_memory(const StepBytes& bytes) { memory_.reserve(bytes); }
   /// Memory of this rank in bytes, counted from what was allocated.
   std::int64_t weight_bytes() const;
   std::int64_t gradient_bytes() const;
-  /// Kept for backward and scratch memory; the largest use of each so far.
-  std::int64_t peak_saved_bytes() const { return memory_.saved.peak_bytes(); }
-  std::int64_t peak_scratch_bytes() const { return memory_.scratch.peak_bytes(); }
-  std::int64_t peak_activation_bytes() const { return peak_saved_bytes() + peak_scratch_bytes(); }
+  /// The largest use of each memory so far.
+  StepBytes peak_bytes() const { return memory_.peak_bytes(); }
   /// What each layer kept for backward in the last training pass, bytes.
   const std::vector<std::int64_t>& saved_bytes() const { return saved_bytes_; }
   /// Routed slots so far: [layer][expert], this rank's tokens, training passes only.

@@ -47,7 +47,7 @@ struct MoeSaved {
   TensorView combine_weights;          // [T, K] acc: weights, rounded to the model's type if release_router
   TensorView out_rows;                 // [N, D] expert outputs in permuted order
   TensorView rows;                     // [N, D] gathered inputs; forward only
-  TensorView received;  // [R, D] inputs of the experts held here; kept when they came from others
+  TensorView received;  // [R, D] inputs of the experts held here, if they came from others and are kept
   // Gate and up of base rows [N0, F], rows of replicated experts [N1, F] and received rows [R, F].
   FeedForwardSaved base, replicated, experts;
 };
@@ -73,15 +73,15 @@ class MoeLayer {
   /// Collective likewise.
   void backward(TensorView dx, ConstTensorView dy, ConstTensorView x, ConstTensorView old_mask,
                 const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
-                const AuxLosses& losses, const LayerPlan& plan, Arena& scratch, Stream& stream) const;
+                const AuxLosses& losses, const LayerPlan& plan, StepMemory& memory, Stream& stream) const;
 
  private:
   void route(ConstTensorView x, const MoeWeights& weights, MoeSaved& saved, Arena& kept, Arena& scratch,
              Stream& stream) const;
   void run_local(const MoeWeights& weights, MoeSaved& saved, const LayerPlan& plan, StepMemory& memory,
                  Stream& stream) const;
-  void run_experts(const MoeWeights& weights, MoeSaved& saved, TensorView expert_out, const LayerPlan& plan,
-                   StepMemory& memory, Stream& stream) const;
+  void run_experts(const MoeWeights& weights, MoeSaved& saved, const Arrivals& inputs, TensorView expert_out,
+                   const LayerPlan& plan, StepMemory& memory, Stream& stream) const;
   void observe(ActivationObserver& observer, const MoeSaved& saved, ConstTensorView expert_out,
                ConstTensorView row_sample, Arena& arena, Stream& stream) const;
   /// Sets the inputs of base and experts for weight gradients: gathered from x again where they are local.
@@ -90,7 +90,7 @@ class MoeLayer {
   void backward_local(TensorView dx_rows, ConstTensorView d_rows, const MoeWeights& weights,
                       const MoeSaved& saved, const FeedForwardScratch& buffers, Stream& stream) const;
   void backward_experts(TensorView dx_rows, ConstTensorView d_rows, const MoeWeights& weights,
-                        const MoeSaved& saved, Arena& scratch, Stream& stream) const;
+                        const MoeSaved& saved, StepMemory& memory, Stream& stream) const;
   void backward_router(TensorView dx, TensorView dweights, ConstTensorView x, ConstTensorView old_mask,
                        const MoeWeights& weights, MoeSaved& saved, const AuxLossScales& scales,
                        const AuxLosses& losses, Arena& scratch, Stream& stream) const;

@@ -29,6 +29,32 @@ struct Segment {
   std::int64_t begin, end;
 };
 
+/// Rows on their way to this rank's experts.
+class [[nodiscard]] Arrivals {
+ public:
+  /// All of them will be in `received`.
+  Arrivals(comm::Work work, ConstTensorView received) : received_(received) {
+    exchange_ = {std::move(work), nullptr};
+  }
+  /// Those of a source will be where the exchange says; `first_of_source` gives their place among all.
+  Arrivals(comm::InPlaceExchange exchange, ConstTensorView received,
+           std::vector<std::int64_t> first_of_source)
+      : exchange_(std::move(exchange)), received_(received), first_of_source_(std::move(first_of_source)) {}
+  /// Before anything else is called.
+  void wait() { exchange_.wait(); }
+  /// Rows of a segment, where they are.
+  ConstTensorView rows(const Segment& segment) const;
+  /// They are not read any more. Before this rank joins the next exchange of the group.
+  void release() { exchange_.release(); }
+  /// Returns when nobody reads what this rank sent, so that it may be overwritten.
+  void reclaim() { exchange_.reclaim(); }
+
+ private:
+  comm::InPlaceExchange exchange_;
+  ConstTensorView received_;
+  std::vector<std::int64_t> first_of_source_;  // empty: all rows are in received_
+};
+
 /// One layer's dispatch of one forward; reused by combine and both backward directions, so counts travel
 /// once.
 class TokenDispatcher {
@@ -58,10 +84,14 @@ class TokenDispatcher {
   ConstTensorView token_of_row() const { return token_of_row_; }  // [N] int32
   ConstTensorView row_of_slot() const { return row_of_slot_; }    // [T, K] int32
 
-  /// received [R, D] = rows of all sources for my experts; `rows` [N, D] in permuted order (or [N] int32:
-  /// row_sample of observers).   Collective. The work must be waited for before either buffer is touched.
-  comm::Work dispatch(TensorView received, ConstTensorView rows, Stream& stream) const;
+  /// Rows of all sources for my experts; `rows` [N, D] in permuted order (or [N] int32: row_sample of
+  /// observers). With `keep` they are in `received` [R, D] after wait(), for as long as the caller likes and
+  /// without release(); else what ranks of this node send from a SendBuffer is read there, and `received`
+  /// takes the rest. Both must stay as they are until wait(), without `keep` until release() and reclaim().
+  /// Collective; with is_local() nothing moves, and the rows past the local ones are the received ones.
+  Arrivals dispatch(TensorView received, ConstTensorView rows, bool keep, Stream& stream) const;
   /// The way back: rows [N, D] past the local rows = what owners computed for them.   Collective.
+  /// @pre !is_local()
   comm::Work combine(TensorView rows, ConstTensorView received, Stream& stream) const;
 
  private:
@@ -74,6 +104,7 @@ class TokenDispatcher {
   TensorView token_of_row_, row_of_slot_;
   std::vector<std::int64_t> slots_of_expert_;
   std::vector<std::int64_t> send_counts_, recv_counts_;  // rows per peer
+  std::vector<std::int64_t> first_received_;             // per source, within all received rows
   std::vector<Segment> segments_, local_segments_;
 };
 

@@ -44,7 +44,7 @@ struct StageCounts {
   std::int64_t exchange_bytes = 0;       ///< tokens to and from experts of other ranks, with their counts
 };
 
-/// Bytes one rank needs at once. The first six are exact; the last two are estimates.
+/// Bytes one rank needs at once. All but the last two are exact; those are estimates.
 struct MemoryPlan {
   std::int64_t weights = 0;
   std::int64_t gradients = 0;     ///< leaves of the largest stage (of all with train.reduce_every = step)
@@ -52,10 +52,13 @@ struct MemoryPlan {
   std::int64_t optimizer = 0;     ///< float32 master weights and both moments
   std::int64_t saved = 0;         ///< activations from forward to backward
   std::int64_t scratch = 0;       ///< inside a layer
+  std::int64_t to_experts = 0;    ///< rows on their way to experts of other ranks
+  std::int64_t from_experts = 0;  ///< and what comes of them
   std::int64_t partial_sums = 0;  ///< of gradients between micro-steps
   std::int64_t buffers = 0;       ///< messages on their way
+  std::int64_t activations() const { return saved + scratch + to_experts + from_experts; }
   std::int64_t total() const {
-    return weights + gradients + gradient_sum + optimizer + saved + scratch + partial_sums + buffers;
+    return weights + gradients + gradient_sum + optimizer + activations() + partial_sums + buffers;
   }
 };
 
