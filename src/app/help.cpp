@@ -9,11 +9,15 @@
 namespace nmoe::app {
 namespace {
 
-std::string field_lines(const std::string& key, const std::string& value, bool list, const FieldInfo& info) {
+template <typename T>
+std::string field_lines(const std::string& key, const T& member, const FieldInfo& info) {
+  constexpr bool number = std::is_arithmetic_v<T> && !std::is_same_v<T, bool>;
+  constexpr bool list = std::is_same_v<T, std::vector<std::string>>;
   std::string text = fmt::format("  --{:<30} {}", key, info.help);
-  const std::string range = describe_range(info);
+  const std::string range = number || !info.choices.empty() ? describe_range(info) : "";
   if (!range.empty()) text += fmt::format(" [{}]", range);
-  if (!value.empty() && !list) text += fmt::format(" (default {})", value);
+  const std::string value = list ? "" : format_value(member);
+  if (!value.empty()) text += fmt::format(" (default {})", value);
   return text + "\n";
 }
 
@@ -31,14 +35,13 @@ std::string help_for_sections(const std::vector<std::string>& sections) {
     if (!wanted(section)) return;
     if (section != current) text += fmt::format("\n[{}]\n", section);
     current = section;
-    constexpr bool list = std::is_same_v<std::remove_cvref_t<decltype(member)>, std::vector<std::string>>;
-    text += field_lines(std::string(name), format_value(member), list, info);
+    text += field_lines(std::string(name), member, info);
   });
   if (!wanted("data")) return text;
   data::DataSetConfig any;
   text += "\n[data.<name>], one section per data set\n";
   for_each_field(any, [&](std::string_view key, const auto& member, const FieldInfo& info) {
-    text += field_lines("data.<name>." + std::string(key), format_value(member), false, info);
+    text += field_lines("data.<name>." + std::string(key), member, info);
   });
   return text;
 }

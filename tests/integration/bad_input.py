@@ -90,7 +90,7 @@ def printed_config(work):
         print("FAILED printed config:\n" + first + "\n---\n" + second)
     for command in "tokenize pretrain analyze score allocate train specialize evaluate convert check inspect".split():
         text = expect_ok(f"{command} --help", [command, "--help"]).stdout
-        if f"neuronmoe {command}:" not in text or "--run.output" not in text:
+        if f"neuronmoe {command}:" not in text or "--run.output" not in text or "[0..0]" in text:
             failures.append(f"{command} --help")
             print(f"FAILED {command} --help:\n{text}")
     expect_ok("--help", ["--help"], ranks=2)
