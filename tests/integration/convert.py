@@ -228,9 +228,16 @@ def adapters(work):
     first, second = (json.loads((work / f"{n}.json").read_text())["perplexity"] for n in ("s1", "again1"))
     check(first == second, f"and its log-probabilities are the same: {second}")
     run(1, "convert", work / "tied-f32", "--convert.to", "checkpoint", "--output", work / "dense")
-    for name, base, start in (("from-run", model, work / "s1"), ("from-adapter", work / "dense", work / "again3")):
-        run(2, "train", "--stage", "2", "--model", base, "--train.init_from", start, "--train.steps", "3", *common,
-            "--output", work / name)
+    measured = ("--train.placement_tokens", "measured", "--train.expert_parallel_size", "2")
+    for name, base, start, says in (("from-run", model, work / "s1", "experts, placed by tokens counted in "),
+                                    ("from-adapter", work / "dense", work / "again3",
+                                     "again3 has no counts of tokens per expert; expected tokens are taken\n")):
+        done = run(2, "train", "--stage", "2", "--model", base, "--train.init_from", start, "--train.steps", "3", *common,
+                   "--output", work / name, *measured)
+        check(done.stderr.count(says) == 1, f"{name}: which tokens place the experts")
+    run(2, "train", "--stage", "2", "--model", model, "--train.init_from", work / "s1", *common, "--output", work / "none", *measured,
+        "--train.placement_tokens_from", work / "again3", code=65, words=("again3: no tokens per expert are counted in it",))
+    check(not (work / "none").exists(), "counts that were asked for and are not there: nothing is left behind")
     check(losses(work / "from-run") == losses(work / "from-adapter"),
           "stage 2 goes on from the import, on the converted base, with the same losses")
     run(2, "train", "--stage", "1", "--model", model, "--train.init_from", work / "again1", "--train.steps", "2", *common,
