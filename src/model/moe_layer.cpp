@@ -99,7 +99,7 @@ void MoeLayer::forward(TensorView y, ConstTensorView x, ConstTensorView row_samp
   arriving.release();
   if (!local) dispatcher.combine(saved.out_rows, expert_out, stream).wait();
   arriving.reclaim();
-  if (observer != nullptr) observe(*observer, saved, expert_out, row_sample, scratch, stream);
+  if (observer != nullptr) observe(*observer, saved, expert_out, row_sample, stream);
   if (release_) {
     ops::combine_forward_rounded(y, saved.out_rows, dispatcher.row_of_slot(), saved.indices,
                                  saved.combine_weights, stream);
@@ -156,7 +156,7 @@ void MoeLayer::run_experts(const MoeWeights& weights, MoeSaved& saved, const Arr
 }
 
 void MoeLayer::observe(ActivationObserver& observer, const MoeSaved& saved, ConstTensorView expert_out,
-                       ConstTensorView row_sample, Arena&, Stream& stream) const {
+                       ConstTensorView row_sample, Stream& stream) const {
   const TokenDispatcher& dispatcher = *saved.dispatcher;
   observer.observe_router(layer_, saved.probs, saved.weights, saved.indices, row_sample);
   const std::int64_t num_rows = dispatcher.num_rows(), num_base = dispatcher.num_base_rows();

@@ -83,7 +83,7 @@ class MoeLayer {
   void run_experts(const MoeWeights& weights, MoeSaved& saved, const Arrivals& inputs, TensorView expert_out,
                    const LayerPlan& plan, StepMemory& memory, Stream& stream) const;
   void observe(ActivationObserver& observer, const MoeSaved& saved, ConstTensorView expert_out,
-               ConstTensorView row_sample, Arena& arena, Stream& stream) const;
+               ConstTensorView row_sample, Stream& stream) const;
   /// Sets the inputs of base and experts for weight gradients: gathered from x again where they are local.
   void restore_inputs(ConstTensorView x, MoeSaved& saved, const LayerPlan& plan, Arena& scratch,
                       Stream& stream) const;
