@@ -134,15 +134,16 @@ void write_model_file(comm::Communicator& comm, const std::string& path, const M
   for (const auto& [name, dataset] : datasets) {
     const std::int64_t row_bytes = dataset.rows.front().entry.num_bytes();
     const io::ElementType type = element_type_of(dataset.rows.front().entry.dtype);
-    file.write_streamed(name, type, dataset.shape, [&](std::int64_t begin, std::span<char> bytes) {
-      for (std::int64_t at = begin * io::size_of(type); !bytes.empty();) {
-        const std::int64_t rest = row_bytes - at % row_bytes;
-        const auto count = std::min(bytes.size(), static_cast<std::size_t>(rest));
-        dataset.rows[static_cast<std::size_t>(at / row_bytes)].read(at % row_bytes, bytes.first(count));
-        bytes = bytes.subspan(count);
-        at += static_cast<std::int64_t>(count);
-      }
-    });
+    file.write_streamed(
+        name, type, dataset.shape, [&, &rows = dataset.rows](std::int64_t begin, std::span<char> bytes) {
+          for (std::int64_t at = begin * io::size_of(type); !bytes.empty();) {
+            const std::int64_t rest = row_bytes - at % row_bytes;
+            const auto count = std::min(bytes.size(), static_cast<std::size_t>(rest));
+            rows[static_cast<std::size_t>(at / row_bytes)].read(at % row_bytes, bytes.first(count));
+            bytes = bytes.subspan(count);
+            at += static_cast<std::int64_t>(count);
+          }
+        });
   }
   file.finish();
 }

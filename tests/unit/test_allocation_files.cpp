@@ -105,9 +105,9 @@ BOOST_AUTO_TEST_CASE(overlap_of_columns_is_taken_off) {
                                                         {"1:1,1:2", "layer 1 twice"},
                                                         {"1:61", "at most 60 can be shared"}}) {
     config.overlap = text;
-    BOOST_CHECK_EXCEPTION(sizes_from_counts(config), Error, [&](const Error& e) {
+    BOOST_CHECK_EXCEPTION(sizes_from_counts(config), Error, [&message = wanted](const Error& e) {
       BOOST_TEST_MESSAGE(e.what());
-      return e.code() == ErrorCode::config && std::string(e.what()).find(wanted) != std::string::npos;
+      return e.code() == ErrorCode::config && std::string(e.what()).find(message) != std::string::npos;
     });
   }
   config.overlap = "1:3";
