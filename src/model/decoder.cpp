@@ -221,6 +221,7 @@ void Decoder::layer_backward(int l, TensorView dx, const SequenceInfo& sequence,
 
 Losses Decoder::forward_backward(const Batch& host_batch, const LossScales& scales,
                                  const StatisticsSum& sum_statistics) {
+  if (gradients_.empty()) own_gradients();
   const auto [batch, sequence] = prepare(host_batch);
   const ResidualStream out = run_layers(batch, sequence, nullptr, true);
   std::vector<double> statistics;

@@ -104,14 +104,22 @@ std::vector<Parameter> list_parameters(const ModelConfig& config, const FreezePl
 
 void Decoder::declare_parameters() {
   parameters_ = list_parameters(config_, plan_);
-  const DType acc = accumulator_of(dtype_);
   for (Parameter& p : parameters_) {
     if (p.is_new_expert() && !group_.placement.holds(p.layer, p.expert, group_.comm.rank())) continue;
     p.value = Tensor(p.shape, dtype_, stream_.device());
-    if (!p.trainable) continue;
-    gradients_.emplace_back(Shape{num_leaves(p), p.shape.num_elements()}, acc, stream_.device());
+  }
+}
+
+void Decoder::own_gradients() {
+  for (Parameter& p : parameters_) {
+    if (!p.trainable || !p.held()) continue;
+    gradients_.emplace_back(Shape{num_leaves(p), p.shape.num_elements()}, accumulator_of(dtype_),
+                            stream_.device());
     p.grad = gradients_.back().view();
   }
+  if (gradients_.empty()) return;
+  layers_.clear();
+  bind_weights();
 }
 
 void Decoder::place_experts() {
@@ -251,6 +259,7 @@ void Decoder::upcycle(std::uint64_t seed) {
 }
 
 void Decoder::zero_gradients() {
+  if (gradients_.empty()) return own_gradients();  // which start as zeros
   for (Parameter& p : parameters_) {
     if (p.grad && (!gradients_shared_ || written_twice(p))) ops::fill(p.grad, 0.0, stream_);
   }

@@ -62,7 +62,11 @@ ShardedOptimizer::ShardedOptimizer(model::Decoder& decoder, const comm::Parallel
   if (decoder.stream().device() != Device::cpu)
     partials_ = Tensor({total}, DType::float64, decoder.stream().device());
   reset_state();
-  if (!once_per_step_) decoder_.share_gradients();
+  if (once_per_step_) {
+    decoder_.zero_gradients();
+  } else {
+    decoder_.share_gradients();
+  }
   decoder_.set_hooks({[this](int stage) {
                         for (ShardGroup* group : groups()) group->wait_weights(stage);
                       },

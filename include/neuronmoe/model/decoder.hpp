@@ -74,8 +74,8 @@ class Decoder {
   /// New experts = exact copies of the base MLP; routers Xavier normal, std sqrt(2 / (D + E)) (METHOD 5).
   void upcycle(std::uint64_t seed);
 
-  /// Sets every gradient leaf to zero. Before the backward of a micro-batch, or of the first of several whose
-  /// gradients are to be added (not with share_gradients).
+  /// Sets every gradient leaf to zero; what has no memory yet gets its own. Before the backward of a
+  /// micro-batch, or of the first of several whose gradients are to be added (not with share_gradients).
   void zero_gradients();
   /// From now on all stages put their gradients into one memory of the size of the largest stage: a gradient
   /// lives only until `gradients_ready` of its stage returns (a tensor written by two stages keeps its own).
@@ -135,6 +135,8 @@ class Decoder {
     if (hooks_.gradients_ready) hooks_.gradients_ready(stage);
   }
   void declare_parameters();
+  /// Memory for every gradient, one beside the other.
+  void own_gradients();
   void place_experts();
   void bind_weights();
   Weight weight_of(std::string_view name, int leaf = 0);
@@ -181,7 +183,7 @@ class Decoder {
   RopeTable rope_;
   StepMemory memory_;
   std::vector<LayerSaved> saved_;
-  std::vector<Tensor> gradients_;
+  std::vector<Tensor> gradients_;  // none before the first training pass, zero_gradients or share_gradients
   bool gradients_shared_ = false;
   StageHooks hooks_;
   std::vector<std::int64_t> saved_bytes_;
