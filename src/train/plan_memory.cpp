@@ -1,6 +1,5 @@
 // Memory of a rank. The two arenas of the decoder are followed take by take, so that the peaks are exact.
 #include <algorithm>
-#include <bit>
 #include <map>
 
 #include "neuronmoe/model/lm_head.hpp"
@@ -247,36 +246,17 @@ MemoryPlan plan_memory(const PlanInput& input, int rank, BaseLoad load) {
     if (shape.holds(p)) memory.weights += p.shape.num_elements() * shape.element;
   }
   memory.gradients = gradient_bytes(shape);
-  const std::int64_t R = input.num_ranks, M = shape.reduce.once_per_step
-                                                  ? std::min(input.num_micro_batches(), R)
-                                                  : input.num_micro_batches();  // what is folded in a step
-  int most_levels = 0;  // partial sums that wait for leaves of a later micro-step
-  for (std::int64_t done = R; done < M; done += R)
-    most_levels = std::max(most_levels, std::popcount(static_cast<std::uint64_t>(done)));
   for (const bool experts : {false, true}) {
-    const int size = experts ? shape.layout.expert_data_parallel_size() : shape.layout.world_size();
     const int me = experts ? shape.layout.expert_data_parallel_rank() : shape.layout.rank();
-    const int leaves = experts ? shape.layout.expert_parallel_size() : 1;
-    std::int64_t largest = 0;
     for (const ShardUnit& unit : shape.units(experts)) {
-      const std::int64_t own = unit.map.num_owned(me), held = shape.reduce.zero ? own : unit.map.num_total();
+      const std::int64_t held = shape.reduce.zero ? unit.map.num_owned(me) : unit.map.num_total();
       memory.gradient_sum += 4 * held;
       memory.optimizer += 12 * held;
-      memory.partial_sums += 4 * own * most_levels;
-      for (int r = 0; r < size; ++r) largest = std::max(largest, unit.map.num_owned(r));
     }
-    const std::int64_t bucket = std::min(largest, bucket_elements(shape.reduce, size, leaves));
-    if (size == 1) {  // nothing travels: a leaf and its neighbour, and a leaf rounded as if it did
-      if (M > 1) memory.buffers += 2 * 4 * bucket;
-      if (shape.reduce.wire_dtype != DType::float32)
-        memory.buffers += bucket * size_of(shape.reduce.wire_dtype);
-      continue;
-    }
-    // Two reductions and two gathers: what is sent and what arrives; the leaves that are being folded.
-    memory.buffers +=
-        4 * 2 * bucket * size * leaves * size_of(shape.reduce.wire_dtype) +
-        4 * bucket * (2 * leaves + static_cast<int>(std::bit_width(static_cast<std::uint64_t>(M))));
   }
+  const BufferPlan buffers = plan_buffers(shape);
+  memory.partial_sums = buffers.partial_sums;
+  memory.buffers = buffers.messages;
   MemoryWalk walk(shape, input.tokens_per_micro_batch(), load);
   walk.run();
   memory.saved = walk.saved.peak();

@@ -86,7 +86,7 @@ std::string memory_text(const PlanInput& input, const MachineConfig& machine) {
       "memory of a rank: weights {}, gradient leaves of {} {}, gradient sum {}, master and "
       "moments {}, "
       "activations kept {} ({}/token in layers), scratch {}, rows to and from experts of other ranks {}, "
-      "partial sums {}, message buffers about {}: {} "
+      "partial sums {}, message buffers {}: {} "
       "of {:.0f} "
       "GB{}\n",
       bytes_text(m.weights), PlanShape(input, 0).reduce.once_per_step ? "all stages" : "the largest stage",

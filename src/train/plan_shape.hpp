@@ -31,6 +31,12 @@ struct PlanShape {
   std::vector<ShardUnit> units(bool experts) const;
 };
 
+/// Of both groups of parameters, bytes.
+struct BufferPlan {
+  std::int64_t messages = 0, partial_sums = 0;
+};
+BufferPlan plan_buffers(const PlanShape& shape);
+
 /// How often gradients go to their owners in a step.
 std::int64_t num_reductions(const PlanInput& input);
 

@@ -54,6 +54,7 @@ void RunAccounts::finish(const PlanInput& input, comm::Communicator& world, cons
     memory.gradient_sum += group->gradient_bytes();
     memory.optimizer += group->state_bytes();
     memory.buffers += group->buffer_bytes();
+    memory.partial_sums += group->partial_sum_bytes();
   }
 }
 
@@ -73,12 +74,13 @@ std::string RunAccounts::to_string() const {
   text += fmt::format(
       "memory of rank 0, MB planned/counted: weights {:.1f}/{:.1f}, gradients {:.1f}/{:.1f}, optimizer "
       "{:.1f}/{:.1f}, "
-      "activations {:.1f}/{:.1f} (planned for balanced routing), message buffers about {:.1f}/{:.1f}",
+      "activations {:.1f}/{:.1f} (planned for balanced routing), messages and partial sums {:.1f}/{:.1f}",
       planned_memory.weights * 1e-6, memory.weights * 1e-6,
       (planned_memory.gradients + planned_memory.gradient_sum) * 1e-6,
       (memory.gradients + memory.gradient_sum) * 1e-6, planned_memory.optimizer * 1e-6,
       memory.optimizer * 1e-6, planned_memory.activations() * 1e-6, memory.activations() * 1e-6,
-      (planned_memory.buffers + planned_memory.partial_sums) * 1e-6, memory.buffers * 1e-6);
+      (planned_memory.buffers + planned_memory.partial_sums) * 1e-6,
+      (memory.buffers + memory.partial_sums) * 1e-6);
   if (device.num_allocations > 0) {
     text += fmt::format(
         "\nGPU memory of rank 0, MB: {:.1f} planned, {:.1f} allocated at most; allocations after the first "
@@ -90,7 +92,6 @@ std::string RunAccounts::to_string() const {
 }
 
 void reserve_step_memory(model::Decoder& decoder, const PlanInput& input, int rank) {
-  if (decoder.stream().device() == Device::cpu) return;
   const MemoryPlan least = plan_memory(input, rank, BaseLoad::least),
                    most = plan_memory(input, rank, BaseLoad::most);
   // Ids, labels and masks lie beside what the plan counts; uneven cuts round up to 64 bytes each.

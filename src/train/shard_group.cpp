@@ -121,7 +121,7 @@ std::int64_t ShardGroup::state_bytes() const {
 }
 
 std::int64_t ShardGroup::buffer_bytes() const {
-  std::int64_t bytes = rounded_.view().num_bytes() + packing_.num_bytes() + sums_pool_.num_bytes();
+  std::int64_t bytes = rounded_.view().num_bytes() + packing_.num_bytes();
   for (const auto* flights : {&reductions_, &gathers_}) {
     for (const Flight& f : *flights) bytes += f.send.num_elements() + f.receive.num_elements();
   }

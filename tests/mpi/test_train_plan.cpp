@@ -102,6 +102,8 @@ void check_shape(const ShapeUnderTest& shape) {
         BOOST_TEST(run.memory.gradients == run.planned_memory.gradients);
         BOOST_TEST(run.memory.gradient_sum == run.planned_memory.gradient_sum);
         BOOST_TEST(run.memory.optimizer == run.planned_memory.optimizer);
+        BOOST_TEST(run.memory.buffers == run.planned_memory.buffers);
+        BOOST_TEST(run.memory.partial_sums == run.planned_memory.partial_sums);
         if (!shape.exact_memory) continue;
         BOOST_TEST(run.flops == run.balanced_flops);
         if (shape.global_batch_size / shape.micro_batch_size < world.size()) continue;  // ranks without work

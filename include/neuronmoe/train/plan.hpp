@@ -44,7 +44,7 @@ struct StageCounts {
   std::int64_t exchange_bytes = 0;       ///< tokens to and from experts of other ranks, with their counts
 };
 
-/// Bytes one rank needs at once. All but the last two are exact; those are estimates.
+/// Bytes one rank needs at once: exact, but that routing decides about activations.
 struct MemoryPlan {
   std::int64_t weights = 0;
   std::int64_t gradients = 0;     ///< leaves of the largest stage (of all with train.reduce_every = step)
@@ -54,7 +54,7 @@ struct MemoryPlan {
   std::int64_t scratch = 0;       ///< inside a layer
   std::int64_t to_experts = 0;    ///< rows on their way to experts of other ranks
   std::int64_t from_experts = 0;  ///< and what comes of them
-  std::int64_t partial_sums = 0;  ///< of gradients between micro-steps
+  std::int64_t partial_sums = 0;  ///< of gradients between micro-steps and while leaves are added
   std::int64_t buffers = 0;       ///< messages on their way
   std::int64_t activations() const { return saved + scratch + to_experts + from_experts; }
   std::int64_t total() const {
@@ -79,8 +79,8 @@ RankPlan plan_counts(const PlanInput& input, int rank, const RoutingLoad& routin
 /// How much of a micro-batch goes to the base expert of each layer: its share, or as little or much as can
 /// be.
 enum class BaseLoad { balanced, least, most };
-/// Memory of `rank` with balanced routing (exact, but for buffers, if every MoE layer has top_k >= E), or at
-/// an end of what routing can do: on one rank no routing needs more than the larger of `least` and `most`.
+/// Memory of `rank` with balanced routing (exact if every MoE layer has top_k >= E), or at an end of what
+/// routing can do: on one rank no routing needs more than the larger of `least` and `most`.
 MemoryPlan plan_memory(const PlanInput& input, int rank, BaseLoad load = BaseLoad::balanced);
 /// What each layer keeps of one micro-batch between forward and backward, bytes [L]; balanced routing.
 std::vector<std::int64_t> plan_saved_bytes(const PlanInput& input, int rank);

@@ -21,7 +21,7 @@ struct RunAccounts {
   std::int64_t planned_flops = 0;             ///< for this run's routing
   std::int64_t balanced_flops = 0;            ///< from configuration alone
   std::map<std::string, std::int64_t> planned_bytes;
-  MemoryPlan memory, planned_memory;   ///< counted (without partial sums), planned
+  MemoryPlan memory, planned_memory;   ///< counted, planned
   DeviceMemory device;                 ///< of this process, all zero on the CPU
   std::int64_t first_allocations = 0;  ///< of `device`, up to the end of the first step
 
@@ -34,8 +34,8 @@ struct RunAccounts {
   std::string to_string() const;
 };
 
-/// On a GPU: takes the memory of a micro-batch in one piece, for whatever routing on one rank, so that steps
-/// after the first allocate nothing. Host memory grows as it is used.
+/// Takes the memory of a micro-batch in one piece, for whatever routing on one rank, so that steps after the
+/// first allocate nothing and no ends of blocks are left over. Experts of other ranks may ask for more.
 void reserve_step_memory(model::Decoder& decoder, const PlanInput& input, int rank);
 
 }  // namespace nmoe::train
