@@ -266,6 +266,17 @@ MemoryPlan plan_memory(const PlanInput& input, int rank, BaseLoad load) {
   return memory;
 }
 
+MemoryPlan plan_reserved_memory(const PlanInput& input, int rank) {
+  const MemoryPlan least = plan_memory(input, rank, BaseLoad::least);
+  MemoryPlan memory = plan_memory(input, rank, BaseLoad::most);
+  const std::int64_t beside = (std::int64_t{1} << 20) + 16 * input.tokens_per_micro_batch();
+  memory.saved = std::max(least.saved, memory.saved) + beside;
+  memory.scratch = std::max(least.scratch, memory.scratch) + beside;
+  memory.to_experts = std::max(least.to_experts, memory.to_experts);
+  memory.from_experts = std::max(least.from_experts, memory.from_experts);
+  return memory;
+}
+
 std::vector<std::int64_t> plan_saved_bytes(const PlanInput& input, int rank) {
   const PlanShape shape(input, rank);
   MemoryWalk walk(shape, input.tokens_per_micro_batch(), BaseLoad::balanced);

@@ -76,9 +76,11 @@ std::string work_text(const PlanInput& input) {
 
 std::string memory_text(const PlanInput& input, const MachineConfig& machine) {
   MemoryPlan m;
+  std::int64_t reserved = 0;
   for (int r = 0; r < input.config.expert_parallel_size; ++r) {
     const MemoryPlan of_rank = plan_memory(input, r);
     if (of_rank.total() > m.total()) m = of_rank;
+    reserved = std::max(reserved, plan_reserved_memory(input, r).total());
   }
   std::int64_t saved = 0;
   for (const std::int64_t bytes : plan_saved_bytes(input, 0)) saved += bytes;
@@ -87,14 +89,13 @@ std::string memory_text(const PlanInput& input, const MachineConfig& machine) {
       "moments {}, "
       "activations kept {} ({}/token in layers), scratch {}, rows to and from experts of other ranks {}, "
       "partial sums {}, message buffers {}: {} "
-      "of {:.0f} "
-      "GB{}\n",
+      "with balanced routing, {} with room for any on one rank, of {:.0f} GB{}\n",
       bytes_text(m.weights), PlanShape(input, 0).reduce.once_per_step ? "all stages" : "the largest stage",
       bytes_text(m.gradients), bytes_text(m.gradient_sum), bytes_text(m.optimizer), bytes_text(m.saved),
       bytes_text(static_cast<double>(saved) / static_cast<double>(input.tokens_per_micro_batch())),
       bytes_text(m.scratch), bytes_text(m.to_experts + m.from_experts), bytes_text(m.partial_sums),
-      bytes_text(m.buffers), bytes_text(m.total()), machine.memory_gb,
-      static_cast<double>(m.total()) <= machine.memory_gb * 1e9
+      bytes_text(m.buffers), bytes_text(m.total()), bytes_text(reserved), machine.memory_gb,
+      static_cast<double>(reserved) <= machine.memory_gb * 1e9
           ? ""
           : ": DOES NOT FIT; lower train.micro_batch_size");
 }

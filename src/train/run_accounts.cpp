@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 namespace nmoe::train {
 
 void RunAccounts::add(const StepMetrics& step) {
@@ -92,14 +90,11 @@ std::string RunAccounts::to_string() const {
 }
 
 void reserve_step_memory(model::Decoder& decoder, const PlanInput& input, int rank) {
-  const MemoryPlan least = plan_memory(input, rank, BaseLoad::least),
-                   most = plan_memory(input, rank, BaseLoad::most);
-  // Ids, labels and masks lie beside what the plan counts; uneven cuts round up to 64 bytes each.
-  const std::int64_t beside = (std::int64_t{1} << 20) + 16 * input.tokens_per_micro_batch();
-  decoder.reserve_memory({.saved = std::max(least.saved, most.saved) + beside,
-                          .scratch = std::max(least.scratch, most.scratch) + beside,
-                          .to_experts = std::max(least.to_experts, most.to_experts),
-                          .from_experts = std::max(least.from_experts, most.from_experts)});
+  const MemoryPlan memory = plan_reserved_memory(input, rank);
+  decoder.reserve_memory({.saved = memory.saved,
+                          .scratch = memory.scratch,
+                          .to_experts = memory.to_experts,
+                          .from_experts = memory.from_experts});
 }
 
 }  // namespace nmoe::train

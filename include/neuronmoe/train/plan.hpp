@@ -82,6 +82,9 @@ enum class BaseLoad { balanced, least, most };
 /// Memory of `rank` with balanced routing (exact if every MoE layer has top_k >= E), or at an end of what
 /// routing can do: on one rank no routing needs more than the larger of `least` and `most`.
 MemoryPlan plan_memory(const PlanInput& input, int rank, BaseLoad load = BaseLoad::balanced);
+/// The same with the activations a run takes at its start (reserve_step_memory): room for whatever routing on
+/// one rank, for ids, labels and masks, and for uneven cuts that round up to 64 bytes each.
+MemoryPlan plan_reserved_memory(const PlanInput& input, int rank);
 /// What each layer keeps of one micro-batch between forward and backward, bytes [L]; balanced routing.
 std::vector<std::int64_t> plan_saved_bytes(const PlanInput& input, int rank);
 
