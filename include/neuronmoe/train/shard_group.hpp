@@ -88,9 +88,8 @@ class ShardGroup {
   std::int64_t state_bytes() const;
   std::int64_t gradient_bytes() const { return gradient_.num_elements() * 4; }
   std::int64_t buffer_bytes() const;
-  std::int64_t partial_sum_bytes() const {
-    return sums_pool_.num_bytes();
-  }  ///< between steps, when none is in use
+  /// Between steps, when none is in use.
+  std::int64_t partial_sum_bytes() const { return sums_pool_.num_bytes(); }
 
  private:
   /// One bucket on its way.
