@@ -172,11 +172,10 @@ std::string plan_report(const PlanInput& input, const MachineConfig& machine) {
     const double now =
         static_cast<double>(input.config.global_batch_size * input.config.seq_length) / input.num_ranks;
     text += fmt::format(
-        "bytes of sharded experts = bytes of spread experts at {:.0f} tokens per rank and step; this run has "
-        "{:.0f}: {}\n",
+        "bytes of sharded experts = bytes of spread experts at {:.0f} tokens per rank and step; with the "
+        "{:.0f} of this batch, fewer bytes if experts are {}\n",
         *tokens, now,
-        now > *tokens ? "replicate and shard (expert_parallel_size 1)"
-                      : "spread them (expert_parallel_size > 1)");
+        now > *tokens ? "sharded (expert_parallel_size 1)" : "spread (expert_parallel_size > 1)");
   }
   return text + layouts_text(input, machine);
 }
