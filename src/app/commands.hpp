@@ -16,7 +16,8 @@ struct Command {
   std::vector<std::string> sections;  ///< of the config that it reads, for its --help
   CommandFunction function;
   bool saves_on_signal = false;
-  bool takes_file = false;  ///< `inspect FILE`, `convert DIR`: one word that is not an option, put into run.input
+  bool takes_file =
+      false;  ///< `inspect FILE`, `convert DIR`: one word that is not an option, put into run.input
 };
 
 int run_tokenize(comm::ExecutionContext& context, const AppConfig& config);

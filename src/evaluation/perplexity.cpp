@@ -10,7 +10,7 @@
 namespace nmoe::evaluation {
 namespace {
 
-constexpr double weight_scale = 0x1.0p30;  // sums of 8e9 tokens fit into 64 bits
+constexpr double weight_scale = 0x1.0p30;    // sums of 8e9 tokens fit into 64 bits
 constexpr std::int64_t batch_tokens = 2048;  // bounds memory; a constant, so that results never depend on it
 
 template <typename T>
