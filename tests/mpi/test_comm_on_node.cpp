@@ -1,5 +1,6 @@
 // comm.on_node: the same bytes whether ranks of a node send messages or read each other's send buffers, with
 // room for all buffers, for some and for none.
+#include <algorithm>
 #include <boost/test/unit_test.hpp>
 #include <cstring>
 #include <numeric>
@@ -48,7 +49,7 @@ struct Exchange {
   ConstTensorView send_view() const { return {send.get(), DType::uint8, {sum(send_counts)}}; }
   void check_received() {
     BOOST_TEST(recv.back() == 0xEE);
-    BOOST_TEST(std::memcmp(recv.data(), expected.data(), expected.size()) == 0);
+    BOOST_TEST(std::equal(expected.begin(), expected.end(), recv.begin()));
   }
 };
 
@@ -87,7 +88,7 @@ void check_exchanges(Communicator& comm) {
                       mine, stream)
         .wait();
     BOOST_TEST(all.back() == 0xEE);
-    BOOST_TEST(std::memcmp(all.data(), expected.data(), expected.size()) == 0);
+    BOOST_TEST(std::equal(expected.begin(), expected.end(), all.begin()));
   }
 }
 
@@ -221,6 +222,7 @@ BOOST_AUTO_TEST_CASE(a_held_piece_keeps_nothing_else_waiting) {
     std::size_t at = 0;
     for (int r = 0; r < comm.size(); ++r) {
       const auto count = static_cast<std::size_t>(kept.recv_counts[static_cast<std::size_t>(r)]);
+      if (count == 0) continue;
       BOOST_TEST(std::memcmp(held.rows_of(r), kept.expected.data() + at, count) == 0);
       at += count;
     }
