@@ -143,9 +143,8 @@ bool DescendingOrder::sort_by_scale(Range range) {
   return settle();
 }
 
-// Moves samples that stand behind a smaller response up to their place; gives up after as many moves as there
-// are samples. Writes nothing where the order is right already, which is nearly everywhere: stores are what
-// this class spends its time on.
+// Moves samples that stand behind a smaller response up to their place, and notes who ties with the one
+// above; gives up after as many moves as there are samples. The order is right already nearly everywhere.
 bool DescendingOrder::settle() {
   const std::size_t n = order_.size();
   std::uint32_t* const ties = ties_.data();

@@ -7,7 +7,6 @@
 #include <cstring>
 
 namespace nmoe::comm::detail {
-
 namespace {
 
 constexpr std::size_t line = 64;
@@ -36,7 +35,7 @@ void copy_bytes(void* to, const void* from, std::size_t num_bytes) {
   const auto* in = static_cast<const std::byte*>(from);
   const std::size_t head = (line - reinterpret_cast<std::uintptr_t>(out) % line) % line;
   std::memcpy(out, in, head);
-  // Two places at a time keep more of memory busy: a fifth faster.
+  // Two places at a time keep more of memory busy than one.
   const std::size_t half = (num_bytes - head) / 2 / line * line, second = head + half, done = second + half;
   for (std::size_t i = 0; i < half; i += line) {
     copy_line(out + head + i, in + head + i);
