@@ -4,11 +4,11 @@
 #include <cstdio>
 
 #include "commands.hpp"
+#include "expert_counts.hpp"
 #include "model_setup.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/model/freeze_plan.hpp"
 #include "neuronmoe/train/plan_time.hpp"
-#include "placement_tokens.hpp"
 
 namespace nmoe::app {
 namespace {

@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "commands.hpp"
+#include "expert_counts.hpp"
 #include "model_setup.hpp"
 #include "neuronmoe/analysis/expert_probe.hpp"
 #include "neuronmoe/comm/agree.hpp"
@@ -9,7 +10,6 @@
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/model/checkpoint_weights.hpp"
 #include "neuronmoe/model/hf_model.hpp"
-#include "placement_tokens.hpp"
 #include "sense_setup.hpp"
 #include "training_data.hpp"
 
@@ -96,7 +96,7 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
     decoder = std::make_unique<model::Decoder>(
         architecture, parse_dtype(config.train.dtype), train::trainables_of(kind),
         groups.experts(architecture.num_experts, architecture.top_k,
-                       comm::parse_expert_home(config.train.expert_placement), placed_by.counts),
+                       model::parse_expert_home(config.train.expert_placement), placed_by.counts),
         context.stream);
     model::load_dense_weights(*decoder, config.run.model);
     if (init_from.empty()) {

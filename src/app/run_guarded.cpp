@@ -16,11 +16,11 @@
 #include <thread>
 #include <vector>
 
+#include "device_binding.hpp"
 #include "launcher.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/comm/mpi_communicator.hpp"
 #include "neuronmoe/tensor/device.hpp"
-#include "placement.hpp"
 #include "watchdog.hpp"
 
 namespace nmoe::app {

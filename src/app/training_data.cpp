@@ -5,6 +5,7 @@
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
+#include "neuronmoe/train/schedule.hpp"
 
 namespace nmoe::app {
 

@@ -142,10 +142,10 @@ ResidualStream Decoder::run_layers(const Batch& batch, const SequenceInfo& seque
   ResidualStream in{kept.take(shape, dtype_), {}};
   // Two buffers take turns below the lowest layer that trains; above it every layer's output is kept.
   TensorView other = training && plan_.lowest_layer == 0 ? TensorView() : kept.take(shape, dtype_);
-  weights_needed(plan_.embedding_stage());
+  weights_needed(plan_.embedding_segment());
   ops::embedding_forward(in.x, batch.ids, embedding_.value, stream_);
   for (int l = 0; l < config_.num_layers; ++l) {
-    weights_needed(plan_.stage_of_layer(l));
+    weights_needed(plan_.segment_of_layer(l));
     const Arena::Mark mark = kept.mark();
     if (training && l >= plan_.lowest_layer) {
       const std::int64_t before = kept.in_use_bytes();
@@ -237,7 +237,7 @@ Losses Decoder::forward_backward(const Batch& host_batch, const LossScales& scal
   TensorView aux_losses = memory_.saved.take({config_.num_layers, 2}, DType::float64);
   zero(aux_losses, stream_);
   TensorView dx = scratch.take(out.x.shape(), dtype_);
-  begin_stage(0);
+  begin_segment(0);
   {
     const ScratchScope scope(scratch);
     TensorView xf = scratch.take(out.x.shape(), dtype_), inv_rms = scratch.take({num_tokens}, acc);
@@ -249,16 +249,16 @@ Losses Decoder::forward_backward(const Batch& host_batch, const LossScales& scal
   }
   gradients_ready(0);
   for (int l = config_.num_layers - 1; l >= plan_.lowest_layer; --l) {
-    begin_stage(plan_.stage_of_layer(l));
+    begin_segment(plan_.segment_of_layer(l));
     const TensorView of_layer = aux_losses.rows(l, 1).reshape({2});
     layer_backward(l, dx, sequence, batch, layer_scales(l, scales, num_old, statistics),
                    {of_layer.rows(0, 1), of_layer.rows(1, 1)});
-    gradients_ready(plan_.stage_of_layer(l));
+    gradients_ready(plan_.segment_of_layer(l));
   }
   if (plan_.embedding) {
-    begin_stage(plan_.embedding_stage());
+    begin_segment(plan_.embedding_segment());
     ops::embedding_backward(embedding_.grad, dx, batch.ids, stream_);
-    gradients_ready(plan_.embedding_stage());
+    gradients_ready(plan_.embedding_segment());
   }
   return read_losses(token_losses, aux_losses, host_batch, scales, statistics);
 }

@@ -41,8 +41,8 @@ bool FreezePlan::trains(const Parameter& p) const {
 
 int FreezePlan::last_writer(const Parameter& p) const {
   if (!trains(p)) return -1;
-  if (p.layer >= 0) return stage_of_layer(p.layer);
-  return p.name == "model.embed_tokens.weight" ? embedding_stage() : 0;
+  if (p.layer >= 0) return segment_of_layer(p.layer);
+  return p.name == "model.embed_tokens.weight" ? embedding_segment() : 0;
 }
 
 namespace {
@@ -59,7 +59,7 @@ std::string list(std::initializer_list<std::pair<bool, const char*>> items) {
 
 std::string FreezePlan::to_string() const {
   std::string text =
-      fmt::format("stage 0, lm-head and final norm: weight gradients: {}; complete after it: {}\n",
+      fmt::format("segment 0, lm-head and final norm: weight gradients: {}; complete after it: {}\n",
                   list({{head, "head"}, {final_norm, "final norm"}}),
                   list({{head && !tied_head, "head"}, {final_norm, "final norm"}}));
   const int num_layers = static_cast<int>(layers.size());
@@ -70,10 +70,11 @@ std::string FreezePlan::to_string() const {
                                       {p.experts, "new experts"},
                                       {p.router, "router"}});
     text += fmt::format(
-        "stage {}, layer {}: weight gradients: {}; input gradients: {}; kept by forward: {}; complete after "
+        "segment {}, layer {}: weight gradients: {}; input gradients: {}; kept by forward: {}; complete "
+        "after "
         "it: "
         "{}\n",
-        stage_of_layer(l), l, weights,
+        segment_of_layer(l), l, weights,
         list({{p.mlp_input, "mlp input"}, {p.layer_input, "layer input (through attention)"}}),
         list({{true, "residual after attention"},
               {p.keeps_attention(), "layer input, q, k, v, o"},
@@ -83,13 +84,23 @@ std::string FreezePlan::to_string() const {
         weights);
   }
   if (embedding) {
-    text += fmt::format("stage {}, embedding: weight gradients: embedding; complete after it: embedding{}\n",
-                        embedding_stage(), tied_head ? " (also written by stage 0: one tensor)" : "");
+    text +=
+        fmt::format("segment {}, embedding: weight gradients: embedding; complete after it: embedding{}\n",
+                    embedding_segment(), tied_head ? " (also written by segment 0: one tensor)" : "");
   }
   if (lowest_layer == num_layers) return text + "nothing trains: no backward\n";
   return text + (lowest_layer > 0 || !layers.front().layer_input
                      ? fmt::format("backward stops at layer {}: nothing below it trains\n", lowest_layer)
                      : std::string("backward reaches the embedding\n"));
+}
+
+std::vector<Parameter> list_parameters(const ModelConfig& config, const FreezePlan& plan) {
+  std::vector<Parameter> parameters = list_parameters(config);
+  for (Parameter& p : parameters) {
+    p.trainable = plan.trains(p);
+    p.last_writer = plan.last_writer(p);
+  }
+  return parameters;
 }
 
 }  // namespace nmoe::model

@@ -126,11 +126,11 @@ void MoeLayer::run_local(const MoeWeights& weights, MoeSaved& saved, const Layer
   TensorView h = memory.scratch.take({std::max(num_base, num_replicated), width}, dtype);
   feed_forward_forward(saved.out_rows.rows(0, num_base), saved.base, h.rows(0, num_base), weights.base,
                        stream);
-  for (const Segment& segment : dispatcher.local_segments()) {
-    const std::int64_t count = segment.end - segment.begin;
-    FeedForwardSaved part = rows_of(saved.replicated, segment.begin - num_base, count);
-    feed_forward_forward(saved.out_rows.rows(segment.begin, count), part, h.rows(0, count),
-                         weights.experts[static_cast<std::size_t>(segment.expert)].front(), stream);
+  for (const ExpertBlock& block : dispatcher.local_blocks()) {
+    const std::int64_t count = block.end - block.begin;
+    FeedForwardSaved part = rows_of(saved.replicated, block.begin - num_base, count);
+    feed_forward_forward(saved.out_rows.rows(block.begin, count), part, h.rows(0, count),
+                         weights.experts[static_cast<std::size_t>(block.expert)].front(), stream);
   }
 }
 
@@ -144,13 +144,13 @@ void MoeLayer::run_experts(const MoeWeights& weights, MoeSaved& saved, const Arr
                    kept.take({num_received, width}, dtype)};
   const ScratchScope scope(memory.scratch);
   TensorView h = memory.scratch.take({num_received, width}, dtype);
-  for (const Segment& segment : saved.dispatcher->segments()) {
-    const std::int64_t count = segment.end - segment.begin;
-    FeedForwardSaved part{inputs.rows(segment), saved.experts.gate.rows(segment.begin, count),
-                          saved.experts.up.rows(segment.begin, count)};
+  for (const ExpertBlock& block : saved.dispatcher->blocks()) {
+    const std::int64_t count = block.end - block.begin;
+    FeedForwardSaved part{inputs.rows(block), saved.experts.gate.rows(block.begin, count),
+                          saved.experts.up.rows(block.begin, count)};
     feed_forward_forward(
-        expert_out.rows(segment.begin, count), part, h.rows(0, count),
-        weights.experts[static_cast<std::size_t>(segment.expert)][static_cast<std::size_t>(segment.source)],
+        expert_out.rows(block.begin, count), part, h.rows(0, count),
+        weights.experts[static_cast<std::size_t>(block.expert)][static_cast<std::size_t>(block.source)],
         stream);
   }
 }
@@ -181,15 +181,15 @@ void MoeLayer::observe(ActivationObserver& observer, const MoeSaved& saved, Cons
     offer(Projection::down, out);
   };
   report(0, saved.base, saved.out_rows.rows(0, num_base), sample_rows.rows(0, num_base));
-  for (const Segment& segment : dispatcher.local_segments()) {
-    const std::int64_t count = segment.end - segment.begin;
-    report(segment.expert, rows_of(saved.replicated, segment.begin - num_base, count),
-           saved.out_rows.rows(segment.begin, count), sample_rows.rows(segment.begin, count));
+  for (const ExpertBlock& block : dispatcher.local_blocks()) {
+    const std::int64_t count = block.end - block.begin;
+    report(block.expert, rows_of(saved.replicated, block.begin - num_base, count),
+           saved.out_rows.rows(block.begin, count), sample_rows.rows(block.begin, count));
   }
-  for (const Segment& segment : dispatcher.segments()) {
-    const std::int64_t count = segment.end - segment.begin;
-    report(segment.expert, rows_of(saved.experts, segment.begin, count),
-           expert_out.rows(segment.begin, count), arrived.rows(segment));
+  for (const ExpertBlock& block : dispatcher.blocks()) {
+    const std::int64_t count = block.end - block.begin;
+    report(block.expert, rows_of(saved.experts, block.begin, count), expert_out.rows(block.begin, count),
+           arrived.rows(block));
   }
 }
 
@@ -255,12 +255,12 @@ void MoeLayer::backward_local(TensorView dx_rows, ConstTensorView d_rows, const 
   };
   feed_forward_backward(dx_of(0, num_base), false, d_rows.rows(0, num_base), saved.base,
                         first_rows(buffers, num_base), weights.base, stream);
-  for (const Segment& segment : dispatcher.local_segments()) {
-    const std::int64_t count = segment.end - segment.begin;
-    feed_forward_backward(dx_of(segment.begin, count), false, d_rows.rows(segment.begin, count),
-                          rows_of(saved.replicated, segment.begin - num_base, count),
+  for (const ExpertBlock& block : dispatcher.local_blocks()) {
+    const std::int64_t count = block.end - block.begin;
+    feed_forward_backward(dx_of(block.begin, count), false, d_rows.rows(block.begin, count),
+                          rows_of(saved.replicated, block.begin - num_base, count),
                           first_rows(buffers, count),
-                          weights.experts[static_cast<std::size_t>(segment.expert)].front(), stream);
+                          weights.experts[static_cast<std::size_t>(block.expert)].front(), stream);
   }
 }
 
@@ -287,12 +287,12 @@ void MoeLayer::backward_experts(TensorView dx_rows, ConstTensorView d_rows, cons
                                    scratch.take({most, width}, dtype), scratch.take({most, width}, dtype)};
   backward_local(dx_rows, d_rows, weights, saved, buffers, stream);  // while the others' rows travel
   arriving.wait();
-  for (const Segment& segment : dispatcher.segments()) {
-    const std::int64_t count = segment.end - segment.begin;
+  for (const ExpertBlock& block : dispatcher.blocks()) {
+    const std::int64_t count = block.end - block.begin;
     feed_forward_backward(
-        dx_received ? dx_received.rows(segment.begin, count) : TensorView(), false, arriving.rows(segment),
-        rows_of(saved.experts, segment.begin, count), first_rows(buffers, count),
-        weights.experts[static_cast<std::size_t>(segment.expert)][static_cast<std::size_t>(segment.source)],
+        dx_received ? dx_received.rows(block.begin, count) : TensorView(), false, arriving.rows(block),
+        rows_of(saved.experts, block.begin, count), first_rows(buffers, count),
+        weights.experts[static_cast<std::size_t>(block.expert)][static_cast<std::size_t>(block.source)],
         stream);
   }
   arriving.release();

@@ -9,7 +9,7 @@ namespace nmoe::model {
 namespace {
 
 /// Experts in the order their rows are laid out: by owner, then id.
-std::vector<int> experts_by_owner(const comm::ExpertPlacement& placement, int layer, int num_ranks) {
+std::vector<int> experts_by_owner(const ExpertPlacement& placement, int layer, int num_ranks) {
   std::vector<int> order;
   for (int r = 0; r < num_ranks; ++r) {
     const std::vector<int> owned = placement.experts_on(layer, r);
@@ -55,7 +55,7 @@ TokenDispatcher::TokenDispatcher(const ExpertParallelGroup& group, int layer, Co
   for (const int e : replicated) {
     const std::int64_t begin = num_local_rows_;
     num_local_rows_ += slots_of_expert_[static_cast<std::size_t>(e)];
-    local_segments_.push_back({e, 0, begin, num_local_rows_});
+    local_blocks_.push_back({e, 0, begin, num_local_rows_});
   }
   send_counts_.assign(static_cast<std::size_t>(num_ranks), 0);
   for (const int e : order) {
@@ -89,19 +89,19 @@ void TokenDispatcher::exchange_counts(int layer, const std::vector<int>& order, 
     first_received_[static_cast<std::size_t>(source)] = num_received_;
     for (std::int64_t i = 0; i < num_mine; ++i) {
       const std::int64_t count = counts_in[static_cast<std::size_t>(source * num_mine + i)];
-      segments_.push_back({mine[static_cast<std::size_t>(i)], source, num_received_, num_received_ + count});
+      blocks_.push_back({mine[static_cast<std::size_t>(i)], source, num_received_, num_received_ + count});
       num_received_ += count;
       recv_counts_[static_cast<std::size_t>(source)] += count;
     }
   }
 }
 
-ConstTensorView Arrivals::rows(const Segment& segment) const {
-  const std::int64_t count = segment.end - segment.begin;
-  const ConstTensorView here = received_.rows(segment.begin, count);
+ConstTensorView Arrivals::rows(const ExpertBlock& block) const {
+  const std::int64_t count = block.end - block.begin;
+  const ConstTensorView here = received_.rows(block.begin, count);
   if (first_of_source_.empty() || count == 0) return here;
-  const std::int64_t first = segment.begin - first_of_source_[static_cast<std::size_t>(segment.source)];
-  const auto* rows = static_cast<const std::byte*>(exchange_.rows_of(segment.source));
+  const std::int64_t first = block.begin - first_of_source_[static_cast<std::size_t>(block.source)];
+  const auto* rows = static_cast<const std::byte*>(exchange_.rows_of(block.source));
   return {rows + first * (here.num_bytes() / count), here.dtype(), here.shape(), here.device()};
 }
 

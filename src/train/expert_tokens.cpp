@@ -14,7 +14,7 @@ namespace {
 constexpr const char* dataset = "/routing";
 constexpr std::uint64_t most_tokens = std::uint64_t{1} << 48;  // sums over any model stay exact
 
-std::size_t widest(const comm::ExpertTokens& tokens) {
+std::size_t widest(const model::ExpertTokens& tokens) {
   std::size_t most = 0;
   for (const auto& layer : tokens) most = std::max(most, layer.size());
   return most;
@@ -22,7 +22,7 @@ std::size_t widest(const comm::ExpertTokens& tokens) {
 
 /// Every token of a run visits min(top_k, E) experts of each mixture layer.
 void require_consistent(const std::string& path, const model::ModelConfig& model,
-                        const comm::ExpertTokens& tokens) {
+                        const model::ExpertTokens& tokens) {
   std::int64_t expected = -1;
   for (std::size_t l = 0; l < tokens.size(); ++l) {
     const int k = std::min(model.top_k, static_cast<int>(tokens[l].size()));
@@ -47,13 +47,14 @@ std::string MeasuredTokens::to_string() const {
   return counts.empty() ? "expected tokens" : "tokens counted in " + source;
 }
 
-comm::ExpertTokens sum_over_ranks(comm::Communicator& comm, const comm::ExpertTokens& mine, Stream& stream) {
+model::ExpertTokens sum_over_ranks(comm::Communicator& comm, const model::ExpertTokens& mine,
+                                   Stream& stream) {
   std::vector<std::int64_t> flat;
   for (const auto& layer : mine) flat.insert(flat.end(), layer.begin(), layer.end());
   comm.all_reduce({flat.data(), DType::int64, {static_cast<std::int64_t>(flat.size())}}, comm::ReduceOp::sum,
                   stream)
       .wait();
-  comm::ExpertTokens sum = mine;
+  model::ExpertTokens sum = mine;
   auto next = flat.begin();
   for (auto& layer : sum) {
     for (std::int64_t& n : layer) n = *next++;
@@ -61,7 +62,7 @@ comm::ExpertTokens sum_over_ranks(comm::Communicator& comm, const comm::ExpertTo
   return sum;
 }
 
-void write_expert_tokens(io::H5File& state, const comm::ExpertTokens& tokens) {
+void write_expert_tokens(io::H5File& state, const model::ExpertTokens& tokens) {
   if (tokens.empty()) return;
   const std::size_t width = widest(tokens);
   std::vector<std::uint64_t> rows(tokens.size() * width, 0);
@@ -73,9 +74,9 @@ void write_expert_tokens(io::H5File& state, const comm::ExpertTokens& tokens) {
   state.write_attribute(dataset, "num_experts", fmt::format("{}", fmt::join(num_experts, ",")));
 }
 
-comm::ExpertTokens read_expert_tokens(io::H5File& state, const model::ModelConfig& model) {
+model::ExpertTokens read_expert_tokens(io::H5File& state, const model::ModelConfig& model) {
   if (!state.exists(dataset)) return {};
-  comm::ExpertTokens tokens;
+  model::ExpertTokens tokens;
   for (const int e : model.num_experts) tokens.emplace_back(static_cast<std::size_t>(e), 0);
   const std::size_t width = widest(tokens);
   const std::string found = state.read_string_attribute(dataset, "num_experts"),
@@ -109,31 +110,6 @@ MeasuredTokens measured_tokens(const std::string& step_dir, const model::ModelCo
     return std::any_of(layer.begin(), layer.end(), [](std::int64_t n) { return n > 0; });
   });
   return any ? found : MeasuredTokens{};
-}
-
-PlacementBalance balance_of(const comm::ExpertPlacement& placement, int expert_parallel_size,
-                            const comm::ExpertTokens& tokens) {
-  PlacementBalance balance;
-  std::int64_t all_tokens = 0, all_experts = 0, most_experts = 0;
-  for (int r = 0; r < expert_parallel_size; ++r) {
-    std::int64_t mine = 0, experts = 0;
-    for (std::size_t l = 0; l < tokens.size(); ++l) {
-      for (const int e : placement.experts_on(static_cast<int>(l), r)) {
-        mine += tokens[l][static_cast<std::size_t>(e)];
-        ++experts;
-      }
-    }
-    all_tokens += mine;
-    all_experts += experts;
-    balance.most_tokens = std::max(balance.most_tokens, mine);
-    most_experts = std::max(most_experts, experts);
-  }
-  const auto of_mean = [&](std::int64_t most, std::int64_t all) {
-    return all > 0 ? static_cast<double>(most) * expert_parallel_size / static_cast<double>(all) : 1.0;
-  };
-  balance.tokens = of_mean(balance.most_tokens, all_tokens);
-  balance.bytes = of_mean(most_experts, all_experts);
-  return balance;
 }
 
 }  // namespace nmoe::train

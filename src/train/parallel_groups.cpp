@@ -8,10 +8,10 @@ ParallelGroups::ParallelGroups(comm::Communicator& world, int expert_parallel_si
       expert_data_parallel(world.split(layout.expert_parallel_rank(), layout.expert_parallel_group())) {}
 
 model::ExpertParallelGroup ParallelGroups::experts(const std::vector<int>& num_experts, int top_k,
-                                                   comm::ExpertHome home,
-                                                   const comm::ExpertTokens& measured) const {
+                                                   model::ExpertHome home,
+                                                   const model::ExpertTokens& measured) const {
   return {*expert_parallel,
-          comm::ExpertPlacement(num_experts, layout.expert_parallel_size(), top_k, home, measured)};
+          model::ExpertPlacement(num_experts, layout.expert_parallel_size(), top_k, home, measured)};
 }
 
 }  // namespace nmoe::train

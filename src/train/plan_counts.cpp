@@ -89,7 +89,7 @@ std::int64_t exchange_bytes(const PlanShape& shape, const model::LayerPlan& plan
   return rows * shape.hidden * shape.element + 8 * counts * num_passes;
 }
 
-/// Adds what one group of parameters sends of its stages.
+/// Adds what one group of parameters sends of its segments.
 void add_group_bytes(const PlanShape& shape, bool experts, std::int64_t num_steps, std::int64_t num_updates,
                      RankPlan& plan) {
   const ReduceOptions& options = shape.reduce;
@@ -104,14 +104,14 @@ void add_group_bytes(const PlanShape& shape, bool experts, std::int64_t num_step
   }
   for (const ShardUnit& unit : shape.units(experts)) {
     const std::int64_t own = unit.map.num_owned(me), others = unit.map.num_total() - own;
-    StageCounts& stage = plan.stages[static_cast<std::size_t>(unit.stage)];
+    SegmentCounts& segment = plan.segments[static_cast<std::size_t>(unit.segment)];
     const std::int64_t width = options.zero ? shape.element : 4;
     const std::int64_t reduced = others * nodes * size_of(options.wire_dtype) * num_steps;
     const std::int64_t gathered = own * width * (size - 1) * num_updates;
-    stage.reduce_bytes += reduced;
-    stage.gather_bytes += gathered;
-    stage.expert_reduce_bytes += experts ? reduced : 0;
-    stage.expert_gather_bytes += experts ? gathered : 0;
+    segment.reduce_bytes += reduced;
+    segment.gather_bytes += gathered;
+    segment.expert_reduce_bytes += experts ? reduced : 0;
+    segment.expert_gather_bytes += experts ? gathered : 0;
   }
 }
 
@@ -138,23 +138,23 @@ RankPlan plan_counts(const PlanInput& input, int rank, const RoutingLoad& routin
   const PlanShape shape(input, rank);
   const model::FreezePlan& freeze = shape.freeze;
   RankPlan plan;
-  plan.stages.resize(static_cast<std::size_t>(freeze.num_stages()));
+  plan.segments.resize(static_cast<std::size_t>(freeze.num_segments()));
   const std::int64_t M = input.num_micro_batches(), R = input.num_ranks;
   const std::int64_t mine = std::max<std::int64_t>(0, (M - rank + R - 1) / R);
   const std::int64_t tokens = mine * input.tokens_per_micro_batch() * num_steps;
   const std::int64_t head = 2 * tokens * input.model.vocab_size * shape.hidden;
-  plan.stages[0].forward_flops = head;
-  plan.stages[0].backward_flops = head * (freeze.head ? 2 : 1);
+  plan.segments[0].forward_flops = head;
+  plan.segments[0].backward_flops = head * (freeze.head ? 2 : 1);
   for (int l = 0; l < input.model.num_layers; ++l) {
     const model::LayerPlan& layer = freeze.layers[static_cast<std::size_t>(l)];
-    StageCounts& stage = plan.stages[static_cast<std::size_t>(freeze.stage_of_layer(l))];
+    SegmentCounts& segment = plan.segments[static_cast<std::size_t>(freeze.segment_of_layer(l))];
     for (const Work& work :
          {attention_work(shape, layer, tokens), mlp_work(shape, layer, routing, l, tokens)}) {
-      stage.forward_flops += work.forward;
-      stage.backward_flops += l >= freeze.lowest_layer ? work.backward : 0;
+      segment.forward_flops += work.forward;
+      segment.backward_flops += l >= freeze.lowest_layer ? work.backward : 0;
     }
-    stage.exchange_bytes += exchange_bytes(shape, layer, routing, l,
-                                           comm::num_micro_steps(M, shape.layout.world_size()) * num_steps);
+    segment.exchange_bytes += exchange_bytes(shape, layer, routing, l,
+                                             comm::num_micro_steps(M, shape.layout.world_size()) * num_steps);
   }
   for (const bool experts : {false, true}) add_group_bytes(shape, experts, num_steps, num_updates, plan);
   std::int64_t blocks = 0;
@@ -177,8 +177,8 @@ RankPlan plan_counts(const PlanInput& input, int rank, const RoutingLoad& routin
 
 std::int64_t RankPlan::flops() const {
   return std::accumulate(
-      stages.begin(), stages.end(), std::int64_t{0},
-      [](std::int64_t sum, const StageCounts& s) { return sum + s.forward_flops + s.backward_flops; });
+      segments.begin(), segments.end(), std::int64_t{0},
+      [](std::int64_t sum, const SegmentCounts& s) { return sum + s.forward_flops + s.backward_flops; });
 }
 
 std::map<std::string, std::int64_t> RankPlan::bytes() const {
@@ -187,9 +187,9 @@ std::map<std::string, std::int64_t> RankPlan::bytes() const {
     if (n > 0) bytes[std::string(comm::name_of(operation))] += n;
   };
   add(comm::Operation::all_reduce, all_reduce_bytes);
-  for (const StageCounts& stage : stages) {
-    add(comm::Operation::all_to_all_v, stage.reduce_bytes + stage.exchange_bytes);
-    add(comm::Operation::all_gather_v, stage.gather_bytes);
+  for (const SegmentCounts& segment : segments) {
+    add(comm::Operation::all_to_all_v, segment.reduce_bytes + segment.exchange_bytes);
+    add(comm::Operation::all_gather_v, segment.gather_bytes);
   }
   return bytes;
 }

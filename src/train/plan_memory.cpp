@@ -218,20 +218,20 @@ class MemoryWalk {
   std::int64_t tokens_, w_, flat_;
 };
 
-/// Gradient leaves: of all parameters if they are sums of a step, else of the largest stage, as
+/// Gradient leaves: of all parameters if they are sums of a step, else of the largest segment, as
 /// Decoder::share_gradients lays them out.
 std::int64_t gradient_bytes(const PlanShape& shape) {
-  std::map<int, std::int64_t> stages;
+  std::map<int, std::int64_t> segments;
   std::int64_t own = 0, most = 0;
   for (const model::Parameter& p : shape.parameters) {
     if (!p.trainable || !shape.holds(p)) continue;
     const std::int64_t n =
         p.shape.num_elements() * (shape.is_owned_expert(p) ? shape.layout.expert_parallel_size() : 1);
     if (shape.reduce.once_per_step ||
-        (shape.freeze.tied_head && p.last_writer == shape.freeze.embedding_stage())) {
+        (shape.freeze.tied_head && p.last_writer == shape.freeze.embedding_segment())) {
       own += n;
     } else {
-      most = std::max(most, stages[p.last_writer] += (n + 15) / 16 * 16);
+      most = std::max(most, segments[p.last_writer] += (n + 15) / 16 * 16);
     }
   }
   return 4 * (most + own);

@@ -40,12 +40,12 @@ std::string placement_text(const PlanInput& input) {
   if (input.model.num_moe_layers() == 0) return "";
   const std::string text = "new experts are placed by " + input.placed_by.to_string();
   if (!input.placed_by || size == 1) return text + "\n";
-  const auto balance = [&](const comm::ExpertTokens& measured) {
-    const comm::ExpertPlacement placement(input.model.num_experts, size, input.model.top_k,
-                                          comm::parse_expert_home(input.config.expert_placement), measured);
-    return balance_of(placement, size, input.placed_by.counts);
+  const auto balance = [&](const model::ExpertTokens& measured) {
+    const model::ExpertPlacement placement(input.model.num_experts, size, input.model.top_k,
+                                           model::parse_expert_home(input.config.expert_placement), measured);
+    return model::balance_of(placement, size, input.placed_by.counts);
   };
-  const PlacementBalance now = balance(input.placed_by.counts), expected = balance({});
+  const model::PlacementBalance now = balance(input.placed_by.counts), expected = balance({});
   return fmt::format(
       "{}: of {} ranks the busiest computes {:.3f} x the mean of their tokens and the fullest holds {:.3f} x "
       "the mean of their bytes (placed by expected tokens {:.3f} x and {:.3f} x)\n",
@@ -59,7 +59,7 @@ std::string work_text(const PlanInput& input) {
   const RankPlan plan = plan_counts(one, 0, balanced_routing(one));
   const double tokens = static_cast<double>(one.config.global_batch_size * one.config.seq_length);
   double forward = 0, backward = 0;
-  for (const StageCounts& s : plan.stages) {
+  for (const SegmentCounts& s : plan.segments) {
     forward += static_cast<double>(s.forward_flops);
     backward += static_cast<double>(s.backward_flops);
   }
@@ -69,7 +69,7 @@ std::string work_text(const PlanInput& input) {
       "{:.0f} "
       "% of it; {:.3e} tokens in {} steps, {:.3e} FLOP\n",
       forward / tokens / 1e9, backward / tokens / 1e9, (forward + backward) / tokens / 1e9,
-      100 * static_cast<double>(plan.stages[0].forward_flops + plan.stages[0].backward_flops) /
+      100 * static_cast<double>(plan.segments[0].forward_flops + plan.segments[0].backward_flops) /
           (forward + backward),
       total, input.config.steps, (forward + backward) * static_cast<double>(input.config.steps));
 }
@@ -90,7 +90,8 @@ std::string memory_text(const PlanInput& input, const MachineConfig& machine) {
       "activations kept {} ({}/token in layers), scratch {}, rows to and from experts of other ranks {}, "
       "partial sums {}, message buffers {}: {} "
       "with balanced routing, {} with room for any on one rank, of {:.0f} GB{}\n",
-      bytes_text(m.weights), PlanShape(input, 0).reduce.once_per_step ? "all stages" : "the largest stage",
+      bytes_text(m.weights),
+      PlanShape(input, 0).reduce.once_per_step ? "all segments" : "the largest segment",
       bytes_text(m.gradients), bytes_text(m.gradient_sum), bytes_text(m.optimizer), bytes_text(m.saved),
       bytes_text(static_cast<double>(saved) / static_cast<double>(input.tokens_per_micro_batch())),
       bytes_text(m.scratch), bytes_text(m.to_experts + m.from_experts), bytes_text(m.partial_sums),
@@ -103,7 +104,7 @@ std::string memory_text(const PlanInput& input, const MachineConfig& machine) {
 std::string bytes_of_step_text(const PlanInput& input) {
   const RankPlan plan = plan_counts(input, 0, balanced_routing(input));
   std::int64_t reduce = 0, gather = 0, exchange = 0;
-  for (const StageCounts& s : plan.stages) {
+  for (const SegmentCounts& s : plan.segments) {
     reduce += s.reduce_bytes;
     gather += s.gather_bytes;
     exchange += s.exchange_bytes;

@@ -1,6 +1,6 @@
 #include "plan_shape.hpp"
 
-#include "neuronmoe/train/trainer.hpp"
+#include "neuronmoe/train/reduce_options.hpp"
 
 namespace nmoe::train {
 
@@ -8,7 +8,7 @@ PlanShape::PlanShape(const PlanInput& the_input, int rank)
     : input(the_input),
       layout(the_input.num_ranks, rank, the_input.config.expert_parallel_size),
       placement(the_input.model.num_experts, the_input.config.expert_parallel_size, the_input.model.top_k,
-                comm::parse_expert_home(the_input.config.expert_placement), the_input.placed_by.counts),
+                model::parse_expert_home(the_input.config.expert_placement), the_input.placed_by.counts),
       freeze(model::make_freeze_plan(the_input.model, trainables_of(the_input.kind))),
       parameters(model::list_parameters(the_input.model, freeze)),
       reduce(reduce_options(the_input.config, the_input.num_ranks)),
@@ -33,14 +33,15 @@ std::vector<int> PlanShape::group_ranks() const {
 }
 
 std::vector<ShardUnit> PlanShape::units(bool experts) const {
-  std::vector<int> stages;
+  std::vector<int> segments;
   std::vector<std::int64_t> sizes;
   for (const model::Parameter& p : parameters) {
     if (!p.trainable || is_owned_expert(p) != experts || !holds(p)) continue;
-    stages.push_back(p.last_writer);
+    segments.push_back(p.last_writer);
     sizes.push_back(p.shape.num_elements());
   }
-  return make_shard_units(stages, sizes, experts ? layout.expert_data_parallel_size() : layout.world_size());
+  return make_shard_units(segments, sizes,
+                          experts ? layout.expert_data_parallel_size() : layout.world_size());
 }
 
 }  // namespace nmoe::train

@@ -10,7 +10,7 @@ namespace nmoe::train {
 struct PlanShape {
   const PlanInput& input;
   comm::ParallelLayout layout;
-  comm::ExpertPlacement placement;
+  model::ExpertPlacement placement;
   model::FreezePlan freeze;
   std::vector<model::Parameter> parameters;
   ReduceOptions reduce;

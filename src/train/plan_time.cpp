@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "neuronmoe/train/trainer.hpp"
+#include "neuronmoe/train/reduce_options.hpp"
 #include "plan_shape.hpp"
 
 namespace nmoe::train {
@@ -50,39 +50,39 @@ double wire_seconds(std::int64_t all, std::int64_t experts, double world_rate, d
   return seconds;
 }
 
-/// Reduction behind backward and gather before forward, stage by stage, on a link that does one thing at a
-/// time.
+/// Reduction behind backward and gather before forward, segment by segment, on a link that does one thing at
+/// a time.
 TimePlan time_of(const RankPlan& plan, std::int64_t micro_steps, std::int64_t reductions,
                  const Rates& rates) {
   TimePlan time;
   const double share = 1.0 / static_cast<double>(micro_steps);
   double now = 0, link = 0;  // of one step that begins with the gather of the last update
-  std::vector<double> arrives(plan.stages.size(), 0.0);
-  for (std::size_t s = plan.stages.size(); s-- > 0;) {
-    const StageCounts& stage = plan.stages[s];
-    const double seconds =
-        wire_seconds(stage.gather_bytes, stage.expert_gather_bytes, rates.gather, rates.expert_gather, rates);
+  std::vector<double> arrives(plan.segments.size(), 0.0);
+  for (std::size_t s = plan.segments.size(); s-- > 0;) {
+    const SegmentCounts& segment = plan.segments[s];
+    const double seconds = wire_seconds(segment.gather_bytes, segment.expert_gather_bytes, rates.gather,
+                                        rates.expert_gather, rates);
     time.gather_s += seconds;
     arrives[s] = link += seconds;
   }
   for (std::int64_t micro_step = 0; micro_step < micro_steps; ++micro_step) {
-    for (std::size_t s = plan.stages.size(); s-- > 0;) {
-      now =
-          std::max(now, arrives[s]) + static_cast<double>(plan.stages[s].forward_flops) * share / rates.flops;
+    for (std::size_t s = plan.segments.size(); s-- > 0;) {
+      now = std::max(now, arrives[s]) +
+            static_cast<double>(plan.segments[s].forward_flops) * share / rates.flops;
     }
-    for (const StageCounts& stage : plan.stages) {
-      now += static_cast<double>(stage.backward_flops) * share / rates.flops;
+    for (const SegmentCounts& segment : plan.segments) {
+      now += static_cast<double>(segment.backward_flops) * share / rates.flops;
       if (micro_step < micro_steps - reductions) continue;
       const double seconds =
-          wire_seconds(stage.reduce_bytes / reductions, stage.expert_reduce_bytes / reductions, rates.reduce,
-                       rates.expert_reduce, rates);
+          wire_seconds(segment.reduce_bytes / reductions, segment.expert_reduce_bytes / reductions,
+                       rates.reduce, rates.expert_reduce, rates);
       if (seconds > 0) link = std::max(link, now) + seconds;
       time.reduce_s += seconds;
     }
   }
   time.compute_s = static_cast<double>(plan.flops()) / rates.flops;
-  for (const StageCounts& stage : plan.stages)
-    time.exchange_s += static_cast<double>(stage.exchange_bytes) / rates.exchange;
+  for (const SegmentCounts& segment : plan.segments)
+    time.exchange_s += static_cast<double>(segment.exchange_bytes) / rates.exchange;
   time.exposed_s = std::max(now, link) - time.compute_s;
   return time;
 }

@@ -19,10 +19,10 @@ std::vector<std::int64_t> sizes_of(const std::vector<model::Parameter*>& paramet
   for (const model::Parameter* p : parameters) sizes.push_back(p->shape.num_elements());
   return sizes;
 }
-std::vector<int> stages_of(const std::vector<model::Parameter*>& parameters) {
-  std::vector<int> stages;
-  for (const model::Parameter* p : parameters) stages.push_back(p->last_writer);
-  return stages;
+std::vector<int> segments_of(const std::vector<model::Parameter*>& parameters) {
+  std::vector<int> segments;
+  for (const model::Parameter* p : parameters) segments.push_back(p->last_writer);
+  return segments;
 }
 
 /// Elements [begin, begin + count) of a parameter's flat value.
@@ -42,15 +42,16 @@ std::int64_t sum_of(const std::vector<std::int64_t>& counts) {
 
 }  // namespace
 
-std::vector<ShardUnit> make_shard_units(std::span<const int> stages, std::span<const std::int64_t> sizes,
+std::vector<ShardUnit> make_shard_units(std::span<const int> segments, std::span<const std::int64_t> sizes,
                                         int group_size) {
   std::map<int, std::vector<std::int64_t>> tensors;
-  for (std::size_t i = 0; i < stages.size(); ++i) tensors[stages[i]].push_back(static_cast<std::int64_t>(i));
+  for (std::size_t i = 0; i < segments.size(); ++i)
+    tensors[segments[i]].push_back(static_cast<std::int64_t>(i));
   std::vector<ShardUnit> units;
-  for (auto& [stage, list] : tensors) {
+  for (auto& [segment, list] : tensors) {
     std::vector<std::int64_t> of_unit;
     for (const std::int64_t t : list) of_unit.push_back(sizes[static_cast<std::size_t>(t)]);
-    units.push_back({stage, std::move(list), comm::ShardMap(of_unit, group_size)});
+    units.push_back({segment, std::move(list), comm::ShardMap(of_unit, group_size)});
   }
   return units;
 }
@@ -75,7 +76,7 @@ ShardGroup::ShardGroup(std::vector<model::Parameter*> parameters, comm::Communic
       leaves_(leaves),
       options_(options),
       bucket_elements_(bucket_elements(options, comm.size(), leaves)),
-      units_(make_shard_units(stages_of(parameters_), sizes_of(parameters_), comm.size())),
+      units_(make_shard_units(segments_of(parameters_), sizes_of(parameters_), comm.size())),
       packing_(compute.device()),
       sums_pool_(compute.device()) {
   std::int64_t offset = 0, most_total = 0, most_part = 0;
@@ -231,9 +232,9 @@ void ShardGroup::pack(Flight& flight) {
   }
 }
 
-void ShardGroup::reduce_stage(int stage, std::span<const int> leaf_counts, std::int64_t num_leaves) {
+void ShardGroup::reduce_segment(int segment, std::span<const int> leaf_counts, std::int64_t num_leaves) {
   for (std::size_t u = 0; u < units_.size(); ++u) {
-    if (units_[u].stage != stage) continue;
+    if (units_[u].segment != segment) continue;
     for (std::int64_t bucket = 0; bucket < states_[u].num_buckets; ++bucket) {
       if (comm_.size() == 1) {
         fold_here(u, bucket, leaf_counts.front(), num_leaves);
@@ -339,7 +340,7 @@ void ShardGroup::gather_gradients() {
 void ShardGroup::start_gather() {
   if (!options_.zero || comm_.size() == 1) return;  // every rank has updated everything itself
   order(compute_, stream());
-  for (std::size_t u = units_.size(); u-- > 0;) {  // a forward needs the last stages first
+  for (std::size_t u = units_.size(); u-- > 0;) {  // a forward needs the last segments first
     for (std::int64_t bucket = 0; bucket < states_[u].num_buckets; ++bucket)
       gathers_to_start_.emplace_back(u, bucket);
   }
@@ -385,11 +386,11 @@ void ShardGroup::land_oldest_gather() {
   if (!gathers_to_start_.empty()) start_next_gather();
 }
 
-void ShardGroup::wait_weights(int stage) {
+void ShardGroup::wait_weights(int segment) {
   const auto pending = [&] {
     if (gathers_.empty()) return false;
-    const int next = units_[gathers_.front().unit].stage;
-    return stage < 0 || next >= stage;  // they land from the last stage to the first
+    const int next = units_[gathers_.front().unit].segment;
+    return segment < 0 || next >= segment;  // they land from the last segment to the first
   };
   while (pending()) land_oldest_gather();
 }

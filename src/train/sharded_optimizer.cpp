@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
 #include "neuronmoe/ops/transformer.hpp"
 #include "neuronmoe/tensor/device.hpp"
@@ -35,15 +34,6 @@ TensorView flat(model::Parameter& p, std::int64_t begin, std::int64_t count) {
 
 }  // namespace
 
-double cosine_learning_rate(double peak, double min_ratio, std::int64_t warmup, std::int64_t total,
-                            std::int64_t t) {
-  if (t < warmup) return peak * static_cast<double>(t) / static_cast<double>(warmup);
-  const double progress =
-      static_cast<double>(t - warmup) / static_cast<double>(std::max<std::int64_t>(1, total - warmup));
-  const double cosine = 0.5 * (1.0 + std::cos(std::numbers::pi * std::min(1.0, progress)));
-  return peak * (min_ratio + (1.0 - min_ratio) * cosine);
-}
-
 ShardedOptimizer::ShardedOptimizer(model::Decoder& decoder, const comm::ParallelLayout& layout,
                                    comm::Communicator& world, comm::Communicator& expert_data_parallel,
                                    const ReduceOptions& options)
@@ -67,10 +57,10 @@ ShardedOptimizer::ShardedOptimizer(model::Decoder& decoder, const comm::Parallel
   } else {
     decoder_.share_gradients();
   }
-  decoder_.set_hooks({[this](int stage) {
-                        for (ShardGroup* group : groups()) group->wait_weights(stage);
+  decoder_.set_hooks({[this](int segment) {
+                        for (ShardGroup* group : groups()) group->wait_weights(segment);
                       },
-                      [this](int stage) { gradients_ready(stage); }});
+                      [this](int segment) { gradients_ready(segment); }});
 }
 
 ShardedOptimizer::~ShardedOptimizer() {
@@ -114,10 +104,10 @@ void ShardedOptimizer::begin_micro_step(std::int64_t micro_step, std::int64_t nu
   if (!once_per_step_ || micro_step == 0) decoder_.zero_gradients();
 }
 
-void ShardedOptimizer::gradients_ready(int stage) {
+void ShardedOptimizer::gradients_ready(int segment) {
   if (!reduces_) return;
-  replicated_.reduce_stage(stage, leaf_counts_, num_leaves_);
-  experts_.reduce_stage(stage, expert_leaf_counts_, num_leaves_);
+  replicated_.reduce_segment(segment, leaf_counts_, num_leaves_);
+  experts_.reduce_segment(segment, expert_leaf_counts_, num_leaves_);
 }
 
 void ShardedOptimizer::finish_gather() {

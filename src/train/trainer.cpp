@@ -9,6 +9,7 @@
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/manifest.hpp"
+#include "neuronmoe/train/schedule.hpp"
 
 namespace nmoe::train {
 

@@ -24,7 +24,7 @@ std::string first_difference(const std::string& a, const std::string& b) {
   }
 }
 
-comm::ExpertTokens plus(comm::ExpertTokens counts, const comm::ExpertTokens& earlier) {
+model::ExpertTokens plus(model::ExpertTokens counts, const model::ExpertTokens& earlier) {
   for (std::size_t l = 0; l < earlier.size(); ++l) {
     for (std::size_t e = 0; e < earlier[l].size(); ++e) counts[l][e] += earlier[l][e];
   }

@@ -19,7 +19,7 @@ struct Run {
     const model::ModelConfig config = tiny_config({3, 1, 2});
     decoder = std::make_unique<model::Decoder>(
         config, dtype, trainable,
-        model::ExpertParallelGroup{*comm, comm::ExpertPlacement(config.num_experts, 1)}, stream);
+        model::ExpertParallelGroup{*comm, model::ExpertPlacement(config.num_experts, 1)}, stream);
     decoder->initialise_dense(7);
     decoder->upcycle(8);
   }

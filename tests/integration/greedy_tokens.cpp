@@ -43,7 +43,7 @@ int main(int argc, char** argv) {
     const auto comm = comm::make_local_communicator();
     Stream stream;
     model::Decoder decoder(config, DType::float32, model::TrainableSet::none,
-                           {*comm, comm::ExpertPlacement(config.num_experts, 1)}, stream);
+                           {*comm, model::ExpertPlacement(config.num_experts, 1)}, stream);
     model::load_dense_weights(decoder, directory);
     if (mixture) model::load_checkpoint_weights(decoder, checkpoint);
 

@@ -44,7 +44,7 @@ SampleSet toy_samples(int per_language = 20) {
 struct Model {
   Model(const model::ModelConfig& config, comm::Communicator& comm)
       : decoder(config, DType::float32, model::TrainableSet::none,
-                {comm, comm::ExpertPlacement(config.num_experts, comm.size())}, stream) {
+                {comm, model::ExpertPlacement(config.num_experts, comm.size())}, stream) {
     decoder.initialise_dense(11);
     if (config.num_moe_layers() > 0) decoder.upcycle(12);
   }

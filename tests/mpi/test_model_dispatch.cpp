@@ -70,19 +70,19 @@ void exchange_rows(const ExpertParallelGroup& group, StepMemory& memory,
     ops::fill(rows, -1.0, stream);
     group.comm.barrier();
   }
-  for (const Segment& segment : dispatcher.segments()) {
-    const ConstTensorView found = arriving.rows(segment);
+  for (const ExpertBlock& block : dispatcher.blocks()) {
+    const ConstTensorView found = arriving.rows(block);
     const std::vector<float> expected =
-        rows_for(segment.expert, segment.source, num_tokens_of(segment.source), num_experts);
+        rows_for(block.expert, block.source, num_tokens_of(block.source), num_experts);
     BOOST_TEST(
         std::vector<float>(found.data<float>(), found.data<float>() + found.num_elements()) == expected,
         boost::test_tools::per_element());
     const bool in_received = found.data<float>() >= received.data<float>() &&
                              found.data<float>() < received.data<float>() + received.num_elements();
     if (found.num_elements() > 0 && !dispatcher.is_local())
-      BOOST_TEST(in_received == (keep || !(segment.source == me ? in_place.own : in_place.others)));
+      BOOST_TEST(in_received == (keep || !(block.source == me ? in_place.own : in_place.others)));
     for (std::int64_t i = 0; i < found.num_elements(); ++i)
-      results.data<float>()[segment.begin * width + i] = 2 * found.data<float>()[i] + 1;
+      results.data<float>()[block.begin * width + i] = 2 * found.data<float>()[i] + 1;
   }
   arriving.release();
   if (!dispatcher.is_local()) {
@@ -104,7 +104,7 @@ void check_dispatch(const comm::MpiOptions& options, InPlace in_place) {
   const auto comm = test::make_world(options);
   const int size = comm->size();
   const std::vector<int> num_experts = {2 * size + 2};
-  const ExpertParallelGroup group{*comm, comm::ExpertPlacement(num_experts, size, top_k)};
+  const ExpertParallelGroup group{*comm, model::ExpertPlacement(num_experts, size, top_k)};
   {
     StepMemory memory{Arena(), Arena(), SendBuffer(*comm, Device::cpu), SendBuffer(*comm, Device::cpu)};
     for (const bool keep : {false, true}) {

@@ -56,9 +56,9 @@ void check_layouts_give(const test::EngineResult& expected, const std::string& e
     for (const train::ReduceOptions& reduce : variants) {
       options.expert_parallel_size = ep;
       options.reduce = reduce;
-      options.home = reduce.bucket_bytes == 5000  ? comm::ExpertHome::replicated
-                     : reduce.bucket_bytes == 600 ? comm::ExpertHome::automatic
-                                                  : comm::ExpertHome::owned;
+      options.home = reduce.bucket_bytes == 5000  ? model::ExpertHome::replicated
+                     : reduce.bucket_bytes == 600 ? model::ExpertHome::automatic
+                                                  : model::ExpertHome::owned;
       constexpr const char* homes[] = {"owned", "replicated", "auto"};
       for (comm::Communicator* world : {&test::world(), shared.get()}) {
         const test::EngineResult found = test::run_engine(*world, options);

@@ -16,8 +16,8 @@ struct ShapeUnderTest {
   std::vector<int> num_experts;
   int top_k;
   std::int64_t micro_batch_size, global_batch_size;
-  bool exact_memory;                 // every layer has top_k >= E: routing is known beforehand
-  comm::ExpertTokens measured = {};  // what owned experts are placed by
+  bool exact_memory;                  // every layer has top_k >= E: routing is known beforehand
+  model::ExpertTokens measured = {};  // what owned experts are placed by
 };
 
 train::RunAccounts count_run(const ShapeUnderTest& shape, const std::string& directory,
@@ -35,7 +35,8 @@ train::RunAccounts count_run(const ShapeUnderTest& shape, const std::string& dir
   const comm::ExecutionContext context{world, Device::cpu, stream, log, heartbeat};
   model::Decoder decoder(
       config, DType::float32, train::trainables_of(shape.kind),
-      groups.experts(config.num_experts, shape.top_k, comm::parse_expert_home(home), shape.measured), stream);
+      groups.experts(config.num_experts, shape.top_k, model::parse_expert_home(home), shape.measured),
+      stream);
   decoder.initialise_dense(4);
   decoder.upcycle(4);
   train::TrainRun run;

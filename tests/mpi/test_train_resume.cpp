@@ -137,7 +137,7 @@ BOOST_AUTO_TEST_CASE(placement_by_measured_tokens_changes_no_bit) {
     return train::measured_tokens(step_dir(shared.path() + "/alone", step), test::tiny_config(num_experts))
         .counts;
   };
-  const comm::ExpertTokens half = counts_of(3), whole = counts_of(6);
+  const model::ExpertTokens half = counts_of(3), whole = counts_of(6);
   BOOST_REQUIRE_EQUAL(whole.size(), 4);
   BOOST_CHECK((whole[1] == std::vector<std::int64_t>{480, 480}));  // 6 steps of 10 sequences of 8 tokens
   BOOST_CHECK((half[1] == std::vector<std::int64_t>{240, 240}));
@@ -145,8 +145,8 @@ BOOST_AUTO_TEST_CASE(placement_by_measured_tokens_changes_no_bit) {
   BOOST_CHECK_GT(*most, 2 * *least);  // skewed, so that there is something to balance
   for (int ep = 1; ep <= world.size(); ++ep) {
     if (world.size() % ep != 0) continue;
-    const auto placed = [&](const comm::ExpertTokens& by) {
-      return comm::ExpertPlacement(num_experts, ep, 0, comm::ExpertHome::owned, by).to_string();
+    const auto placed = [&](const model::ExpertTokens& by) {
+      return model::ExpertPlacement(num_experts, ep, 0, model::ExpertHome::owned, by).to_string();
     };
     BOOST_CHECK_EQUAL(placed(whole) != placed({}), ep > 1);
     const std::string output = fmt::format("{}/ep{}", shared.path(), ep);

@@ -82,8 +82,8 @@ BOOST_AUTO_TEST_CASE(trap_01_one_scale_for_every_gradient,
   comm::Communicator& world = test::world();
   for (int ep = 1; ep <= world.size(); ++ep) {
     if (world.size() % ep != 0) continue;
-    for (const comm::ExpertHome home :
-         {comm::ExpertHome::owned, comm::ExpertHome::automatic, comm::ExpertHome::replicated}) {
+    for (const model::ExpertHome home :
+         {model::ExpertHome::owned, model::ExpertHome::automatic, model::ExpertHome::replicated}) {
       options.expert_parallel_size = ep;
       options.home = home;
       BOOST_TEST(test::run_engine(world, options).norms.front() == expected);

@@ -22,7 +22,7 @@ struct EngineOptions {
   std::vector<int> num_experts;
   model::TrainableSet trainable;
   int expert_parallel_size = 1;
-  comm::ExpertHome home = comm::ExpertHome::owned;
+  model::ExpertHome home = model::ExpertHome::owned;
   std::int64_t num_micro_batches = 5;
   int num_steps = 3;
   train::ReduceOptions reduce = {.bucket_bytes = 1 << 20};

@@ -33,7 +33,7 @@ struct LocalDecoder {
 
   LocalDecoder(const model::ModelConfig& config, DType dtype, model::TrainableSet trainable,
                std::uint64_t seed = 1)
-      : decoder(config, dtype, trainable, {*comm, comm::ExpertPlacement(config.num_experts, 1)}, stream) {
+      : decoder(config, dtype, trainable, {*comm, model::ExpertPlacement(config.num_experts, 1)}, stream) {
     decoder.initialise_dense(seed);
     decoder.upcycle(seed);
   }

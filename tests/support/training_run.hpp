@@ -22,7 +22,7 @@ struct TrainingOptions {
   std::string resume = "auto";
   std::vector<int> num_experts = {3, 1, 2};
   std::int64_t global_batch_size = 10;
-  comm::ExpertTokens measured = {};  ///< what owned experts are placed by
+  model::ExpertTokens measured = {};  ///< what owned experts are placed by
   std::string reduce_every = "micro_step";
 };
 
@@ -37,7 +37,7 @@ inline std::string run_training(comm::Communicator& world, const std::string& to
   heartbeat.stop_requested = options.stop_before_first_step;
   const comm::ExecutionContext context{world, Device::cpu, stream, log, heartbeat};
   model::Decoder decoder(config, DType::float32, train::trainables_of(options.kind),
-                         groups.experts(config.num_experts, 0, comm::ExpertHome::owned, options.measured),
+                         groups.experts(config.num_experts, 0, model::ExpertHome::owned, options.measured),
                          stream);
   decoder.initialise_dense(4);
   decoder.upcycle(4);

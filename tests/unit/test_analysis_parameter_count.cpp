@@ -5,8 +5,8 @@
 #include "neuronmoe/analysis/parameter_count.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/comm/communicator.hpp"
-#include "neuronmoe/comm/layout.hpp"
 #include "neuronmoe/model/decoder.hpp"
+#include "neuronmoe/model/expert_placement.hpp"
 
 using namespace nmoe;
 using namespace nmoe::analysis;
@@ -100,7 +100,7 @@ BOOST_AUTO_TEST_CASE(counts_what_the_decoder_holds) {
   const auto alone = comm::make_local_communicator();
   Stream stream;
   const model::Decoder decoder(m, DType::float32, model::TrainableSet::none,
-                               {*alone, comm::ExpertPlacement(m.num_experts, 1)}, stream);
+                               {*alone, model::ExpertPlacement(m.num_experts, 1)}, stream);
   std::int64_t held = 0;
   for (const auto& parameter : decoder.parameters()) held += parameter.shape.num_elements();
   BOOST_TEST(count_parameters(m, m.num_experts).total() == held);

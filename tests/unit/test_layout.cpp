@@ -6,9 +6,12 @@
 
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/comm/layout.hpp"
+#include "neuronmoe/model/expert_placement.hpp"
 
 using namespace nmoe;
 using namespace nmoe::comm;
+using model::ExpertHome;
+using model::ExpertPlacement;
 
 BOOST_AUTO_TEST_CASE(groups_of_six_ranks_with_three_expert_ranks) {
   const int expert_rank[] = {0, 1, 2, 0, 1, 2}, expert_group[] = {0, 0, 0, 1, 1, 1};

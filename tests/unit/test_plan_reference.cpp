@@ -33,7 +33,7 @@ double per_token(const train::PlanInput& input, bool forward, bool backward) {
   one.num_ranks = 1;
   const train::RankPlan plan = train::plan_counts(one, 0, train::balanced_routing(one));
   double flops = 0;
-  for (const train::StageCounts& s : plan.stages)
+  for (const train::SegmentCounts& s : plan.segments)
     flops += (forward ? static_cast<double>(s.forward_flops) : 0) +
              (backward ? static_cast<double>(s.backward_flops) : 0);
   return flops / static_cast<double>(one.config.global_batch_size * one.config.seq_length) / 1e9;
@@ -118,7 +118,7 @@ BOOST_AUTO_TEST_CASE(bytes_a5) {
   input.config.global_batch_size = 32 * 1024;
   const train::RankPlan plan = train::plan_counts(input, 0, train::balanced_routing(input));
   double moved = 0;
-  for (const train::StageCounts& s : plan.stages)
+  for (const train::SegmentCounts& s : plan.segments)
     moved += static_cast<double>(s.reduce_bytes + s.gather_bytes);
   check_close(moved, 6.34e9);
   // Experts over 4 ranks: 11.67 slots a token, forward there and back (each 3/4 of the slots leave the rank).
@@ -128,7 +128,8 @@ BOOST_AUTO_TEST_CASE(bytes_a5) {
   input.config.expert_placement = "owned";
   double exchanged = 0;
   for (int r = 0; r < 4; ++r) {
-    for (const train::StageCounts& s : train::plan_counts(input, r, train::balanced_routing(input)).stages)
+    for (const train::SegmentCounts& s :
+         train::plan_counts(input, r, train::balanced_routing(input)).segments)
       exchanged += static_cast<double>(s.exchange_bytes) / 4 / (32 * 1024);
   }
   // 287 KB with four passes everywhere; the way back to the lowest layer's tokens (5/3 of 11.67 slots) is
@@ -146,7 +147,8 @@ BOOST_AUTO_TEST_CASE(one_reduction_per_step) {
   input.config.global_batch_size = 512;
   const auto reduced = [&] {
     std::int64_t bytes = 0;
-    for (const train::StageCounts& s : train::plan_counts(input, 0, train::balanced_routing(input)).stages)
+    for (const train::SegmentCounts& s :
+         train::plan_counts(input, 0, train::balanced_routing(input)).segments)
       bytes += s.reduce_bytes;
     return bytes;
   };
@@ -173,7 +175,7 @@ BOOST_AUTO_TEST_CASE(scaling_a5) {
     const train::TimePlan time = train::plan_time(input, machine, train::ReduceRoute::ring);
     check_close(100 * time.serial_efficiency(), serial);
     // The independent figures take a fixed share of both transfers and the whole latency as exposed; the plan
-    // follows stage after stage, and comes out up to 0.7 % better where latency counts.
+    // follows segment after segment, and comes out up to 0.7 % better where latency counts.
     BOOST_CHECK_CLOSE(100 * time.efficiency(), overlapped, 0.7);
   }
 }
@@ -199,8 +201,8 @@ BOOST_AUTO_TEST_CASE(explain_names_writers_and_what_is_kept,
       model::make_freeze_plan(input.model, model::TrainableSet::experts_and_routers).to_string();
   BOOST_TEST(text.find("backward stops at layer 0") != std::string::npos);
   BOOST_TEST(
-      text.find("stage 28, layer 0: weight gradients: new experts, router; input gradients: nothing;") !=
+      text.find("segment 28, layer 0: weight gradients: new experts, router; input gradients: nothing;") !=
       std::string::npos);
   const std::string dense = model::make_freeze_plan(input.model, model::TrainableSet::all).to_string();
-  BOOST_TEST(dense.find("also written by stage 0") != std::string::npos);
+  BOOST_TEST(dense.find("also written by segment 0") != std::string::npos);
 }

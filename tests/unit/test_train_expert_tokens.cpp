@@ -8,8 +8,8 @@
 #include "support/tiny_model.hpp"
 
 using namespace nmoe;
-using comm::ExpertPlacement;
-using comm::ExpertTokens;
+using model::ExpertPlacement;
+using model::ExpertTokens;
 
 namespace {
 
@@ -67,11 +67,11 @@ BOOST_AUTO_TEST_CASE(busy_experts_part_by_hand) {
   const ExpertPlacement expected(num_experts, 2, 2);
   BOOST_TEST(
       (expected.experts_on(0, 0) == std::vector<int>{1} && expected.experts_on(1, 0) == std::vector<int>{1}));
-  const train::PlacementBalance before = train::balance_of(expected, 2, counts);
+  const model::PlacementBalance before = model::balance_of(expected, 2, counts);
   BOOST_TEST(before.most_tokens == 180);
   BOOST_TEST(before.tokens == 1.8);
-  const ExpertPlacement measured(num_experts, 2, 2, comm::ExpertHome::owned, counts);
-  const train::PlacementBalance after = train::balance_of(measured, 2, counts);
+  const ExpertPlacement measured(num_experts, 2, 2, model::ExpertHome::owned, counts);
+  const model::PlacementBalance after = model::balance_of(measured, 2, counts);
   BOOST_TEST(after.most_tokens == 100);
   BOOST_TEST(after.tokens == 1.0);
   BOOST_TEST(after.bytes == 1.0);
@@ -85,9 +85,9 @@ BOOST_AUTO_TEST_CASE(measured_tokens_lower_the_busiest_rank_of_the_greek_model) 
   const ExpertTokens counts = skewed(num_experts, 1'000'000);
   for (const int size : {2, 4}) {
     const ExpertPlacement expected(num_experts, size, 2),
-        measured(num_experts, size, 2, comm::ExpertHome::owned, counts);
-    const train::PlacementBalance before = train::balance_of(expected, size, counts),
-                                  after = train::balance_of(measured, size, counts);
+        measured(num_experts, size, 2, model::ExpertHome::owned, counts);
+    const model::PlacementBalance before = model::balance_of(expected, size, counts),
+                                  after = model::balance_of(measured, size, counts);
     BOOST_TEST_MESSAGE(size << " ranks: busiest " << before.most_tokens << " -> " << after.most_tokens << ", "
                             << before.tokens << " -> " << after.tokens << " of the mean; bytes "
                             << before.bytes << " -> " << after.bytes);
@@ -106,15 +106,15 @@ BOOST_AUTO_TEST_CASE(counts_of_any_size_and_none) {
     std::fill(layer.begin() + 1, layer.end(), 0);  // every token to the base
   }
   const auto text = [&](const ExpertTokens& by) {
-    return ExpertPlacement(num_experts, 3, 2, comm::ExpertHome::owned, by).to_string();
+    return ExpertPlacement(num_experts, 3, 2, model::ExpertHome::owned, by).to_string();
   };
   BOOST_TEST(text(none) == ExpertPlacement(num_experts, 3).to_string());  // by bytes alone
   BOOST_TEST(text(counts) != ExpertPlacement(num_experts, 3).to_string());
   BOOST_CHECK_THROW(text({{5, 7, 1, 2}, {6, 3, 3, 4}}), Error);
   const std::vector<int> many(40, 6);  // and the most tokens that a file may count
   const ExpertTokens huge(40, std::vector<std::int64_t>(6, std::int64_t{1} << 48));
-  const ExpertPlacement spread(many, 2, 2, comm::ExpertHome::owned, huge);
-  BOOST_TEST(train::balance_of(spread, 2, huge).most_tokens == std::int64_t{100} << 48);
+  const ExpertPlacement spread(many, 2, 2, model::ExpertHome::owned, huge);
+  BOOST_TEST(model::balance_of(spread, 2, huge).most_tokens == std::int64_t{100} << 48);
   BOOST_CHECK_THROW(text({{5, 7, 1, 2}, {6, 3, 3}, {0}}), Error);
 }
 

@@ -1,7 +1,7 @@
 // How long a run is and how fast it learns: METHOD 7.1 and the table of 7.3.
 #include <boost/test/unit_test.hpp>
 
-#include "neuronmoe/train/trainer.hpp"
+#include "neuronmoe/train/schedule.hpp"
 
 using namespace nmoe::train;
 

@@ -143,7 +143,7 @@ void run(const Options& options) {
   comm::ExecutionContext context{*world, Device::cuda, stream, log, heartbeat};
   const model::ModelConfig config = model_of(options.model);
   model::Decoder decoder(config, options.dtype, model::TrainableSet::none,
-                         {*world, comm::ExpertPlacement(config.num_experts, 1)}, stream);
+                         {*world, model::ExpertPlacement(config.num_experts, 1)}, stream);
   fill_weights(decoder);
   const analysis::SampleSet samples = sentences_of(options, config.vocab_size);
   const analysis::ObserveFunction forward = [&](const model::Batch& batch,

@@ -38,15 +38,13 @@ struct Losses {
   double lpr = 0.0;             ///< 0 when no token is masked
 };
 
-/// Names and shapes of all parameters of an architecture, sorted by name; nothing is allocated.
-std::vector<Parameter> list_parameters(const ModelConfig& config);
-/// Called by training and evaluation passes at the borders of stages (FreezePlan), in the same order on every
-/// rank. They may start and await collectives.
-struct StageHooks {
-  /// Before the weights of a stage are read in a forward.
-  std::function<void(int stage)> weights_needed;
-  /// After a stage of backward: every gradient whose last_writer it is, is complete.
-  std::function<void(int stage)> gradients_ready;
+/// Called by training and evaluation passes at the borders of segments (FreezePlan), in the same order on
+/// every rank. They may start and await collectives.
+struct SegmentHooks {
+  /// Before the weights of a segment are read in a forward.
+  std::function<void(int segment)> weights_needed;
+  /// After a segment of backward: every gradient whose last_writer it is, is complete.
+  std::function<void(int segment)> gradients_ready;
 };
 
 class Decoder {
@@ -77,10 +75,11 @@ class Decoder {
   /// Sets every gradient leaf to zero; what has no memory yet gets its own. Before the backward of a
   /// micro-batch, or of the first of several whose gradients are to be added (not with share_gradients).
   void zero_gradients();
-  /// From now on all stages put their gradients into one memory of the size of the largest stage: a gradient
-  /// lives only until `gradients_ready` of its stage returns (a tensor written by two stages keeps its own).
+  /// From now on all segments put their gradients into one memory of the size of the largest segment: a
+  /// gradient lives only until `gradients_ready` of its segment returns (a tensor written by two segments
+  /// keeps its own).
   void share_gradients();
-  void set_hooks(StageHooks hooks) { hooks_ = std::move(hooks); }
+  void set_hooks(SegmentHooks hooks) { hooks_ = std::move(hooks); }
   /// Forward and backward of one micro-batch; gradients are added into `Parameter::grad`. T = 0 is allowed.
   /// Collective over the expert-parallel group (same number of calls on every rank).
   /// With `sum_statistics` the balancing loss is that of all micro-batches it sums over, and each of them
@@ -125,14 +124,14 @@ class Decoder {
     return p.is_new_expert() && !group_.placement.is_replicated(p.layer, p.expert) ? group_.comm.size() : 1;
   }
   bool written_twice(const Parameter& p) const {
-    return plan_.tied_head && p.last_writer == plan_.embedding_stage();
+    return plan_.tied_head && p.last_writer == plan_.embedding_segment();
   }
-  void begin_stage(int stage);
-  void weights_needed(int stage) const {
-    if (hooks_.weights_needed) hooks_.weights_needed(stage);
+  void begin_segment(int segment);
+  void weights_needed(int segment) const {
+    if (hooks_.weights_needed) hooks_.weights_needed(segment);
   }
-  void gradients_ready(int stage) const {
-    if (hooks_.gradients_ready) hooks_.gradients_ready(stage);
+  void gradients_ready(int segment) const {
+    if (hooks_.gradients_ready) hooks_.gradients_ready(segment);
   }
   void declare_parameters();
   /// Memory for every gradient, one beside the other.
@@ -185,7 +184,7 @@ class Decoder {
   std::vector<LayerSaved> saved_;
   std::vector<Tensor> gradients_;  // none before the first training pass, zero_gradients or share_gradients
   bool gradients_shared_ = false;
-  StageHooks hooks_;
+  SegmentHooks hooks_;
   std::vector<std::int64_t> saved_bytes_;
   std::vector<std::vector<std::int64_t>> routed_slots_;
 };

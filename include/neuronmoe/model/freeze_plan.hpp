@@ -26,7 +26,7 @@ struct LayerPlan {
   bool keeps_experts() const { return mlp_input || experts; }                ///< gate and up of new experts
 };
 
-/// Backward runs in stages: 0 is lm-head and final norm, then the layers from the top down, last the
+/// Backward runs in segments: 0 is lm-head and final norm, then the layers from the top down, last the
 /// embedding.
 struct FreezePlan {
   std::vector<LayerPlan> layers;
@@ -35,15 +35,15 @@ struct FreezePlan {
   /// Lowest layer whose backward runs; num_layers when none does.
   int lowest_layer = 0;
 
-  int num_stages() const { return static_cast<int>(layers.size()) + 2; }
-  int stage_of_layer(int layer) const { return static_cast<int>(layers.size()) - layer; }
-  int embedding_stage() const { return num_stages() - 1; }
+  int num_segments() const { return static_cast<int>(layers.size()) + 2; }
+  int segment_of_layer(int layer) const { return static_cast<int>(layers.size()) - layer; }
+  int embedding_segment() const { return num_segments() - 1; }
   /// Whether a parameter's gradient is computed.
   bool trains(const Parameter& parameter) const;
   /// Stage after which a parameter's gradient is complete: only then may it be reduced (a tied embedding is
-  /// written by stage 0 and by the last one).
+  /// written by segment 0 and by the last one).
   int last_writer(const Parameter& parameter) const;
-  /// One line per stage: gradients, what is kept, and which gradients are complete after it.
+  /// One line per segment: gradients, what is kept, and which gradients are complete after it.
   std::string to_string() const;
 };
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "neuronmoe/model/config.hpp"
 #include "neuronmoe/tensor/tensor.hpp"
 
 namespace nmoe::model {
@@ -23,7 +24,7 @@ struct Parameter {
   int expert = -1;  ///< new expert id (>= 1), or −1
   bool is_router = false;
   bool trainable = false;
-  int last_writer = -1;  ///< backward stage that completes the gradient (FreezePlan); −1 when frozen
+  int last_writer = -1;  ///< backward segment that completes the gradient (FreezePlan); −1 when frozen
   Tensor value;          ///< model dtype
   /// acc dtype, [leaves, shape...] flattened as [leaves, num_elements]; only for trainable parameters held
   /// here, else {}. One leaf per source micro-batch of a micro-step: 1 for replicated parameters,
@@ -38,6 +39,9 @@ template <typename Model, typename F>
 void for_each_parameter(Model& model, F&& f) {
   for (auto& parameter : model.parameters()) f(parameter);
 }
+
+/// Names and shapes of all parameters of an architecture, sorted by name; nothing is allocated.
+std::vector<Parameter> list_parameters(const ModelConfig& config);
 
 /// A weight as layers see it: value, and where its gradient leaf goes ({} when frozen).
 struct Weight {

@@ -4,13 +4,13 @@
 // Rows of the permuted buffer, N = routed slots of this rank: first the rows of the base expert, then those
 // of experts that every rank holds (neither ever travels), then the others by (owner, expert id, token). A
 // receiving rank sees its rows by (source rank, expert id, token), so the rows of one expert from one source
-// micro-batch are contiguous: a `Segment`. Experts run once per segment, which makes results independent of
-// where experts live (DESIGN 6).
+// micro-batch are contiguous: an `ExpertBlock`. Experts run once per block, which makes results independent
+// of where experts live (DESIGN 6).
 #include <cstdint>
 #include <vector>
 
 #include "neuronmoe/comm/communicator.hpp"
-#include "neuronmoe/comm/layout.hpp"
+#include "neuronmoe/model/expert_placement.hpp"
 #include "neuronmoe/tensor/stream.hpp"
 #include "neuronmoe/tensor/tensor.hpp"
 
@@ -19,11 +19,11 @@ namespace nmoe::model {
 /// The expert-parallel group of this rank. `comm` outlives every user.
 struct ExpertParallelGroup {
   comm::Communicator& comm;
-  comm::ExpertPlacement placement;
+  ExpertPlacement placement;
 };
 
 /// Rows [begin, end) of the received buffer: tokens of source rank `source` for `expert`.
-struct Segment {
+struct ExpertBlock {
   int expert;
   int source;
   std::int64_t begin, end;
@@ -42,8 +42,8 @@ class [[nodiscard]] Arrivals {
       : exchange_(std::move(exchange)), received_(received), first_of_source_(std::move(first_of_source)) {}
   /// Before anything else is called.
   void wait() { exchange_.wait(); }
-  /// Rows of a segment, where they are.
-  ConstTensorView rows(const Segment& segment) const;
+  /// Rows of a block, where they are.
+  ConstTensorView rows(const ExpertBlock& block) const;
   /// They are not read any more. Before this rank joins the next exchange of the group.
   void release() { exchange_.release(); }
   /// Returns when nobody reads what this rank sent, so that it may be overwritten.
@@ -73,12 +73,12 @@ class TokenDispatcher {
   bool is_local() const { return group_.comm.size() == 1 || !dispatches_; }
   std::int64_t num_rows() const { return token_of_row_.num_elements(); }
   std::int64_t num_base_rows() const { return num_base_rows_; }
-  /// Rows of the base and of replicated experts; the latter's, within all rows, are local_segments() (source
+  /// Rows of the base and of replicated experts; the latter's, within all rows, are local_blocks() (source
   /// 0).
   std::int64_t num_local_rows() const { return num_local_rows_; }
-  const std::vector<Segment>& local_segments() const { return local_segments_; }
+  const std::vector<ExpertBlock>& local_blocks() const { return local_blocks_; }
   std::int64_t num_received() const { return num_received_; }
-  const std::vector<Segment>& segments() const { return segments_; }
+  const std::vector<ExpertBlock>& blocks() const { return blocks_; }
   /// [E] slots of this rank's tokens per expert.
   const std::vector<std::int64_t>& slots_of_expert() const { return slots_of_expert_; }
   ConstTensorView token_of_row() const { return token_of_row_; }  // [N] int32
@@ -105,7 +105,7 @@ class TokenDispatcher {
   std::vector<std::int64_t> slots_of_expert_;
   std::vector<std::int64_t> send_counts_, recv_counts_;  // rows per peer
   std::vector<std::int64_t> first_received_;             // per source, within all received rows
-  std::vector<Segment> segments_, local_segments_;
+  std::vector<ExpertBlock> blocks_, local_blocks_;
 };
 
 }  // namespace nmoe::model

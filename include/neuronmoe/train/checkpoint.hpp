@@ -24,7 +24,7 @@ struct TrainProgress {
   std::vector<std::uint64_t> cursors;  ///< samples each data set has given
   /// Tokens each expert was given in training passes, over all ranks; empty without a MoE layer. A run that
   /// resumes a checkpoint without them counts from there.
-  comm::ExpertTokens expert_tokens;
+  model::ExpertTokens expert_tokens;
 };
 
 /// What a checkpoint says about the run it belongs to.

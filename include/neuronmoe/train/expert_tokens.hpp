@@ -4,15 +4,15 @@
 #include <string>
 
 #include "neuronmoe/comm/communicator.hpp"
-#include "neuronmoe/comm/layout.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
 #include "neuronmoe/model/config.hpp"
+#include "neuronmoe/model/expert_placement.hpp"
 
 namespace nmoe::train {
 
 /// Counts and the checkpoint they are from. Empty: none, what top_k lets expect takes their place.
 struct MeasuredTokens {
-  comm::ExpertTokens counts;
+  model::ExpertTokens counts;
   std::string source;
   explicit operator bool() const { return !counts.empty(); }
   /// "expected tokens" or "tokens counted in SOURCE".
@@ -20,24 +20,15 @@ struct MeasuredTokens {
 };
 
 /// `mine` summed over the ranks; exact, so the same for every layout. Collective.
-comm::ExpertTokens sum_over_ranks(comm::Communicator& comm, const comm::ExpertTokens& mine, Stream& stream);
+model::ExpertTokens sum_over_ranks(comm::Communicator& comm, const model::ExpertTokens& mine, Stream& stream);
 /// /routing [L, most experts] uint64, 0 past the end of a layer; nothing if `tokens` is empty.
-void write_expert_tokens(io::H5File& state, const comm::ExpertTokens& tokens);
+void write_expert_tokens(io::H5File& state, const model::ExpertTokens& tokens);
 /// What write_expert_tokens left in an open state.h5; empty if there is nothing.
 /// @throws Error(bad_data) unless it fits the model: its layers and experts, and min(top_k, E) experts for
 /// every token in each layer.
-comm::ExpertTokens read_expert_tokens(io::H5File& state, const model::ModelConfig& model);
+model::ExpertTokens read_expert_tokens(io::H5File& state, const model::ModelConfig& model);
 /// The same from a step directory. Empty also if it was converted or no token has been counted yet. Not
 /// collective.
 MeasuredTokens measured_tokens(const std::string& step_dir, const model::ModelConfig& model);
-
-/// How evenly a placement spreads owned experts: the most that one position of the expert-parallel group has,
-/// relative to the mean (1 without owned experts or tokens).
-struct PlacementBalance {
-  std::int64_t most_tokens = 0;
-  double tokens = 1.0, bytes = 1.0;
-};
-PlacementBalance balance_of(const comm::ExpertPlacement& placement, int expert_parallel_size,
-                            const comm::ExpertTokens& tokens);
 
 }  // namespace nmoe::train

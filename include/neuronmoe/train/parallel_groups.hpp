@@ -18,8 +18,8 @@ struct ParallelGroups {
   /// The placement of a model's experts over this rank's group; what follows the counts as in
   /// ExpertPlacement.
   model::ExpertParallelGroup experts(const std::vector<int>& num_experts, int top_k = 0,
-                                     comm::ExpertHome home = comm::ExpertHome::owned,
-                                     const comm::ExpertTokens& measured = {}) const;
+                                     model::ExpertHome home = model::ExpertHome::owned,
+                                     const model::ExpertTokens& measured = {}) const;
 };
 
 }  // namespace nmoe::train

@@ -34,9 +34,9 @@ using RoutingLoad = std::vector<std::vector<std::vector<std::int64_t>>>;
 /// Exact, whatever the router does, for layers with top_k >= E.   Of one step.
 RoutingLoad balanced_routing(const PlanInput& input);
 
-/// Work of one stage (FreezePlan: 0 lm-head and final norm, then layers from the top down, last the
+/// Work of one segment (FreezePlan: 0 lm-head and final norm, then layers from the top down, last the
 /// embedding).
-struct StageCounts {
+struct SegmentCounts {
   std::int64_t forward_flops = 0, backward_flops = 0;  ///< matrix products and attention, 2 per multiply-add
   std::int64_t reduce_bytes = 0, gather_bytes = 0;     ///< gradients to owners; updated weights from owners
   std::int64_t expert_reduce_bytes = 0,
@@ -47,7 +47,7 @@ struct StageCounts {
 /// Bytes one rank needs at once: exact, but that routing decides about activations.
 struct MemoryPlan {
   std::int64_t weights = 0;
-  std::int64_t gradients = 0;     ///< leaves of the largest stage (of all with train.reduce_every = step)
+  std::int64_t gradients = 0;     ///< leaves of the largest segment (of all with train.reduce_every = step)
   std::int64_t gradient_sum = 0;  ///< float32, what the rank keeps state for
   std::int64_t optimizer = 0;     ///< float32 master weights and both moments
   std::int64_t saved = 0;         ///< activations from forward to backward
@@ -64,7 +64,7 @@ struct MemoryPlan {
 
 /// One rank, `num_steps` steps.
 struct RankPlan {
-  std::vector<StageCounts> stages;
+  std::vector<SegmentCounts> segments;
   std::int64_t all_reduce_bytes = 0;  ///< label counts, losses, gradient norm
   std::int64_t flops() const;
   /// Sent to other ranks, by the names of metrics.jsonl; operations without bytes are left out.

@@ -1,7 +1,7 @@
 #pragma once
 // One group of parameters sharded over one communicator (ZeRO-2): reduction of gradient leaves to their
-// owners and all-gather of updated weights, both stage by stage and bucket by bucket, so that they overlap
-// with backward and the next forward. Used by ShardedOptimizer; `neuronmoe plan` uses the same cut.
+// owners and all-gather of updated weights, both segment by segment and bucket by bucket, so that they
+// overlap with backward and the next forward. Used by ShardedOptimizer; `neuronmoe plan` uses the same cut.
 #include <cstdint>
 #include <deque>
 #include <span>
@@ -12,26 +12,18 @@
 #include "neuronmoe/model/parameter.hpp"
 #include "neuronmoe/tensor/device.hpp"
 #include "neuronmoe/train/buffer_pool.hpp"
+#include "neuronmoe/train/reduce_options.hpp"
 
 namespace nmoe::train {
 
-/// How gradients travel. None of these but wire_dtype and once_per_step changes a bit of the result.
-struct ReduceOptions {
-  std::int64_t bucket_bytes = std::int64_t{1} << 25;  ///< of one message buffer
-  bool overlap = true;                ///< collectives run while backward and the next forward compute
-  bool zero = true;                   ///< false: every rank keeps and updates the whole optimizer state
-  DType wire_dtype = DType::float32;  ///< leaves are rounded to it before they travel; sums are float32
-  bool once_per_step = false;  ///< a leaf is the sum of a rank's micro-batches of a step, not one of them
-};
-
-/// The tensors whose gradients one backward stage completes, cut over the ranks.
+/// The tensors whose gradients one backward segment completes, cut over the ranks.
 struct ShardUnit {
-  int stage;
+  int segment;
   std::vector<std::int64_t> tensors;  ///< positions in the group's list
   comm::ShardMap map;                 ///< of those tensors
 };
-/// Units in backward order. `stages[i]` and `sizes[i]` belong to tensor i. Pure arithmetic.
-std::vector<ShardUnit> make_shard_units(std::span<const int> stages, std::span<const std::int64_t> sizes,
+/// Units in backward order. `segments[i]` and `sizes[i]` belong to tensor i. Pure arithmetic.
+std::vector<ShardUnit> make_shard_units(std::span<const int> segments, std::span<const std::int64_t> sizes,
                                         int group_size);
 /// Elements per rank and bucket.
 std::int64_t bucket_elements(const ReduceOptions& options, int group_size, int leaves);
@@ -57,10 +49,10 @@ class ShardGroup {
   ShardGroup(std::vector<model::Parameter*> parameters, comm::Communicator& comm, int leaves,
              const ReduceOptions& options, Stream& compute);
 
-  /// Starts sending this rank's leaves of a stage to their owners. `leaf_counts[source rank]` = how many of
+  /// Starts sending this rank's leaves of a segment to their owners. `leaf_counts[source rank]` = how many of
   /// that rank's leaves hold a micro-batch (the first ones); `num_leaves` of the whole step. The
   /// gradients may be overwritten, in the order of `compute`, when it returns. Collective over the group.
-  void reduce_stage(int stage, std::span<const int> leaf_counts, std::int64_t num_leaves);
+  void reduce_segment(int segment, std::span<const int> leaf_counts, std::int64_t num_leaves);
   /// Lands everything sent so far: what `compute` does next finds it folded. After the last micro-step
   /// gradient() is complete.
   void finish_reduction();
@@ -70,9 +62,9 @@ class ShardGroup {
   /// Starts to bring updated weights of all owners to all ranks, in the order in which a forward needs them.
   /// Collective over the group.
   void start_gather();
-  /// What `compute` does next finds the weights of a stage (−1: of all) as the last update left them.
+  /// What `compute` does next finds the weights of a segment (−1: of all) as the last update left them.
   /// Collective likewise.
-  void wait_weights(int stage);
+  void wait_weights(int segment);
 
   const std::vector<model::Parameter*>& parameters() const { return parameters_; }
   /// What this rank owns, and what it keeps state for (the same with ZeRO, everything without).

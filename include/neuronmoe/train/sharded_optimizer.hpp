@@ -23,11 +23,6 @@
 
 namespace nmoe::train {
 
-/// Learning rate of step `t` = 0, 1, ...: linear warm-up, then cosine to min_ratio · peak at `total`
-/// (METHOD 7.1).
-double cosine_learning_rate(double peak, double min_ratio, std::int64_t warmup, std::int64_t total,
-                            std::int64_t t);
-
 class ShardedOptimizer {
  public:
   /// Puts its hooks into `decoder` and lets its gradients share memory (not with once_per_step, where they
@@ -65,7 +60,7 @@ class ShardedOptimizer {
   const model::Decoder& decoder() const { return decoder_; }
 
  private:
-  void gradients_ready(int stage);
+  void gradients_ready(int segment);
 
   model::Decoder& decoder_;
   comm::ParallelLayout layout_;

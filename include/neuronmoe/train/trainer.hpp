@@ -16,18 +16,9 @@
 #include "neuronmoe/train/parallel_groups.hpp"
 #include "neuronmoe/train/run_accounts.hpp"
 #include "neuronmoe/train/run_kind.hpp"
+#include "neuronmoe/train/sharded_optimizer.hpp"
 
 namespace nmoe::train {
-
-/// The keys of a config that say how gradients travel between `num_ranks`. Where no rank has more than one
-/// micro-batch in a step, one reduction per step is what happens anyway.
-ReduceOptions reduce_options(const TrainConfig& config, int num_ranks);
-
-/// Optimizer steps of `epochs` passes (METHOD 7.1): ceil(epochs · floor(micro-batches in the data /
-/// micro-batches of a step)), a last shorter micro-batch counted, at least 1. The lineage's world size W does
-/// not enter: W = 1 in its formula, the same for every table of METHOD 7.3.
-std::int64_t steps_of_epochs(double epochs, std::int64_t num_sequences, std::int64_t micro_batch_size,
-                             std::int64_t global_batch_size);
 
 struct TrainRun {
   RunKind kind;
@@ -94,7 +85,7 @@ class Trainer {
   std::int64_t num_micro_batches_ = 0;
   std::optional<FrozenWeights> frozen_;  // from the start of run() on
   std::string resumed_from_;             // the checkpoint this run goes on from, or ""
-  comm::ExpertTokens tokens_before_;     // counted up to there; empty: nothing
+  model::ExpertTokens tokens_before_;    // counted up to there; empty: nothing
 };
 
 }  // namespace nmoe::train

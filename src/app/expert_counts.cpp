@@ -1,4 +1,4 @@
-#include "placement_tokens.hpp"
+#include "expert_counts.hpp"
 
 #include <algorithm>
 #include <filesystem>

@@ -1,4 +1,4 @@
-#include "placement.hpp"
+#include "device_binding.hpp"
 
 #include <omp.h>
 
