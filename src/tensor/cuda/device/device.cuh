@@ -5,9 +5,8 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
-#include <cub/device/device_radix_sort.cuh>
-#include <cub/device/device_segmented_sort.cuh>
 
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/tensor/stream.hpp"
@@ -92,25 +91,16 @@ __device__ inline void copies_arrived() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
-/// Stable sort of (key, value) pairs by key, ascending. With `temporary` null only `temporary_bytes` is set.
-inline void sort_pairs(void* temporary, std::size_t& temporary_bytes, const std::int32_t* keys,
-                       std::int32_t* sorted_keys, const std::int32_t* values, std::int32_t* sorted_values,
-                       std::int64_t count, Stream& stream) {
-  check(cub::DeviceRadixSort::SortPairs(temporary, temporary_bytes, keys, sorted_keys, values, sorted_values,
-                                        count, 0, 32, native(stream)),
-        "radix sort");
-}
+/// Sorts (key, value) pairs by key, ascending and stable. With `temporary` null only `temporary_bytes` is
+/// set. Defined in ../sort.cu, the one file that pays for compiling CUB.
+void sort_pairs(void* temporary, std::size_t& temporary_bytes, const std::int32_t* keys,
+                std::int32_t* sorted_keys, const std::int32_t* values, std::int32_t* sorted_values,
+                std::int64_t count, Stream& stream);
 
-/// Sorts the pairs of every segment by key, ascending; segment i is [begins[i], begins[i + 1]), device memory.
-/// Pairs of equal keys come in any order. With `temporary` null only `temporary_bytes` is set.
-inline void sort_segments(void* temporary, std::size_t& temporary_bytes, const std::uint32_t* keys,
-                          std::uint32_t* sorted_keys, const std::uint16_t* values,
-                          std::uint16_t* sorted_values, const std::int64_t* begins, std::int64_t segments,
-                          std::int64_t count, Stream& stream) {
-  check(cub::DeviceSegmentedSort::SortPairs(temporary, temporary_bytes, keys, sorted_keys, values,
-                                            sorted_values, count, segments, begins, begins + 1,
-                                            native(stream)),
-        "segmented sort");
-}
+/// Sorts the pairs of every segment by key, ascending; segment i is [begins[i], begins[i + 1]), device
+/// memory. Pairs of equal keys come in any order. With `temporary` null only `temporary_bytes` is set.
+void sort_segments(void* temporary, std::size_t& temporary_bytes, const std::uint32_t* keys,
+                   std::uint32_t* sorted_keys, const std::uint16_t* values, std::uint16_t* sorted_values,
+                   const std::int64_t* begins, std::int64_t segments, std::int64_t count, Stream& stream);
 
 }  // namespace nmoe::device
