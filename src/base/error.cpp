@@ -1,3 +1,4 @@
+// What an Error says: on one line, with the source position if our own code is at fault.
 #include "neuronmoe/base/error.hpp"
 
 #include <string_view>

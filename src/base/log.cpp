@@ -1,3 +1,4 @@
+// Log lines and the progress line, by spdlog.
 #include "neuronmoe/base/log.hpp"
 
 #include <spdlog/sinks/stdout_sinks.h>

@@ -1,3 +1,4 @@
+// SHA-256 by OpenSSL.
 #include "neuronmoe/base/sha256.hpp"
 
 #include <openssl/evp.h>

@@ -1,3 +1,4 @@
+// Libraries opened by dlopen, and tables of their functions.
 #include "neuronmoe/base/shared_library.hpp"
 
 #include <dlfcn.h>

@@ -1,3 +1,4 @@
+// Small files written beside their name and renamed, and the free space of a file system.
 #include "neuronmoe/io/atomic_file.hpp"
 
 #include <fcntl.h>

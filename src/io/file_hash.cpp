@@ -1,3 +1,4 @@
+// SHA-256 of a large file, each rank hashing some of its pieces.
 #include "neuronmoe/io/file_hash.hpp"
 
 #include <algorithm>

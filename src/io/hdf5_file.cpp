@@ -1,3 +1,4 @@
+// H5File: files made and opened, groups and attributes.
 #include "neuronmoe/io/hdf5_file.hpp"
 
 #include <algorithm>

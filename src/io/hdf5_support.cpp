@@ -1,3 +1,4 @@
+// What H5File is made of: types, property lists, selections, and HDF5's errors in words.
 #include <fmt/format.h>
 
 #include <array>

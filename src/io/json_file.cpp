@@ -1,3 +1,4 @@
+// JSON files: read with limits on size and depth, written atomically.
 #include "neuronmoe/io/json_file.hpp"
 
 #include <fmt/core.h>

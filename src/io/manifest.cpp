@@ -1,3 +1,4 @@
+// Checkpoint directories: checksums of their blocks, manifest.json, commit, search and removal.
 #include "neuronmoe/io/manifest.hpp"
 
 #include <fcntl.h>

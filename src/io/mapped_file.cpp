@@ -1,3 +1,4 @@
+// Files mapped by mmap.
 #include "neuronmoe/io/mapped_file.hpp"
 
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// Tensors of safetensors files, read in small pieces.
 #include "neuronmoe/io/safetensors.hpp"
 
 #include <fcntl.h>

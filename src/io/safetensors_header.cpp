@@ -1,3 +1,4 @@
+// Headers of safetensors files and indexes: parsed, and refused if anything does not add up.
 #include "safetensors_header.hpp"
 
 #include <algorithm>

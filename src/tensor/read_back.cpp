@@ -1,3 +1,4 @@
+// Results collected on the GPU and copied to the host while the next ones are computed.
 #include "neuronmoe/tensor/read_back.hpp"
 
 #include <algorithm>

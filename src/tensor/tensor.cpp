@@ -1,3 +1,4 @@
+// Tensors, their shapes and arenas.
 #include "neuronmoe/tensor/tensor.hpp"
 
 #include <algorithm>
