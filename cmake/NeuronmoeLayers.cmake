@@ -44,6 +44,7 @@ if(NMOE_WITH_CUDA)
   target_include_directories(nmoe_tensor PRIVATE ${PROJECT_SOURCE_DIR}/src/tensor/cuda/device)
 endif()
 nmoe_add_layer(ops SUBDIRS cpu cpu/${gemm_dir} LINK nmoe_tensor OpenMP::OpenMP_CXX ${gemm_lib})
+target_compile_definitions(nmoe_ops PRIVATE NMOE_WITH_CUDA=$<BOOL:${NMOE_WITH_CUDA}>)  # ops/check.hpp
 if(NMOE_WITH_CUDA)
   target_include_directories(nmoe_ops PRIVATE ${PROJECT_SOURCE_DIR}/src/tensor/cuda/device)
   # Not linked: gemm_cublaslt_library.cpp opens it when a GPU is taken.

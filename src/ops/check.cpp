@@ -1,3 +1,4 @@
+// Argument checks shared by the dispatchers.
 #include "check.hpp"
 
 namespace nmoe::ops {
@@ -36,10 +37,11 @@ bool on_cuda(const char* kernel, const Stream& stream, std::initializer_list<Con
     NMOE_CHECK(tensor.device() == first->device(), internal, "{}: tensors on {} and on {}", kernel,
                name_of(first->device()), name_of(tensor.device()));
   }
-  if (first == nullptr) return stream.device() == Device::cuda;
-  NMOE_CHECK(first->device() == stream.device(), internal, "{}: tensors on {}, stream on {}", kernel,
-             name_of(first->device()), name_of(stream.device()));
-  return stream.device() == Device::cuda;
+  NMOE_CHECK(first == nullptr || first->device() == stream.device(), internal,
+             "{}: tensors on {}, stream on {}", kernel, name_of(first->device()), name_of(stream.device()));
+  if (stream.device() == Device::cpu) return false;
+  NMOE_CHECK(with_cuda, config, "{}: built without CUDA; use --device cpu", kernel);
+  return true;
 }
 
 void expect_range(const char* kernel, const char* name, ConstTensorView values, std::int64_t low,

@@ -1,8 +1,6 @@
+// Linear layers: arguments checked, then the kernel of the device.
 #include "check.hpp"
-#include "cpu/gemm.hpp"
-#include "cpu/kernels.hpp"
-#include "cuda/kernels.hpp"
-#include "neuronmoe/ops/linear.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops {
 
@@ -15,12 +13,9 @@ void linear_forward(TensorView y, ConstTensorView x, ConstTensorView w, ConstTen
   expect_or_acc(name, "y", y, {x.dim(0), w.dim(0)}, x.dtype());
   if (bias) expect(name, "bias", bias, {w.dim(0)}, x.dtype());
   stream.add_flops(2 * x.dim(0) * w.num_elements());
-  if (on_cuda(name, stream, {y, x, w, bias})) return cuda::linear_forward(y, x, w, bias, stream);
-  cpu::linear_forward(y, x, w, bias);
-}
-
-bool rows_are_independent_on_cpu() {
-  return cpu::rows_are_independent();
+  if (on_cuda(name, stream, {y, x, w, bias}))
+    if constexpr (with_cuda) return cuda::linear_forward(y, x, w, bias, stream);
+  cpu::linear_forward(y, x, w, bias, stream);
 }
 
 void linear_backward_input(TensorView dx, ConstTensorView dy, ConstTensorView w, bool accumulate,
@@ -31,8 +26,9 @@ void linear_backward_input(TensorView dx, ConstTensorView dy, ConstTensorView w,
   expect_or_acc(name, "dy", dy, {dy.dim(0), w.dim(0)}, w.dtype());
   expect_or_acc(name, "dx", dx, {dy.dim(0), w.dim(1)}, w.dtype());
   stream.add_flops(2 * dy.dim(0) * w.num_elements());
-  if (on_cuda(name, stream, {dx, dy, w})) return cuda::linear_backward_input(dx, dy, w, accumulate, stream);
-  cpu::linear_backward_input(dx, dy, w, accumulate);
+  if (on_cuda(name, stream, {dx, dy, w}))
+    if constexpr (with_cuda) return cuda::linear_backward_input(dx, dy, w, accumulate, stream);
+  cpu::linear_backward_input(dx, dy, w, accumulate, stream);
 }
 
 void linear_backward_weight(TensorView dw, ConstTensorView dy, ConstTensorView x, Stream& stream) {
@@ -42,16 +38,18 @@ void linear_backward_weight(TensorView dw, ConstTensorView dy, ConstTensorView x
   expect_or_acc(name, "dy", dy, {x.dim(0), dy.dim(1)}, x.dtype());
   expect(name, "dw", dw, {dy.dim(1), x.dim(1)}, accumulator_of(x.dtype()));
   stream.add_flops(2 * x.dim(0) * dw.num_elements());
-  if (on_cuda(name, stream, {dw, dy, x})) return cuda::linear_backward_weight(dw, dy, x, stream);
-  cpu::linear_backward_weight(dw, dy, x);
+  if (on_cuda(name, stream, {dw, dy, x}))
+    if constexpr (with_cuda) return cuda::linear_backward_weight(dw, dy, x, stream);
+  cpu::linear_backward_weight(dw, dy, x, stream);
 }
 
 void linear_backward_bias(TensorView db, ConstTensorView dy, Stream& stream) {
   constexpr const char* name = "linear_backward_bias";
   expect_floating(name, "dy", dy, 2);
   expect(name, "db", db, {dy.dim(1)}, accumulator_of(dy.dtype()));
-  if (on_cuda(name, stream, {db, dy})) return cuda::linear_backward_bias(db, dy, stream);
-  cpu::linear_backward_bias(db, dy);
+  if (on_cuda(name, stream, {db, dy}))
+    if constexpr (with_cuda) return cuda::linear_backward_bias(db, dy, stream);
+  cpu::linear_backward_bias(db, dy, stream);
 }
 
 }  // namespace nmoe::ops

@@ -1,7 +1,6 @@
+// The mixture-of-experts layer: arguments checked, then the kernel of the device.
 #include "check.hpp"
-#include "cpu/kernels.hpp"
-#include "cuda/kernels.hpp"
-#include "neuronmoe/ops/moe.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops {
 
@@ -25,8 +24,8 @@ void route_forward(TensorView probs, TensorView weights, TensorView indices, Con
   expect(name, "weights", weights, indices.shape(), probs.dtype());
   expect(name, "logits", logits, probs.shape(), probs.dtype());
   if (on_cuda(name, stream, {probs, weights, indices, logits}))
-    return cuda::route_forward(probs, weights, indices, logits, normalise, stream);
-  reference::route_forward(probs, weights, indices, logits, normalise);
+    if constexpr (with_cuda) return cuda::route_forward(probs, weights, indices, logits, normalise, stream);
+  reference::route_forward(probs, weights, indices, logits, normalise, stream);
 }
 
 void route_backward(TensorView dlogits, ConstTensorView dweights, ConstTensorView dprobs,
@@ -39,9 +38,10 @@ void route_backward(TensorView dlogits, ConstTensorView dweights, ConstTensorVie
   if (dprobs) expect(name, "dprobs", dprobs, probs.shape(), probs.dtype());
   expect(name, "weights", weights, indices.shape(), probs.dtype());
   if (on_cuda(name, stream, {dlogits, dweights, dprobs, probs, weights, indices}))
-    return cuda::route_backward(dlogits, dweights, dprobs, probs, weights, indices, normalise, stream);
+    if constexpr (with_cuda)
+      return cuda::route_backward(dlogits, dweights, dprobs, probs, weights, indices, normalise, stream);
   expect_range(name, "indices", indices, 0, probs.dim(1));
-  reference::route_backward(dlogits, dweights, dprobs, probs, weights, indices, normalise);
+  reference::route_backward(dlogits, dweights, dprobs, probs, weights, indices, normalise, stream);
 }
 
 void load_balancing_loss(TensorView loss, TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
@@ -51,9 +51,10 @@ void load_balancing_loss(TensorView loss, TensorView dprobs, ConstTensorView pro
   expect(name, "loss", loss, {1}, DType::float64);
   if (dprobs) expect(name, "dprobs", dprobs, probs.shape(), probs.dtype());
   if (on_cuda(name, stream, {loss, dprobs, probs, indices}))
-    return cuda::load_balancing_loss(loss, dprobs, probs, indices, grad_scale, stream);
+    if constexpr (with_cuda)
+      return cuda::load_balancing_loss(loss, dprobs, probs, indices, grad_scale, stream);
   expect_range(name, "indices", indices, 0, probs.dim(1));
-  loss.data<double>()[0] = reference::load_balancing_loss(dprobs, probs, indices, grad_scale);
+  reference::load_balancing_loss(loss, dprobs, probs, indices, grad_scale, stream);
 }
 
 void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView probs, ConstTensorView indices,
@@ -63,9 +64,9 @@ void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView pr
   expect(name, "counts", counts, {probs.dim(1)}, DType::float64);
   expect(name, "sums", sums, {probs.dim(1)}, DType::float64);
   if (on_cuda(name, stream, {counts, sums, probs, indices}))
-    return cuda::balancing_statistics(counts, sums, probs, indices, stream);
+    if constexpr (with_cuda) return cuda::balancing_statistics(counts, sums, probs, indices, stream);
   expect_range(name, "indices", indices, 0, probs.dim(1));
-  reference::balancing_statistics(counts, sums, probs, indices);
+  reference::balancing_statistics(counts, sums, probs, indices, stream);
 }
 
 double balancing_loss_of(ConstTensorView counts, ConstTensorView sums, double num_tokens) {
@@ -87,8 +88,8 @@ void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_to
   NMOE_CHECK(num_tokens > 0.0 || dprobs.dim(0) == 0, internal, "{}: {} rows but {} tokens", name,
              dprobs.dim(0), num_tokens);
   if (on_cuda(name, stream, {dprobs, counts}))
-    return cuda::balancing_gradient(dprobs, counts, num_tokens, grad_scale, stream);
-  reference::balancing_gradient(dprobs, counts, num_tokens, grad_scale);
+    if constexpr (with_cuda) return cuda::balancing_gradient(dprobs, counts, num_tokens, grad_scale, stream);
+  reference::balancing_gradient(dprobs, counts, num_tokens, grad_scale, stream);
 }
 
 void lpr_loss_sum(TensorView loss, TensorView dprobs, ConstTensorView probs, ConstTensorView mask,
@@ -101,8 +102,8 @@ void lpr_loss_sum(TensorView loss, TensorView dprobs, ConstTensorView probs, Con
   if (dprobs) expect(name, "dprobs", dprobs, probs.shape(), probs.dtype());
   expect(name, "loss", loss, {1}, DType::float64);
   if (on_cuda(name, stream, {loss, dprobs, probs, mask}))
-    return cuda::lpr_loss_sum(loss, dprobs, probs, mask, form, grad_scale, stream);
-  loss.data<double>()[0] = reference::lpr_loss_sum(dprobs, probs, mask, form, grad_scale);
+    if constexpr (with_cuda) return cuda::lpr_loss_sum(loss, dprobs, probs, mask, form, grad_scale, stream);
+  reference::lpr_loss_sum(loss, dprobs, probs, mask, form, grad_scale, stream);
 }
 
 void lay_out_rows(TensorView token_of_row, TensorView row_of_slot, TensorView counts, ConstTensorView indices,
@@ -115,9 +116,10 @@ void lay_out_rows(TensorView token_of_row, TensorView row_of_slot, TensorView co
   expect(name, "counts", counts, {counts.num_elements()}, DType::int64);
   expect(name, "place_of_expert", place_of_expert, counts.shape(), DType::int32);
   if (on_cuda(name, stream, {token_of_row, row_of_slot, counts, indices, place_of_expert}))
-    return cuda::lay_out_rows(token_of_row, row_of_slot, counts, indices, place_of_expert, stream);
+    if constexpr (with_cuda)
+      return cuda::lay_out_rows(token_of_row, row_of_slot, counts, indices, place_of_expert, stream);
   expect_range(name, "indices", indices, 0, counts.num_elements());
-  reference::lay_out_rows(token_of_row, row_of_slot, counts, indices, place_of_expert);
+  reference::lay_out_rows(token_of_row, row_of_slot, counts, indices, place_of_expert, stream);
 }
 
 void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row, Stream& stream) {
@@ -127,9 +129,10 @@ void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_ro
              x.shape().to_string(), rows.shape().to_string());
   expect(name, "rows", rows, {rows.dim(0), x.dim(1)}, x.dtype());
   expect(name, "token_of_row", token_of_row, {rows.dim(0)}, DType::int32);
-  if (on_cuda(name, stream, {rows, x, token_of_row})) return cuda::gather_rows(rows, x, token_of_row, stream);
+  if (on_cuda(name, stream, {rows, x, token_of_row}))
+    if constexpr (with_cuda) return cuda::gather_rows(rows, x, token_of_row, stream);
   expect_range(name, "token_of_row", token_of_row, 0, x.dim(0));
-  cpu::gather_rows(rows, x, token_of_row);
+  cpu::gather_rows(rows, x, token_of_row, stream);
 }
 
 namespace {
@@ -151,9 +154,10 @@ void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_
   expect(name, "indices", indices, row_of_slot.shape(), DType::int32);
   if (weights) expect(name, "weights", weights, row_of_slot.shape(), accumulator_of(y.dtype()));
   if (on_cuda(name, stream, {y, rows, row_of_slot, indices, weights}))
-    return cuda::combine_forward(y, rows, row_of_slot, indices, weights, accumulate, stream);
+    if constexpr (with_cuda)
+      return cuda::combine_forward(y, rows, row_of_slot, indices, weights, accumulate, stream);
   expect_range(name, "row_of_slot", row_of_slot, -1, rows.dim(0));
-  cpu::combine_forward(y, rows, row_of_slot, indices, weights, accumulate);
+  cpu::combine_forward(y, rows, row_of_slot, indices, weights, accumulate, stream);
 }
 
 void combine_forward_rounded(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot,
@@ -163,9 +167,10 @@ void combine_forward_rounded(TensorView y, ConstTensorView rows, ConstTensorView
   expect(name, "indices", indices, row_of_slot.shape(), DType::int32);
   expect(name, "weights", weights, row_of_slot.shape(), accumulator_of(y.dtype()));
   if (on_cuda(name, stream, {y, rows, row_of_slot, indices, weights}))
-    return cuda::combine_forward_rounded(y, rows, row_of_slot, indices, weights, stream);
+    if constexpr (with_cuda)
+      return cuda::combine_forward_rounded(y, rows, row_of_slot, indices, weights, stream);
   expect_range(name, "row_of_slot", row_of_slot, -1, rows.dim(0));
-  reference::combine_forward_rounded(y, rows, row_of_slot, indices, weights);
+  reference::combine_forward_rounded(y, rows, row_of_slot, indices, weights, stream);
 }
 
 void combine_backward(TensorView drows, TensorView dweights, ConstTensorView dy, ConstTensorView rows,
@@ -176,22 +181,10 @@ void combine_backward(TensorView drows, TensorView dweights, ConstTensorView dy,
   expect(name, "dweights", dweights, row_of_slot.shape(), accumulator_of(dy.dtype()));
   expect(name, "weights", weights, row_of_slot.shape(), accumulator_of(dy.dtype()));
   if (on_cuda(name, stream, {drows, dweights, dy, rows, row_of_slot, weights}))
-    return cuda::combine_backward(drows, dweights, dy, rows, row_of_slot, weights, stream);
+    if constexpr (with_cuda)
+      return cuda::combine_backward(drows, dweights, dy, rows, row_of_slot, weights, stream);
   expect_range(name, "row_of_slot", row_of_slot, -1, rows.dim(0));
-  cpu::combine_backward(drows, dweights, dy, rows, row_of_slot, weights);
-}
-
-void accumulate_by_sample(TensorView sums, ConstTensorView values, ConstTensorView row_sample,
-                          Stream& stream) {
-  constexpr const char* name = "accumulate_by_sample";
-  expect_floating(name, "values", values, 2);
-  expect_floating(name, "sums", sums, 2);
-  expect(name, "sums", sums, {sums.dim(0), values.dim(1)}, accumulator_of(values.dtype()));
-  expect(name, "row_sample", row_sample, {values.dim(0)}, DType::int32);
-  if (on_cuda(name, stream, {sums, values, row_sample}))
-    return cuda::accumulate_by_sample(sums, values, row_sample, stream);
-  expect_range(name, "row_sample", row_sample, 0, sums.dim(0));
-  cpu::accumulate_by_sample(sums, values, row_sample);
+  cpu::combine_backward(drows, dweights, dy, rows, row_of_slot, weights, stream);
 }
 
 }  // namespace nmoe::ops

@@ -1,7 +1,6 @@
+// The optimizer step: arguments checked, then the kernel of the device.
 #include "check.hpp"
-#include "cpu/kernels.hpp"
-#include "cuda/kernels.hpp"
-#include "neuronmoe/ops/optimizer.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops {
 
@@ -16,16 +15,18 @@ void adamw_update(TensorView weight, TensorView master, TensorView exp_avg, Tens
   expect(name, "grad", grad, weight.shape(), acc);
   NMOE_CHECK(step.step >= 1, internal, "{}: step {} (counts from 1)", name, step.step);
   if (on_cuda(name, stream, {weight, master, exp_avg, exp_avg_sq, grad}))
-    return cuda::adamw_update(weight, master, exp_avg, exp_avg_sq, grad, step, stream);
-  cpu::adamw_update(weight, master, exp_avg, exp_avg_sq, grad, step);
+    if constexpr (with_cuda)
+      return cuda::adamw_update(weight, master, exp_avg, exp_avg_sq, grad, step, stream);
+  cpu::adamw_update(weight, master, exp_avg, exp_avg_sq, grad, step, stream);
 }
 
 void sum_of_squares(TensorView partials, ConstTensorView x, Stream& stream) {
   constexpr const char* name = "sum_of_squares";
   expect_floating(name, "x", x, x.shape().rank());
   expect(name, "partials", partials, {(x.num_elements() + norm_block - 1) / norm_block}, DType::float64);
-  if (on_cuda(name, stream, {partials, x})) return cuda::sum_of_squares(partials, x, stream);
-  cpu::sum_of_squares(partials, x);
+  if (on_cuda(name, stream, {partials, x}))
+    if constexpr (with_cuda) return cuda::sum_of_squares(partials, x, stream);
+  cpu::sum_of_squares(partials, x, stream);
 }
 
 }  // namespace nmoe::ops

@@ -1,7 +1,6 @@
+// Sums over groups of rows: arguments checked, then the kernel of the device.
 #include "check.hpp"
-#include "cpu/kernels.hpp"
-#include "cuda/kernels.hpp"
-#include "neuronmoe/ops/pooling.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops {
 namespace {
@@ -24,9 +23,9 @@ void sum_groups(TensorView sums, ConstTensorView values, const RowGroups& groups
   expect_groups(name, values, groups, sums.dim(0));
   expect(name, "sums", sums, {sums.dim(0), values.dim(1)}, accumulator_of(values.dtype()));
   if (on_cuda(name, stream, {sums, values, groups.rows, groups.begins}))
-    return cuda::sum_groups(sums, values, groups, stream);
+    if constexpr (with_cuda) return cuda::sum_groups(sums, values, groups, stream);
   expect_range_of_groups(name, values, groups);
-  cpu::sum_groups(sums, values, groups);
+  cpu::sum_groups(sums, values, groups, stream);
 }
 
 void count_positive(TensorView counts, ConstTensorView values, const RowGroups& groups, Stream& stream) {
@@ -34,9 +33,9 @@ void count_positive(TensorView counts, ConstTensorView values, const RowGroups& 
   expect_groups(name, values, groups, counts.dim(0));
   expect(name, "counts", counts, {counts.dim(0), values.dim(1)}, DType::int64);
   if (on_cuda(name, stream, {counts, values, groups.rows, groups.begins}))
-    return cuda::count_positive(counts, values, groups, stream);
+    if constexpr (with_cuda) return cuda::count_positive(counts, values, groups, stream);
   expect_range_of_groups(name, values, groups);
-  cpu::count_positive(counts, values, groups);
+  cpu::count_positive(counts, values, groups, stream);
 }
 
 void add_directions(TensorView sums, TensorView counts, ConstTensorView values, const RowGroups& groups,
@@ -46,9 +45,9 @@ void add_directions(TensorView sums, TensorView counts, ConstTensorView values, 
   expect(name, "sums", sums, {sums.dim(0), values.dim(1)}, DType::int64);
   expect(name, "counts", counts, {sums.dim(0)}, DType::int64);
   if (on_cuda(name, stream, {sums, counts, values, groups.rows, groups.begins}))
-    return cuda::add_directions(sums, counts, values, groups, scale, stream);
+    if constexpr (with_cuda) return cuda::add_directions(sums, counts, values, groups, scale, stream);
   expect_range_of_groups(name, values, groups);
-  cpu::add_directions(sums, counts, values, groups, scale);
+  cpu::add_directions(sums, counts, values, groups, scale, stream);
 }
 
 }  // namespace nmoe::ops

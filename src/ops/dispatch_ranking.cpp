@@ -1,7 +1,6 @@
+// Ranked rows: arguments checked, then the kernel of the device.
 #include "check.hpp"
-#include "cuda/kernels.hpp"
-#include "neuronmoe/ops/ranking.hpp"
-#include "neuronmoe/ops/reference.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops {
 
@@ -26,10 +25,10 @@ void rank_rows(const RankedRows& results, ConstTensorView responses, const Ranki
               {responses, tables.class_of_sample, tables.roles, tables.positives_begin,
                tables.sample_by_class, tables.class_begin, tables.wanted, results.ap,
                results.order_statistics, results.off_sums, results.first_nan}))
-    return cuda::rank_rows(results, responses, tables, stream);
+    if constexpr (with_cuda) return cuda::rank_rows(results, responses, tables, stream);
   expect_range(name, "class_of_sample", tables.class_of_sample, 0, tables.roles.dim(1));
   expect_range(name, "sample_by_class", tables.sample_by_class, 0, samples);
-  reference::rank_rows(results, responses, tables);
+  reference::rank_rows(results, responses, tables, stream);
 }
 
 }  // namespace nmoe::ops

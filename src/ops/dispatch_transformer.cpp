@@ -1,9 +1,8 @@
+// The dense decoder: arguments checked, then the kernel of the device.
 #include <limits>
 
 #include "check.hpp"
-#include "cpu/kernels.hpp"
-#include "cuda/kernels.hpp"
-#include "neuronmoe/ops/transformer.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops {
 
@@ -13,9 +12,10 @@ void embedding_forward(TensorView y, ConstTensorView ids, ConstTensorView table,
   expect_floating(name, "y", y, 2);
   expect(name, "y", y, {y.dim(0), table.dim(1)}, table.dtype());
   expect(name, "ids", ids, {y.dim(0)}, DType::int32);
-  if (on_cuda(name, stream, {y, ids, table})) return cuda::embedding_forward(y, ids, table, stream);
+  if (on_cuda(name, stream, {y, ids, table}))
+    if constexpr (with_cuda) return cuda::embedding_forward(y, ids, table, stream);
   expect_range(name, "ids", ids, 0, table.dim(0));
-  cpu::embedding_forward(y, ids, table);
+  cpu::embedding_forward(y, ids, table, stream);
 }
 
 void embedding_backward(TensorView dtable, ConstTensorView dy, ConstTensorView ids, Stream& stream) {
@@ -24,9 +24,10 @@ void embedding_backward(TensorView dtable, ConstTensorView dy, ConstTensorView i
   expect_floating(name, "dtable", dtable, 2);
   expect(name, "dtable", dtable, {dtable.dim(0), dy.dim(1)}, accumulator_of(dy.dtype()));
   expect(name, "ids", ids, {dy.dim(0)}, DType::int32);
-  if (on_cuda(name, stream, {dtable, dy, ids})) return cuda::embedding_backward(dtable, dy, ids, stream);
+  if (on_cuda(name, stream, {dtable, dy, ids}))
+    if constexpr (with_cuda) return cuda::embedding_backward(dtable, dy, ids, stream);
   expect_range(name, "ids", ids, 0, dtable.dim(0));
-  cpu::embedding_backward(dtable, dy, ids);
+  cpu::embedding_backward(dtable, dy, ids, stream);
 }
 
 void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, ConstTensorView w, double eps,
@@ -36,8 +37,9 @@ void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, Const
   expect(name, "y", y, x.shape(), x.dtype());
   expect(name, "inv_rms", inv_rms, {x.dim(0)}, accumulator_of(x.dtype()));
   expect(name, "w", w, {x.dim(1)}, x.dtype());
-  if (on_cuda(name, stream, {y, inv_rms, x, w})) return cuda::rms_norm_forward(y, inv_rms, x, w, eps, stream);
-  cpu::rms_norm_forward(y, inv_rms, x, w, eps);
+  if (on_cuda(name, stream, {y, inv_rms, x, w}))
+    if constexpr (with_cuda) return cuda::rms_norm_forward(y, inv_rms, x, w, eps, stream);
+  cpu::rms_norm_forward(y, inv_rms, x, w, eps, stream);
 }
 
 void add_rms_norm_forward(TensorView y, TensorView inv_rms, TensorView x, ConstTensorView residual,
@@ -49,8 +51,8 @@ void add_rms_norm_forward(TensorView y, TensorView inv_rms, TensorView x, ConstT
   expect(name, "inv_rms", inv_rms, {x.dim(0)}, accumulator_of(x.dtype()));
   expect(name, "w", w, {x.dim(1)}, x.dtype());
   if (on_cuda(name, stream, {y, inv_rms, x, residual, w}))
-    return cuda::add_rms_norm_forward(y, inv_rms, x, residual, w, eps, stream);
-  cpu::add_rms_norm_forward(y, inv_rms, x, residual, w, eps);
+    if constexpr (with_cuda) return cuda::add_rms_norm_forward(y, inv_rms, x, residual, w, eps, stream);
+  cpu::add_rms_norm_forward(y, inv_rms, x, residual, w, eps, stream);
 }
 
 void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTensorView x, ConstTensorView w,
@@ -63,8 +65,8 @@ void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTe
   expect(name, "w", w, {x.dim(1)}, x.dtype());
   expect(name, "inv_rms", inv_rms, {x.dim(0)}, accumulator_of(x.dtype()));
   if (on_cuda(name, stream, {dx, dw, dy, x, w, inv_rms}))
-    return cuda::rms_norm_backward(dx, dw, dy, x, w, inv_rms, accumulate, stream);
-  cpu::rms_norm_backward(dx, dw, dy, x, w, inv_rms, accumulate);
+    if constexpr (with_cuda) return cuda::rms_norm_backward(dx, dw, dy, x, w, inv_rms, accumulate, stream);
+  cpu::rms_norm_backward(dx, dw, dy, x, w, inv_rms, accumulate, stream);
 }
 
 void rope_apply(TensorView x, ConstTensorView positions, ConstTensorView cos, ConstTensorView sin,
@@ -77,9 +79,9 @@ void rope_apply(TensorView x, ConstTensorView positions, ConstTensorView cos, Co
   expect(name, "cos", cos, {cos.dim(0), x.dim(2) / 2}, accumulator_of(x.dtype()));
   expect(name, "sin", sin, cos.shape(), cos.dtype());
   if (on_cuda(name, stream, {x, positions, cos, sin}))
-    return cuda::rope_apply(x, positions, cos, sin, inverse, stream);
+    if constexpr (with_cuda) return cuda::rope_apply(x, positions, cos, sin, inverse, stream);
   expect_range(name, "positions", positions, 0, cos.dim(0));
-  cpu::rope_apply(x, positions, cos, sin, inverse);
+  cpu::rope_apply(x, positions, cos, sin, inverse, stream);
 }
 
 namespace {
@@ -123,8 +125,8 @@ void attention_forward(TensorView o, TensorView lse, ConstTensorView q, ConstTen
   NMOE_CHECK(scale > 0, internal, "{}: scale {} is not positive", name, scale);
   stream.add_flops(2 * attention_flops(q, offsets));
   if (on_cuda(name, stream, {o, lse, q, k, v}))
-    return cuda::attention_forward(o, lse, q, k, v, offsets, scale, stream);
-  cpu::attention_forward(o, lse, q, k, v, offsets, scale);
+    if constexpr (with_cuda) return cuda::attention_forward(o, lse, q, k, v, offsets, scale, stream);
+  cpu::attention_forward(o, lse, q, k, v, offsets, scale, stream);
 }
 
 void attention_backward(TensorView dq, TensorView dk, TensorView dv, ConstTensorView d_o, ConstTensorView o,
@@ -139,8 +141,9 @@ void attention_backward(TensorView dq, TensorView dk, TensorView dv, ConstTensor
   expect(name, "o", o, q.shape(), q.dtype());
   stream.add_flops(4 * attention_flops(q, offsets));
   if (on_cuda(name, stream, {dq, dk, dv, d_o, o, q, k, v, lse}))
-    return cuda::attention_backward(dq, dk, dv, d_o, o, q, k, v, lse, offsets, scale, stream);
-  cpu::attention_backward(dq, dk, dv, d_o, o, q, k, v, lse, offsets, scale);
+    if constexpr (with_cuda)
+      return cuda::attention_backward(dq, dk, dv, d_o, o, q, k, v, lse, offsets, scale, stream);
+  cpu::attention_backward(dq, dk, dv, d_o, o, q, k, v, lse, offsets, scale, stream);
 }
 
 void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up, Stream& stream) {
@@ -148,8 +151,9 @@ void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up, Stre
   expect_floating(name, "gate", gate, gate.shape().rank());
   expect(name, "up", up, gate.shape(), gate.dtype());
   expect(name, "h", h, gate.shape(), gate.dtype());
-  if (on_cuda(name, stream, {h, gate, up})) return cuda::swiglu_forward(h, gate, up, stream);
-  cpu::swiglu_forward(h, gate, up);
+  if (on_cuda(name, stream, {h, gate, up}))
+    if constexpr (with_cuda) return cuda::swiglu_forward(h, gate, up, stream);
+  cpu::swiglu_forward(h, gate, up, stream);
 }
 
 void swiglu_backward(TensorView dgate, TensorView dup, ConstTensorView dh, ConstTensorView gate,
@@ -161,8 +165,8 @@ void swiglu_backward(TensorView dgate, TensorView dup, ConstTensorView dh, Const
   expect(name, "dgate", dgate, gate.shape(), gate.dtype());
   expect(name, "dup", dup, gate.shape(), gate.dtype());
   if (on_cuda(name, stream, {dgate, dup, dh, gate, up}))
-    return cuda::swiglu_backward(dgate, dup, dh, gate, up, stream);
-  cpu::swiglu_backward(dgate, dup, dh, gate, up);
+    if constexpr (with_cuda) return cuda::swiglu_backward(dgate, dup, dh, gate, up, stream);
+  cpu::swiglu_backward(dgate, dup, dh, gate, up, stream);
 }
 
 void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels, double grad_scale,
@@ -172,9 +176,9 @@ void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels,
   expect(name, "losses", losses, {logits.dim(0)}, accumulator_of(logits.dtype()));
   expect(name, "labels", labels, {logits.dim(0)}, DType::int32);
   if (on_cuda(name, stream, {losses, logits, labels}))
-    return cuda::cross_entropy(losses, logits, labels, grad_scale, stream);
+    if constexpr (with_cuda) return cuda::cross_entropy(losses, logits, labels, grad_scale, stream);
   expect_range(name, "labels", labels, std::numeric_limits<std::int32_t>::min(), logits.dim(1));
-  cpu::cross_entropy(losses, logits, labels, grad_scale);
+  cpu::cross_entropy(losses, logits, labels, grad_scale, stream);
 }
 
 void add_inplace(TensorView y, ConstTensorView x, Stream& stream) {
@@ -182,8 +186,9 @@ void add_inplace(TensorView y, ConstTensorView x, Stream& stream) {
   expect_floating(name, "y", y, y.shape().rank());
   expect_floating(name, "x", x, x.shape().rank());
   expect(name, "x", x, y.shape(), x.dtype());
-  if (on_cuda(name, stream, {y, x})) return cuda::add_inplace(y, x, stream);
-  cpu::add_inplace(y, x);
+  if (on_cuda(name, stream, {y, x}))
+    if constexpr (with_cuda) return cuda::add_inplace(y, x, stream);
+  cpu::add_inplace(y, x, stream);
 }
 
 void cast(TensorView dst, ConstTensorView src, Stream& stream) {
@@ -192,14 +197,16 @@ void cast(TensorView dst, ConstTensorView src, Stream& stream) {
   expect_floating(name, "src", src, src.shape().rank());
   NMOE_CHECK(dst.num_elements() == src.num_elements(), internal, "{}: dst is {}, src is {}", name,
              dst.shape().to_string(), src.shape().to_string());
-  if (on_cuda(name, stream, {dst, src})) return cuda::cast(dst, src, stream);
-  cpu::cast(dst, src);
+  if (on_cuda(name, stream, {dst, src}))
+    if constexpr (with_cuda) return cuda::cast(dst, src, stream);
+  cpu::cast(dst, src, stream);
 }
 
 void fill(TensorView x, double value, Stream& stream) {
   expect_floating("fill", "x", x, x.shape().rank());
-  if (on_cuda("fill", stream, {x})) return cuda::fill(x, value, stream);
-  cpu::fill(x, value);
+  if (on_cuda("fill", stream, {x}))
+    if constexpr (with_cuda) return cuda::fill(x, value, stream);
+  cpu::fill(x, value, stream);
 }
 
 }  // namespace nmoe::ops

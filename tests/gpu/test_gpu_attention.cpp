@@ -1,5 +1,5 @@
 // Attention on the GPU against the plain loops in float64.
-#include "neuronmoe/ops/reference.hpp"
+#include "neuronmoe/ops/backends.hpp"
 #include "neuronmoe/ops/transformer.hpp"
 #include "support/on_gpu.hpp"
 
@@ -50,10 +50,10 @@ struct Problem {
   }
   void run_reference() {
     ops::reference::attention_forward(o.exact.view(), lse.exact.view(), q.exact.view(), k.exact.view(),
-                                      v.exact.view(), c.offsets, scale());
+                                      v.exact.view(), c.offsets, scale(), cpu_stream());
     ops::reference::attention_backward(dq.exact.view(), dk.exact.view(), dv.exact.view(), d_o.exact.view(),
                                        o.exact.view(), q.exact.view(), k.exact.view(), v.exact.view(),
-                                       lse.exact.view(), c.offsets, scale());
+                                       lse.exact.view(), c.offsets, scale(), cpu_stream());
   }
 };
 }  // namespace

@@ -1,6 +1,6 @@
 // Matrix products on the GPU against the plain loops in float64, all combinations of types the model uses.
+#include "neuronmoe/ops/backends.hpp"
 #include "neuronmoe/ops/linear.hpp"
-#include "neuronmoe/ops/reference.hpp"
 #include "support/on_gpu.hpp"
 
 using namespace nmoe;
@@ -25,7 +25,7 @@ BOOST_AUTO_TEST_CASE(forward) {
           ops::linear_forward(y.gpu.view(), x.gpu.view(), w.gpu.view(),
                               with_bias ? b.gpu.view() : TensorView(), gpu_stream());
           ops::reference::linear_forward(y.exact.view(), x.exact.view(), w.exact.view(),
-                                         with_bias ? b.exact.view() : TensorView());
+                                         with_bias ? b.exact.view() : TensorView(), cpu_stream());
           check_gpu("y", y, gpu_tolerance(stored, static_cast<double>(s.in)));
         }
       }
@@ -43,7 +43,7 @@ BOOST_AUTO_TEST_CASE(backward_input) {
             Both dx = accumulate ? both({s.rows, s.in}, stored, 3) : poisoned({s.rows, s.in}, stored);
             ops::linear_backward_input(dx.gpu.view(), dy.gpu.view(), w.gpu.view(), accumulate, gpu_stream());
             ops::reference::linear_backward_input(dx.exact.view(), dy.exact.view(), w.exact.view(),
-                                                  accumulate);
+                                                  accumulate, cpu_stream());
             check_gpu("dx", dx, gpu_tolerance(stored, static_cast<double>(s.out)));
           }
         }
@@ -59,10 +59,11 @@ BOOST_AUTO_TEST_CASE(backward_weight_and_bias) {
         const Both dy = both({s.rows, s.out}, of_dy, 1), x = both({s.rows, s.in}, dtype, 2);
         Both dw = both({s.out, s.in}, DType::float32, 3), db = both({s.out}, DType::float32, 4);
         ops::linear_backward_weight(dw.gpu.view(), dy.gpu.view(), x.gpu.view(), gpu_stream());
-        ops::reference::linear_backward_weight(dw.exact.view(), dy.exact.view(), x.exact.view());
+        ops::reference::linear_backward_weight(dw.exact.view(), dy.exact.view(), x.exact.view(),
+                                               cpu_stream());
         check_gpu("dw", dw, gpu_tolerance(DType::float32, static_cast<double>(s.rows)));
         ops::linear_backward_bias(db.gpu.view(), dy.gpu.view(), gpu_stream());
-        ops::reference::linear_backward_bias(db.exact.view(), dy.exact.view());
+        ops::reference::linear_backward_bias(db.exact.view(), dy.exact.view(), cpu_stream());
         check_gpu("db", db, gpu_tolerance(DType::float32, static_cast<double>(s.rows)));
       }
     }

@@ -1,7 +1,7 @@
 // Sums over groups of rows on the GPU: the bits of the plain loops; reading back in pieces; and the observers
 // of analyze, whose responses come off the GPU with the bits that pooling on the host gives.
 #include "neuronmoe/analysis/responses.hpp"
-#include "neuronmoe/ops/reference.hpp"
+#include "neuronmoe/ops/backends.hpp"
 #include "support/on_gpu.hpp"
 
 using namespace nmoe;
@@ -52,10 +52,10 @@ BOOST_AUTO_TEST_CASE(groups_have_the_bits_of_the_plain_loops) {
       Both pooled = poisoned({4, s.width}, DType::float32);
       Tensor gpu_counts = on_gpu(counts), gpu_directions = on_gpu(directions),
              gpu_rows = on_gpu(rows_counted);
-      ops::reference::sum_groups(sums.view(), values.view(), host.views());
-      ops::reference::count_positive(counts.view(), values.view(), host.views());
+      ops::reference::sum_groups(sums.view(), values.view(), host.views(), cpu_stream());
+      ops::reference::count_positive(counts.view(), values.view(), host.views(), cpu_stream());
       ops::reference::add_directions(directions.view(), rows_counted.view(), values.view(), host.views(),
-                                     0x1.0p38);
+                                     0x1.0p38, cpu_stream());
       ops::sum_groups(pooled.gpu.view(), there.view(), gpu.views(), gpu_stream());
       ops::count_positive(gpu_counts.view(), there.view(), gpu.views(), gpu_stream());
       ops::add_directions(gpu_directions.view(), gpu_rows.view(), there.view(), gpu.views(), 0x1.0p38,

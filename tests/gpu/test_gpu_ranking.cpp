@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "neuronmoe/analysis/average_precision.hpp"
-#include "neuronmoe/ops/reference.hpp"
+#include "neuronmoe/ops/backends.hpp"
 #include "support/on_gpu.hpp"
 
 using namespace nmoe;
@@ -159,7 +159,7 @@ BOOST_AUTO_TEST_CASE(rank_rows_has_the_bits_of_the_plain_loops) {
   };
   const auto plain = run([](Tensor t) { return t; },
                          [](const auto& results, const auto& x, const auto& tables) {
-                           ops::reference::rank_rows(results, x, tables);
+                           ops::reference::rank_rows(results, x, tables, cpu_stream());
                          });
   const auto gpu = run([](const Tensor& t) { return on_gpu(t); },
                        [](const auto& results, const auto& x, const auto& tables) {

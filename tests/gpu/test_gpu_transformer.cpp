@@ -1,7 +1,7 @@
 // Norm, rotary embedding, SwiGLU, cross-entropy, embedding and element-wise kernels on the GPU against the
 // plain loops in float64: no rows, one element, odd and prime widths, widths that fill packs, more than one
 // block.
-#include "neuronmoe/ops/reference.hpp"
+#include "neuronmoe/ops/backends.hpp"
 #include "neuronmoe/ops/transformer.hpp"
 #include "support/on_gpu.hpp"
 
@@ -33,7 +33,7 @@ BOOST_AUTO_TEST_CASE(rms_norm) {
       Both y = poisoned(shape, dtype), inverse = poisoned({s.rows}, DType::float32);
       ops::rms_norm_forward(y.gpu.view(), inverse.gpu.view(), x.gpu.view(), w.gpu.view(), 1e-5, gpu_stream());
       ops::reference::rms_norm_forward(y.exact.view(), inverse.exact.view(), x.exact.view(), w.exact.view(),
-                                       1e-5);
+                                       1e-5, cpu_stream());
       check_gpu("y", y, gpu_tolerance(dtype));
       check_gpu("inv_rms", inverse, gpu_tolerance(DType::float32));
       // With the residual added on the way: the bits of the two kernels one after the other.
@@ -50,7 +50,7 @@ BOOST_AUTO_TEST_CASE(rms_norm) {
       BOOST_TEST(same_bits(from_gpu(fused.gpu), from_gpu(plain.gpu)));
       BOOST_TEST(same_bits(from_gpu(scale.gpu), from_gpu(plain_scale.gpu)));
       Tensor exact_sum = from_gpu(x.gpu);  // rounded to the type where the kernel rounds it
-      ops::reference::add_inplace(exact_sum.view(), residual.view());
+      ops::reference::add_inplace(exact_sum.view(), residual.view(), cpu_stream());
       BOOST_TEST(same_bits(from_gpu(sum), exact_sum));
       for (const bool accumulate : {false, true}) {
         Both dx = accumulate ? both(shape, dtype, 4) : poisoned(shape, dtype),
@@ -58,7 +58,7 @@ BOOST_AUTO_TEST_CASE(rms_norm) {
         ops::rms_norm_backward(dx.gpu.view(), dw.gpu.view(), dy.gpu.view(), x.gpu.view(), w.gpu.view(),
                                inverse.gpu.view(), accumulate, gpu_stream());
         ops::reference::rms_norm_backward(dx.exact.view(), dw.exact.view(), dy.exact.view(), x.exact.view(),
-                                          w.exact.view(), inverse.exact.view(), accumulate);
+                                          w.exact.view(), inverse.exact.view(), accumulate, cpu_stream());
         // One over the norm of a single element near 0 is large: errors grow with it.
         check_gpu("dx", dx, s.width == 1 ? Tolerance{1e-3, 0.01} : gpu_tolerance(dtype, width));
         check_gpu("dw", dw, gpu_tolerance(DType::float32, 16.0 * static_cast<double>(s.rows)));
@@ -84,7 +84,7 @@ BOOST_AUTO_TEST_CASE(rope) {
           ops::rope_apply(x.gpu.view(), gpu_positions.view(), cos.gpu.view(), sin.gpu.view(), inverse,
                           gpu_stream());
           ops::reference::rope_apply(x.exact.view(), positions.view(), cos.exact.view(), sin.exact.view(),
-                                     inverse);
+                                     inverse, cpu_stream());
           check_gpu("rope", x, gpu_tolerance(dtype));
         }
       }
@@ -99,12 +99,12 @@ BOOST_AUTO_TEST_CASE(swiglu) {
       const Both gate = both(shape, dtype, 1, 3.0), up = both(shape, dtype, 2), dh = both(shape, dtype, 3);
       Both h = poisoned(shape, dtype), dgate = poisoned(shape, dtype), dup = poisoned(shape, dtype);
       ops::swiglu_forward(h.gpu.view(), gate.gpu.view(), up.gpu.view(), gpu_stream());
-      ops::reference::swiglu_forward(h.exact.view(), gate.exact.view(), up.exact.view());
+      ops::reference::swiglu_forward(h.exact.view(), gate.exact.view(), up.exact.view(), cpu_stream());
       check_gpu("h", h, gpu_tolerance(dtype, 8));
       ops::swiglu_backward(dgate.gpu.view(), dup.gpu.view(), dh.gpu.view(), gate.gpu.view(), up.gpu.view(),
                            gpu_stream());
       ops::reference::swiglu_backward(dgate.exact.view(), dup.exact.view(), dh.exact.view(),
-                                      gate.exact.view(), up.exact.view());
+                                      gate.exact.view(), up.exact.view(), cpu_stream());
       check_gpu("dgate", dgate, gpu_tolerance(dtype, 8));
       check_gpu("dup", dup, gpu_tolerance(dtype, 8));
     }
@@ -120,7 +120,8 @@ BOOST_AUTO_TEST_CASE(cross_entropy) {
       for (const double scale : {0.0, 0.37}) {
         Both logits = both({s.rows, s.width}, dtype, 1, 4.0), losses = poisoned({s.rows}, DType::float32);
         ops::cross_entropy(losses.gpu.view(), logits.gpu.view(), gpu_labels.view(), scale, gpu_stream());
-        ops::reference::cross_entropy(losses.exact.view(), logits.exact.view(), labels.view(), scale);
+        ops::reference::cross_entropy(losses.exact.view(), logits.exact.view(), labels.view(), scale,
+                                      cpu_stream());
         check_gpu("losses", losses, gpu_tolerance(DType::float32, 64));
         check_gpu("dlogits", logits, gpu_tolerance(dtype));
       }
@@ -136,7 +137,7 @@ BOOST_AUTO_TEST_CASE(cross_entropy_of_extreme_logits) {
   const Tensor labels = make_tensor<std::int32_t>({0, 2, 3, 1}, {4}), gpu_labels = on_gpu(labels);
   Both logits = both(host), losses = poisoned({4}, DType::float32);
   ops::cross_entropy(losses.gpu.view(), logits.gpu.view(), gpu_labels.view(), 1.0, gpu_stream());
-  ops::reference::cross_entropy(losses.exact.view(), logits.exact.view(), labels.view(), 1.0);
+  ops::reference::cross_entropy(losses.exact.view(), logits.exact.view(), labels.view(), 1.0, cpu_stream());
   check_gpu("losses", losses, gpu_tolerance(DType::float32));
   check_gpu("dlogits", logits, gpu_tolerance(DType::float32));
 }
@@ -149,13 +150,13 @@ BOOST_AUTO_TEST_CASE(embedding) {
       const Both table = both({vocab, s.width}, dtype, 2), dy = both({s.rows, s.width}, dtype, 3);
       Both y = poisoned({s.rows, s.width}, dtype), dtable = both({vocab, s.width}, DType::float32, 4);
       ops::embedding_forward(y.gpu.view(), gpu_ids.view(), table.gpu.view(), gpu_stream());
-      ops::reference::embedding_forward(y.exact.view(), ids.view(), table.exact.view());
+      ops::reference::embedding_forward(y.exact.view(), ids.view(), table.exact.view(), cpu_stream());
       check_gpu("y", y, {0, 0});
       Tensor on_cpu = from_gpu(dtable.gpu), host_dy = from_gpu(dy.gpu);
       ops::embedding_backward(dtable.gpu.view(), dy.gpu.view(), gpu_ids.view(), gpu_stream());
-      ops::reference::embedding_backward(dtable.exact.view(), dy.exact.view(), ids.view());
+      ops::reference::embedding_backward(dtable.exact.view(), dy.exact.view(), ids.view(), cpu_stream());
       check_gpu("dtable", dtable, gpu_tolerance(DType::float32, 40));
-      ops::reference::embedding_backward(on_cpu.view(), host_dy.view(), ids.view());
+      ops::reference::embedding_backward(on_cpu.view(), host_dy.view(), ids.view(), cpu_stream());
       BOOST_TEST(same_bits(from_gpu(dtable.gpu), on_cpu));  // tokens in the same order
     }
   }
@@ -169,13 +170,13 @@ BOOST_AUTO_TEST_CASE(add_cast_fill) {
         const Both x = both({n}, other, 2);
         ops::cast(to.gpu.view(), x.gpu.view(), gpu_stream());
         Tensor host({n}, dtype);
-        ops::reference::cast(host.view(), from_gpu(x.gpu).view());
+        ops::reference::cast(host.view(), from_gpu(x.gpu).view(), cpu_stream());
         BOOST_TEST(same_bits(from_gpu(to.gpu), host));
         ops::add_inplace(y.gpu.view(), x.gpu.view(), gpu_stream());
-        ops::reference::add_inplace(y.exact.view(), x.exact.view());
+        ops::reference::add_inplace(y.exact.view(), x.exact.view(), cpu_stream());
         check_gpu("sum", y, gpu_tolerance(dtype));
         ops::fill(to.gpu.view(), 0.3, gpu_stream());
-        ops::reference::fill(host.view(), 0.3);
+        ops::reference::fill(host.view(), 0.3, cpu_stream());
         BOOST_TEST(same_bits(from_gpu(to.gpu), host));
       }
     }
@@ -186,6 +187,6 @@ BOOST_AUTO_TEST_CASE(views_that_start_at_an_odd_element) {
   // An optimizer slice may start anywhere: the one-element kernels take over.
   Both x = both({1000}, DType::float32, 1), y = both({1000}, DType::bfloat16, 2);
   ops::add_inplace(y.gpu.view().rows(3, 990), x.gpu.view().rows(5, 990), gpu_stream());
-  ops::reference::add_inplace(y.exact.view().rows(3, 990), x.exact.view().rows(5, 990));
+  ops::reference::add_inplace(y.exact.view().rows(3, 990), x.exact.view().rows(5, 990), cpu_stream());
   check_gpu("sum", y, gpu_tolerance(DType::bfloat16));
 }

@@ -8,7 +8,7 @@
 #include "neuronmoe/evaluation/continuation.hpp"
 #include "neuronmoe/evaluation/perplexity.hpp"
 #include "neuronmoe/model/decoder.hpp"
-#include "neuronmoe/ops/linear.hpp"
+#include "neuronmoe/ops/backends.hpp"
 #include "support/fake_analysis.hpp"
 #include "support/mpi_fixture.hpp"
 
@@ -113,7 +113,7 @@ BOOST_AUTO_TEST_CASE(batches_of_another_size_change_no_bit) {
   if (world().rank() != 0) return;
   for (std::size_t i = 1; i < results.size(); ++i) {
     const NeuronStatistics &a = results[0], &b = results[i];
-    const bool same = ops::rows_are_independent_on_cpu();
+    const bool same = ops::cpu::rows_are_independent();
     if (same) check_same(a.ap, b.ap);
     for (const auto member : {&NeuronStatistics::off_mean, &NeuronStatistics::off_p50,
                               &NeuronStatistics::on_p50, &NeuronStatistics::on_p90}) {

@@ -14,6 +14,12 @@ inline Stream& gpu_stream() {
   return stream.stream();
 }
 
+/// For the plain loops beside it.
+inline Stream& cpu_stream() {
+  static Stream stream;
+  return stream;
+}
+
 inline Tensor on_gpu(ConstTensorView host) {
   return copied_to(Device::cuda, host, gpu_stream());
 }
@@ -29,9 +35,8 @@ struct Both {
   Tensor exact, gpu;
 };
 inline Both both(const Tensor& host) {
-  Stream cpu;
   Both result{Tensor(host.shape(), DType::float64), on_gpu(host)};
-  ops::cast(result.exact.view(), host.view(), cpu);
+  ops::cast(result.exact.view(), host.view(), cpu_stream());
   return result;
 }
 inline Both both(Shape shape, DType dtype, std::uint32_t seed, double scale = 1.0) {

@@ -1,9 +1,9 @@
 // Matrix products: the equation by hand, gradients, fast = plain, threads.
 #include <boost/test/unit_test.hpp>
 
+#include "neuronmoe/ops/backends.hpp"
 #include "neuronmoe/ops/gpu_libraries.hpp"
 #include "neuronmoe/ops/linear.hpp"
-#include "neuronmoe/ops/reference.hpp"
 #include "support/compare.hpp"
 #include "support/gradcheck.hpp"
 
@@ -18,6 +18,17 @@ struct Size {
 // 0, 1, primes, more than one block of rows or columns, the quickstart's widths.
 const std::vector<Size> sizes = {{0, 5, 3},   {4, 0, 3},     {4, 5, 0},      {1, 1, 1},      {7, 13, 5},
                                  {61, 17, 3}, {300, 64, 37}, {37, 128, 531}, {512, 128, 344}};
+
+/// "" if they could be opened.
+std::string why_no_gpu_libraries() {
+  try {
+    ops::require_gpu_libraries();
+  } catch (const Error& e) {
+    BOOST_TEST((e.code() == ErrorCode::config));
+    return e.what();
+  }
+  return "";
+}
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(forward_by_hand) {
@@ -60,7 +71,7 @@ BOOST_AUTO_TEST_CASE(rows_do_not_depend_on_their_company) {
         for (const std::int64_t count : {1, 2, 3, 7, 15, 16, 17, 31, 64, 100, 257, 515, 516}) {
           ops::linear_forward(part.view().rows(0, count), x.view().rows(first, count), w.view(), {}, stream);
           const ConstTensorView expected = whole.view().rows(first, count);
-          if (ops::rows_are_independent_on_cpu()) {
+          if (ops::cpu::rows_are_independent()) {
             BOOST_TEST(values(part.view().rows(0, count)) == values(expected),
                        boost::test_tools::per_element());
           } else {
@@ -83,23 +94,23 @@ BOOST_AUTO_TEST_CASE(fast_equals_reference) {
         Tensor y({s.tokens, s.out}, out), expected({s.tokens, s.out}, out);
         for (const ConstTensorView b : {ConstTensorView{}, bias.view()}) {
           ops::linear_forward(y.view(), x.view(), w.view(), b, stream);
-          ops::reference::linear_forward(expected.view(), x.view(), w.view(), b);
+          ops::reference::linear_forward(expected.view(), x.view(), w.view(), b, stream);
           check_close("y", y, expected, Kind::sum);
         }
         const Tensor dy = random_tensor({s.tokens, s.out}, out, 4);
         for (const bool accumulate : {false, true}) {
           Tensor dx = random_tensor({s.tokens, s.in}, dtype, 5), dx_expected = copy_of(dx);
           ops::linear_backward_input(dx.view(), dy.view(), w.view(), accumulate, stream);
-          ops::reference::linear_backward_input(dx_expected.view(), dy.view(), w.view(), accumulate);
+          ops::reference::linear_backward_input(dx_expected.view(), dy.view(), w.view(), accumulate, stream);
           check_close("dx", dx, dx_expected, Kind::sum);
         }
         Tensor dw = random_tensor({s.out, s.in}, acc, 6), dw_expected = copy_of(dw);
         ops::linear_backward_weight(dw.view(), dy.view(), x.view(), stream);
-        ops::reference::linear_backward_weight(dw_expected.view(), dy.view(), x.view());
+        ops::reference::linear_backward_weight(dw_expected.view(), dy.view(), x.view(), stream);
         check_close("dw", dw, dw_expected, Kind::sum);
         Tensor db = random_tensor({s.out}, accumulator_of(out), 7), db_expected = copy_of(db);
         ops::linear_backward_bias(db.view(), dy.view(), stream);
-        ops::reference::linear_backward_bias(db_expected.view(), dy.view());
+        ops::reference::linear_backward_bias(db_expected.view(), dy.view(), stream);
         check_close("db", db, db_expected, Kind::sum);
       }
     }
@@ -156,15 +167,22 @@ BOOST_AUTO_TEST_CASE(wrong_arguments_are_named) {
                         Error, code_is(ErrorCode::internal));  // tensors there, stream here
 }
 
+// Where nothing defines the kernels of ops::cuda, whoever asks for one is told the remedy.
+BOOST_AUTO_TEST_CASE(without_cuda_a_gpu_kernel_is_an_error) {
+  if (!why_no_gpu_libraries().starts_with("this program was built without CUDA;")) return;
+  float element = 1.0F;
+  Stream gpu(Device::cuda);
+  BOOST_CHECK_EXCEPTION(ops::fill(TensorView(&element, DType::float32, {1}, Device::cuda), 2.0, gpu), Error,
+                        [](const Error& e) {
+                          return e.code() == ErrorCode::config &&
+                                 std::string(e.what()) == "fill: built without CUDA; use --device cpu";
+                        });
+  BOOST_TEST(element == 1.0F);
+}
+
 // A toolkit that was built with has every function we name; no GPU is needed to look.
 BOOST_AUTO_TEST_CASE(gpu_libraries_open_or_say_why) {
-  std::string reason;
-  try {
-    ops::require_gpu_libraries();
-  } catch (const Error& e) {
-    BOOST_TEST((e.code() == ErrorCode::config));
-    reason = e.what();
-  }
+  const std::string reason = why_no_gpu_libraries();
   BOOST_TEST(
       (reason.empty() || reason.starts_with("this program was built without CUDA;") ||
        reason.find("cannot open shared object file: No such file or directory; products on a GPU need") !=

@@ -1,9 +1,9 @@
 // Router, auxiliary losses (METHOD 13 goldens), gather and combine.
 #include <boost/test/unit_test.hpp>
 
+#include "neuronmoe/ops/backends.hpp"
 #include "neuronmoe/ops/moe.hpp"
 #include "neuronmoe/ops/pooling.hpp"
-#include "neuronmoe/ops/reference.hpp"
 #include "support/compare.hpp"
 #include "support/gradcheck.hpp"
 
@@ -284,7 +284,7 @@ BOOST_AUTO_TEST_CASE(fast_equals_reference) {
               ops::combine_forward(y.view(), rows.view(), s.row_of_slot.view(), s.indices.view(), w,
                                    accumulate, stream);
               ops::reference::combine_forward(y2.view(), rows.view(), s.row_of_slot.view(), s.indices.view(),
-                                              w, accumulate);
+                                              w, accumulate, stream);
               check_close("y", y, y2, Kind::elementwise);
             }
           }
@@ -293,32 +293,16 @@ BOOST_AUTO_TEST_CASE(fast_equals_reference) {
           ops::combine_backward(d.view(), dw.view(), dy.view(), rows.view(), s.row_of_slot.view(),
                                 s.weights.view(), stream);
           ops::reference::combine_backward(d2.view(), dw2.view(), dy.view(), rows.view(),
-                                           s.row_of_slot.view(), s.weights.view());
+                                           s.row_of_slot.view(), s.weights.view(), stream);
           check_close("drows", d, d2, Kind::elementwise);
           check_close("dweights", dw, dw2, Kind::sum);
           const Tensor from = random_ids({tokens > 0 ? 307 : 0}, std::max<std::int64_t>(tokens, 1), 6);
           Tensor g({from.num_elements(), width}, dtype), g2({from.num_elements(), width}, dtype);
           ops::gather_rows(g.view(), dy.view(), from.view(), stream);
-          ops::reference::gather_rows(g2.view(), dy.view(), from.view());
+          ops::reference::gather_rows(g2.view(), dy.view(), from.view(), stream);
           BOOST_TEST(same_bits(g, g2));
         }
       }
-    }
-  }
-}
-
-BOOST_AUTO_TEST_CASE(accumulate_by_sample) {
-  Tensor sums = make_tensor<float>({1, 0, 0, 0}, {2, 2});
-  ops::accumulate_by_sample(sums.view(), make_tensor<float>({1, 2, 3, 4, 5, 6}, {3, 2}).view(),
-                            make_tensor<std::int32_t>({1, 0, 1}, {3}).view(), stream);
-  BOOST_TEST(values(sums.view()) == (std::vector<double>{4, 4, 6, 8}), boost::test_tools::per_element());
-  for (const DType dtype : {f64, DType::float32, DType::bfloat16}) {
-    for (const std::int64_t tokens : {0, 1, 503}) {
-      const Tensor x = random_tensor({tokens, 1031}, dtype, 1), sample = random_ids({tokens}, 3, 2);
-      Tensor a({3, 1031}, accumulator_of(dtype)), b({3, 1031}, accumulator_of(dtype));
-      ops::accumulate_by_sample(a.view(), x.view(), sample.view(), stream);
-      ops::reference::accumulate_by_sample(b.view(), x.view(), sample.view());
-      BOOST_TEST(same_bits(a, b));  // one addition at a time, tokens ascending, in both
     }
   }
 }
@@ -368,9 +352,9 @@ BOOST_AUTO_TEST_CASE(row_groups_fast_equals_reference) {
         ops::sum_groups(out[0].view(), x.view(), groups, stream);
         ops::count_positive(out[1].view(), x.view(), groups, stream);
         ops::add_directions(out[2].view(), out[3].view(), x.view(), groups, 0x1.0p38, stream);
-        ops::reference::sum_groups(plain[0].view(), x.view(), groups);
-        ops::reference::count_positive(plain[1].view(), x.view(), groups);
-        ops::reference::add_directions(plain[2].view(), plain[3].view(), x.view(), groups, 0x1.0p38);
+        ops::reference::sum_groups(plain[0].view(), x.view(), groups, stream);
+        ops::reference::count_positive(plain[1].view(), x.view(), groups, stream);
+        ops::reference::add_directions(plain[2].view(), plain[3].view(), x.view(), groups, 0x1.0p38, stream);
         for (std::size_t i = 0; i < out.size(); ++i) BOOST_TEST(same_bits(out[i], plain[i]));
         return out;
       });
@@ -382,18 +366,15 @@ BOOST_AUTO_TEST_CASE(same_bits_on_any_number_of_threads) {
   const Slots s = make_slots(701, 2);
   for (const DType dtype : fast_dtypes) {
     const Tensor rows = random_tensor({s.num_rows, 200}, dtype, 3), dy = random_tensor({701, 200}, dtype, 4);
-    const Tensor sample = random_ids({701}, 3, 5), wide = random_tensor({701, 3000}, dtype, 6);
     check_thread_invariant("moe", [&] {
       std::vector<Tensor> out;
       out.emplace_back(Shape{701, 200}, dtype);
       out.emplace_back(rows.shape(), dtype);
       out.emplace_back(Shape{701, 2}, DType::float32);
-      out.emplace_back(Shape{3, 3000}, DType::float32);
       ops::combine_forward(out[0].view(), rows.view(), s.row_of_slot.view(), s.indices.view(),
                            s.weights.view(), false, stream);
       ops::combine_backward(out[1].view(), out[2].view(), dy.view(), rows.view(), s.row_of_slot.view(),
                             s.weights.view(), stream);
-      ops::accumulate_by_sample(out[3].view(), wide.view(), sample.view(), stream);
       return out;
     });
   }

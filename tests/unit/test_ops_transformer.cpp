@@ -3,7 +3,7 @@
 #include <numbers>
 
 #include "../../src/ops/cpu/lanes.hpp"
-#include "neuronmoe/ops/reference.hpp"
+#include "neuronmoe/ops/backends.hpp"
 #include "neuronmoe/ops/transformer.hpp"
 #include "support/compare.hpp"
 #include "support/gradcheck.hpp"
@@ -82,7 +82,7 @@ BOOST_AUTO_TEST_CASE(rms_norm_fast_equals_reference) {
       const Tensor dy = random_tensor(shape, dtype, 3);
       Tensor y(shape, dtype), y2(shape, dtype), i({s.rows}, DType::float32), i2({s.rows}, DType::float32);
       ops::rms_norm_forward(y.view(), i.view(), x.view(), w.view(), 1e-5, stream);
-      ops::reference::rms_norm_forward(y2.view(), i2.view(), x.view(), w.view(), 1e-5);
+      ops::reference::rms_norm_forward(y2.view(), i2.view(), x.view(), w.view(), 1e-5, stream);
       check_close("y", y, y2, Kind::elementwise);
       check_close("inv_rms", i, i2, Kind::elementwise);
       for (const bool accumulate : {false, true}) {
@@ -91,7 +91,7 @@ BOOST_AUTO_TEST_CASE(rms_norm_fast_equals_reference) {
         ops::rms_norm_backward(dx.view(), dw.view(), dy.view(), x.view(), w.view(), i.view(), accumulate,
                                stream);
         ops::reference::rms_norm_backward(dx2.view(), dw2.view(), dy.view(), x.view(), w.view(), i.view(),
-                                          accumulate);
+                                          accumulate, stream);
         check_close("dx", dx, dx2, Kind::sum);
         check_close("dw", dw, dw2, Kind::sum);
         ops::rms_norm_backward(dx2.view(), {}, dy.view(), x.view(), w.view(), i.view(), false, stream);
@@ -125,7 +125,7 @@ BOOST_AUTO_TEST_CASE(add_rms_norm_has_the_bits_of_adding_first) {
       BOOST_TEST(same_bits(i, i2));
       Tensor plain_x = random_tensor(shape, dtype, 1), plain_y(shape, dtype), plain_i(i.shape(), i.dtype());
       ops::reference::add_rms_norm_forward(plain_y.view(), plain_i.view(), plain_x.view(), residual.view(),
-                                           w.view(), 1e-5);
+                                           w.view(), 1e-5, stream);
       BOOST_TEST(same_bits(x, plain_x));
       check_close("y", y, plain_y, dtype == f64 ? Kind::golden : Kind::elementwise);
     }
@@ -167,7 +167,7 @@ BOOST_AUTO_TEST_CASE(rope_gradient_and_fast) {
         for (const bool inverse : {false, true}) {
           Tensor fast = random_tensor({tokens, 3, 2 * half}, dtype, 5), plain = copy_of(fast);
           ops::rope_apply(fast.view(), ids.view(), co.view(), si.view(), inverse, stream);
-          ops::reference::rope_apply(plain.view(), ids.view(), co.view(), si.view(), inverse);
+          ops::reference::rope_apply(plain.view(), ids.view(), co.view(), si.view(), inverse, stream);
           check_close("rope", fast, plain, Kind::elementwise);
         }
       }
@@ -201,10 +201,10 @@ BOOST_AUTO_TEST_CASE(swiglu) {
       const Tensor dh = random_tensor(shape, dtype, 6);
       Tensor a(shape, dtype), a2(shape, dtype), b(shape, dtype), b2(shape, dtype);
       ops::swiglu_forward(a.view(), g.view(), u.view(), stream);
-      ops::reference::swiglu_forward(a2.view(), g.view(), u.view());
+      ops::reference::swiglu_forward(a2.view(), g.view(), u.view(), stream);
       check_close("h", a, a2, Kind::elementwise);
       ops::swiglu_backward(a.view(), b.view(), dh.view(), g.view(), u.view(), stream);
-      ops::reference::swiglu_backward(a2.view(), b2.view(), dh.view(), g.view(), u.view());
+      ops::reference::swiglu_backward(a2.view(), b2.view(), dh.view(), g.view(), u.view(), stream);
       check_close("dgate", a, a2, Kind::elementwise);
       check_close("dup", b, b2, Kind::elementwise);
     }
@@ -255,7 +255,7 @@ BOOST_AUTO_TEST_CASE(cross_entropy_gradient_and_fast) {
         if (s.rows > 1) ids.data<std::int32_t>()[1] = -100;
         Tensor loss({s.rows}, DType::float32), loss2({s.rows}, DType::float32);
         ops::cross_entropy(loss.view(), fast.view(), ids.view(), scale, stream);
-        ops::reference::cross_entropy(loss2.view(), plain.view(), ids.view(), scale);
+        ops::reference::cross_entropy(loss2.view(), plain.view(), ids.view(), scale, stream);
         check_close("losses", loss, loss2, Kind::sum);
         check_close("dlogits", fast, plain, Kind::sum);
       }
@@ -284,12 +284,14 @@ BOOST_AUTO_TEST_CASE(embedding) {
                low = make_tensor<std::int32_t>({0, -1, 0}, {3});
   BOOST_CHECK_THROW(ops::embedding_forward(y.view(), high.view(), table.view(), stream), Error);
   BOOST_CHECK_THROW(ops::embedding_forward(y.view(), low.view(), table.view(), stream), Error);
-  for (const DType dtype : fast_dtypes) {
-    const Tensor many = random_ids({401}, 7, 1), dy = random_tensor({401, 131}, dtype, 2);
-    Tensor sum({7, 131}, DType::float32), sum2({7, 131}, DType::float32);
-    ops::embedding_backward(sum.view(), dy.view(), many.view(), stream);
-    ops::reference::embedding_backward(sum2.view(), dy.view(), many.view());
-    BOOST_TEST(same_bits(sum, sum2));  // same order of additions: tokens ascending
+  for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16}) {
+    for (const std::int64_t tokens : {0, 1, 503}) {
+      const Tensor many = random_ids({tokens}, 7, 1), dy = random_tensor({tokens, 1031}, dtype, 2);
+      Tensor sum({7, 1031}, accumulator_of(dtype)), sum2({7, 1031}, accumulator_of(dtype));
+      ops::embedding_backward(sum.view(), dy.view(), many.view(), stream);
+      ops::reference::embedding_backward(sum2.view(), dy.view(), many.view(), stream);
+      BOOST_TEST(same_bits(sum, sum2));  // one addition at a time, tokens ascending, in both
+    }
   }
 }
 
@@ -301,10 +303,10 @@ BOOST_AUTO_TEST_CASE(add_cast_fill) {
         const Tensor x = random_tensor({n}, from, 1);
         Tensor y = random_tensor({n}, to, 2), y2 = copy_of(y), z({n}, to), z2({n}, to);
         ops::add_inplace(y.view(), x.view(), stream);
-        ops::reference::add_inplace(y2.view(), x.view());
+        ops::reference::add_inplace(y2.view(), x.view(), stream);
         BOOST_TEST(same_bits(y, y2));
         ops::cast(z.view(), x.view(), stream);
-        ops::reference::cast(z2.view(), x.view());
+        ops::reference::cast(z2.view(), x.view(), stream);
         BOOST_TEST(same_bits(z, z2));
       }
     }
@@ -329,19 +331,20 @@ BOOST_AUTO_TEST_CASE(same_bits_on_any_number_of_threads) {
   for (const DType dtype : fast_dtypes) {
     const Tensor x = random_tensor(shape, dtype, 1), w = random_tensor({width}, dtype, 2);
     const Tensor dy = random_tensor(shape, dtype, 3), labels = random_ids({rows}, width, 4);
+    const Tensor wide = random_tensor({rows, 3000}, dtype, 5);
     check_thread_invariant("rows", [&] {
       std::vector<Tensor> out;
       for (int i = 0; i < 3; ++i) out.emplace_back(shape, dtype);
       for (int i = 0; i < 2; ++i) out.emplace_back(Shape{rows}, DType::float32);
       out.emplace_back(Shape{width}, DType::float32);
-      out.emplace_back(shape, DType::float32);
+      out.emplace_back(Shape{width, 3000}, DType::float32);
       out.push_back(copy_of(x));
       ops::rms_norm_forward(out[0].view(), out[3].view(), x.view(), w.view(), 1e-5, stream);
       ops::rms_norm_backward(out[1].view(), out[5].view(), dy.view(), x.view(), w.view(), out[3].view(),
                              false, stream);
       ops::swiglu_forward(out[2].view(), x.view(), dy.view(), stream);
       ops::cross_entropy(out[4].view(), out[7].view(), labels.view(), 1.0, stream);
-      ops::embedding_backward(out[6].view().rows(0, width), dy.view(), labels.view(), stream);
+      ops::embedding_backward(out[6].view(), wide.view(), labels.view(), stream);
       return out;
     });
   }

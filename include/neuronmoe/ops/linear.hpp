@@ -18,11 +18,6 @@ namespace nmoe::ops {
 /// @param[out] y [T, B]   @param x [T, A]   @param w [B, A]   @param bias [B] or {}
 void linear_forward(TensorView y, ConstTensorView x, ConstTensorView w, ConstTensorView bias, Stream& stream);
 
-/// Whether, on this CPU, a row of y has the same bits whatever rows come with it and however many: then
-/// results do not depend on how tokens are cut into batches. True with AVX-512, and in a build without
-/// oneDNN.
-bool rows_are_independent_on_cpu();
-
 /// dx (=|+=) dy·W. dy may have the dtype of x or be `acc`.   @param[out] dx [T, A]   @param dy [T, B] @param
 /// w [B, A]
 void linear_backward_input(TensorView dx, ConstTensorView dy, ConstTensorView w, bool accumulate,

@@ -73,10 +73,4 @@ void combine_forward_rounded(TensorView y, ConstTensorView rows, ConstTensorView
 void combine_backward(TensorView drows, TensorView dweights, ConstTensorView dy, ConstTensorView rows,
                       ConstTensorView row_of_slot, ConstTensorView weights, Stream& stream);
 
-/// Pooling of observed activations (METHOD 1.4): sums[row_sample[t]] += values[t], tokens in ascending order,
-/// float32 sums (float64 for float64 values).   @param[in,out] sums [S, N] acc   @param values [T, N] @param
-/// row_sample [T] int32
-void accumulate_by_sample(TensorView sums, ConstTensorView values, ConstTensorView row_sample,
-                          Stream& stream);
-
 }  // namespace nmoe::ops

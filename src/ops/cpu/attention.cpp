@@ -7,8 +7,9 @@
 
 #include "floating.hpp"
 #include "gemm.hpp"
-#include "kernels.hpp"
 #include "lanes.hpp"
+#include "neuronmoe/ops/backends.hpp"
+#include "scratch.hpp"
 #include "threads.hpp"
 
 namespace nmoe::ops::cpu {
@@ -23,11 +24,11 @@ struct Rows {
   std::int64_t ld;
 };
 
-template <int purpose>
+template <Scratch purpose>
 Rows as_float(const float* p, std::int64_t ld, std::int64_t, std::int64_t) {
   return {p, ld};
 }
-template <int purpose>
+template <Scratch purpose>
 Rows as_float(const bfloat16* p, std::int64_t ld, std::int64_t count, std::int64_t width) {
   float* copy = scratch<float, purpose>(count * width);
   for (std::int64_t r = 0; r < count; ++r) {
@@ -101,12 +102,13 @@ void attend_block(T* o, float* lse, const T* q, const T* k, const T* v, const He
                   std::int64_t from) {
   const std::int64_t count = std::min(query_block, s.length - from), keys = from + count, width = s.width;
   const std::int64_t kv_head = head / (s.num_q / s.num_kv);
-  const Rows qs = as_float<30>(s.q(q, head) + from * s.q_stride(), s.q_stride(), count, width);
-  const Rows ks = as_float<31>(s.kv(k, kv_head), s.kv_stride(), keys, width);
-  const Rows vs = as_float<32>(s.kv(v, kv_head), s.kv_stride(), keys, width);
+  const Rows qs =
+      as_float<Scratch::attention_q>(s.q(q, head) + from * s.q_stride(), s.q_stride(), count, width);
+  const Rows ks = as_float<Scratch::attention_k>(s.kv(k, kv_head), s.kv_stride(), keys, width);
+  const Rows vs = as_float<Scratch::attention_v>(s.kv(v, kv_head), s.kv_stride(), keys, width);
   const std::int64_t ld = padded(keys);
-  float* p = scratch<float, 33>(count * ld);
-  float* sums = scratch<float, 34>(count * width);
+  float* p = scratch<float, Scratch::attention_scores>(count * ld);
+  float* sums = scratch<float, Scratch::attention_sum_o>(count * width);
   gemm_piece({false, true, count, keys, width, qs.ld, ks.ld, ld}, qs.p, ks.p, p, false);
   float inverse[query_block];
   for (std::int64_t i = 0; i < count; ++i) {
@@ -152,13 +154,13 @@ void attend_backward_block(const Backward<T>& x, float* sum_k, float* sum_v, Row
                            std::int64_t head, std::int64_t from) {
   const std::int64_t count = std::min(query_block, s.length - from), keys = from + count, width = s.width;
   const std::int64_t skip = from * s.q_stride(), stride = s.q_stride();
-  const Rows qs = as_float<30>(s.q(x.q, head) + skip, stride, count, width);
-  const Rows os = as_float<35>(s.q(x.o, head) + skip, stride, count, width);
-  const Rows gs = as_float<36>(s.q(x.d_o, head) + skip, stride, count, width);
+  const Rows qs = as_float<Scratch::attention_q>(s.q(x.q, head) + skip, stride, count, width);
+  const Rows os = as_float<Scratch::attention_o>(s.q(x.o, head) + skip, stride, count, width);
+  const Rows gs = as_float<Scratch::attention_d_o>(s.q(x.d_o, head) + skip, stride, count, width);
   const std::int64_t ld = padded(keys);
-  float* p = scratch<float, 33>(count * ld);
-  float* dp = scratch<float, 37>(count * ld);
-  float* sum_q = scratch<float, 34>(count * width);
+  float* p = scratch<float, Scratch::attention_scores>(count * ld);
+  float* dp = scratch<float, Scratch::attention_score_gradients>(count * ld);
+  float* sum_q = scratch<float, Scratch::attention_sum_dq>(count * width);
   gemm_piece({false, true, count, keys, width, qs.ld, ks.ld, ld}, qs.p, ks.p, p, false);
   gemm_piece({false, true, count, keys, width, gs.ld, vs.ld, ld}, gs.p, vs.p, dp, false);
   for (std::int64_t i = 0; i < count; ++i) {
@@ -178,10 +180,10 @@ void attend_backward_block(const Backward<T>& x, float* sum_k, float* sum_v, Row
 // Blocks and heads that share keys are taken in order, so the sums in dk and dv have one order.
 template <typename T>
 void attend_backward(const Backward<T>& x, const Heads& s, std::int64_t kv_head) {
-  const Rows ks = as_float<31>(s.kv(x.k, kv_head), s.kv_stride(), s.length, s.width);
-  const Rows vs = as_float<32>(s.kv(x.v, kv_head), s.kv_stride(), s.length, s.width);
-  float* sum_k = scratch<float, 38>(s.length * s.width);
-  float* sum_v = scratch<float, 39>(s.length * s.width);
+  const Rows ks = as_float<Scratch::attention_k>(s.kv(x.k, kv_head), s.kv_stride(), s.length, s.width);
+  const Rows vs = as_float<Scratch::attention_v>(s.kv(x.v, kv_head), s.kv_stride(), s.length, s.width);
+  float* sum_k = scratch<float, Scratch::attention_sum_dk>(s.length * s.width);
+  float* sum_v = scratch<float, Scratch::attention_sum_dv>(s.length * s.width);
   std::fill_n(sum_k, s.length * s.width, 0.0F);
   std::fill_n(sum_v, s.length * s.width, 0.0F);
   const std::int64_t group = s.num_q / s.num_kv;
@@ -214,8 +216,9 @@ std::int64_t score_work(std::span<const std::int64_t> offsets, ConstTensorView q
 }  // namespace
 
 void attention_forward(TensorView o, TensorView lse, ConstTensorView q, ConstTensorView k, ConstTensorView v,
-                       std::span<const std::int64_t> offsets, double scale) {
-  if (q.dtype() == DType::float64) return reference::attention_forward(o, lse, q, k, v, offsets, scale);
+                       std::span<const std::int64_t> offsets, double scale, Stream& stream) {
+  if (q.dtype() == DType::float64)
+    return reference::attention_forward(o, lse, q, k, v, offsets, scale, stream);
   if (q.num_elements() == 0) return;
   const std::int64_t heads = q.dim(1), sequences = static_cast<std::int64_t>(offsets.size()) - 1;
   visit_fast(q.dtype(), [&]<typename T>() {
@@ -233,9 +236,9 @@ void attention_forward(TensorView o, TensorView lse, ConstTensorView q, ConstTen
 
 void attention_backward(TensorView dq, TensorView dk, TensorView dv, ConstTensorView d_o, ConstTensorView o,
                         ConstTensorView q, ConstTensorView k, ConstTensorView v, ConstTensorView lse,
-                        std::span<const std::int64_t> offsets, double scale) {
+                        std::span<const std::int64_t> offsets, double scale, Stream& stream) {
   if (q.dtype() == DType::float64) {
-    return reference::attention_backward(dq, dk, dv, d_o, o, q, k, v, lse, offsets, scale);
+    return reference::attention_backward(dq, dk, dv, d_o, o, q, k, v, lse, offsets, scale, stream);
   }
   if (q.num_elements() == 0) return;
   const std::int64_t kv_heads = k.dim(1), sequences = static_cast<std::int64_t>(offsets.size()) - 1;

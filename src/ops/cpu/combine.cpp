@@ -1,8 +1,10 @@
+// Rows of experts summed into tokens, and the way back.
 #include <algorithm>
 
 #include "floating.hpp"
-#include "kernels.hpp"
 #include "lanes.hpp"
+#include "neuronmoe/ops/backends.hpp"
+#include "scratch.hpp"
 #include "threads.hpp"
 
 namespace nmoe::ops::cpu {
@@ -31,9 +33,9 @@ void sum_terms(T* y, const Term<T>* terms, std::int64_t count, std::int64_t widt
 }  // namespace
 
 void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot, ConstTensorView indices,
-                     ConstTensorView weights, bool accumulate) {
+                     ConstTensorView weights, bool accumulate, Stream& stream) {
   if (y.dtype() == DType::float64) {
-    return reference::combine_forward(y, rows, row_of_slot, indices, weights, accumulate);
+    return reference::combine_forward(y, rows, row_of_slot, indices, weights, accumulate, stream);
   }
   const std::int64_t tokens = y.dim(0), width = y.dim(1), top_k = indices.dim(1);
   visit_fast(y.dtype(), [&]<typename T>() {
@@ -42,7 +44,7 @@ void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_
     const float* pw = weights ? weights.data<float>() : nullptr;
     const auto *slot = row_of_slot.data<std::int32_t>(), *expert = indices.data<std::int32_t>();
     parallel_for(tokens, tokens * width * top_k, [&](std::int64_t t) {
-      Term<T>* terms = scratch<Term<T>, 20>(top_k);
+      Term<T>* terms = scratch<Term<T>, Scratch::combine_terms>(top_k);
       std::int64_t count = 0;
       for (std::int64_t s = t * top_k; s < (t + 1) * top_k; ++s) {
         if (slot[s] < 0) continue;
@@ -56,9 +58,9 @@ void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_
 }
 
 void combine_backward(TensorView drows, TensorView dweights, ConstTensorView dy, ConstTensorView rows,
-                      ConstTensorView row_of_slot, ConstTensorView weights) {
+                      ConstTensorView row_of_slot, ConstTensorView weights, Stream& stream) {
   if (dy.dtype() == DType::float64) {
-    return reference::combine_backward(drows, dweights, dy, rows, row_of_slot, weights);
+    return reference::combine_backward(drows, dweights, dy, rows, row_of_slot, weights, stream);
   }
   const std::int64_t slots = row_of_slot.num_elements(), width = dy.dim(1), top_k = row_of_slot.dim(1);
   visit_fast(dy.dtype(), [&]<typename T>() {

@@ -1,10 +1,11 @@
+// Kernels that work element by element: SwiGLU, sums, conversions, AdamW, squared norms.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "floating.hpp"
-#include "kernels.hpp"
 #include "lanes.hpp"
+#include "neuronmoe/ops/backends.hpp"
 #include "threads.hpp"
 
 namespace nmoe::ops::cpu {
@@ -21,8 +22,8 @@ void parallel_blocks(std::int64_t count, F&& f) {
 
 }  // namespace
 
-void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up) {
-  if (h.dtype() == DType::float64) return reference::swiglu_forward(h, gate, up);
+void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up, Stream& stream) {
+  if (h.dtype() == DType::float64) return reference::swiglu_forward(h, gate, up, stream);
   visit_fast(h.dtype(), [&]<typename T>() {
     parallel_blocks(h.num_elements(), [&](std::int64_t first, std::int64_t size) {
       const T *pg = gate.data<T>() + first, *pu = up.data<T>() + first;
@@ -36,8 +37,8 @@ void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up) {
 }
 
 void swiglu_backward(TensorView dgate, TensorView dup, ConstTensorView dh, ConstTensorView gate,
-                     ConstTensorView up) {
-  if (dh.dtype() == DType::float64) return reference::swiglu_backward(dgate, dup, dh, gate, up);
+                     ConstTensorView up, Stream& stream) {
+  if (dh.dtype() == DType::float64) return reference::swiglu_backward(dgate, dup, dh, gate, up, stream);
   visit_fast(dh.dtype(), [&]<typename T>() {
     parallel_blocks(dh.num_elements(), [&](std::int64_t first, std::int64_t size) {
       const T *pd = dh.data<T>() + first, *pg = gate.data<T>() + first, *pu = up.data<T>() + first;
@@ -52,8 +53,8 @@ void swiglu_backward(TensorView dgate, TensorView dup, ConstTensorView dh, Const
   });
 }
 
-void add_inplace(TensorView y, ConstTensorView x) {
-  if (y.dtype() == DType::float64 || x.dtype() == DType::float64) return reference::add_inplace(y, x);
+void add_inplace(TensorView y, ConstTensorView x, Stream& stream) {
+  if (y.dtype() == DType::float64 || x.dtype() == DType::float64) return reference::add_inplace(y, x, stream);
   visit_fast(y.dtype(), [&]<typename Y>() {
     visit_fast(x.dtype(), [&]<typename X>() {
       parallel_blocks(y.num_elements(), [&](std::int64_t first, std::int64_t size) {
@@ -66,8 +67,9 @@ void add_inplace(TensorView y, ConstTensorView x) {
   });
 }
 
-void cast(TensorView dst, ConstTensorView src) {
-  if (dst.dtype() == DType::float64 || src.dtype() == DType::float64) return reference::cast(dst, src);
+void cast(TensorView dst, ConstTensorView src, Stream& stream) {
+  if (dst.dtype() == DType::float64 || src.dtype() == DType::float64)
+    return reference::cast(dst, src, stream);
   visit_fast(dst.dtype(), [&]<typename To>() {
     visit_fast(src.dtype(), [&]<typename From>() {
       parallel_blocks(dst.num_elements(), [&](std::int64_t first, std::int64_t size) {
@@ -79,7 +81,7 @@ void cast(TensorView dst, ConstTensorView src) {
   });
 }
 
-void fill(TensorView x, double value) {
+void fill(TensorView x, double value, Stream&) {
   visit_floating(x.dtype(), [&]<typename T>() {
     const T element = convert<T>(value);
     parallel_blocks(x.num_elements(), [&](std::int64_t first, std::int64_t size) {
@@ -89,9 +91,9 @@ void fill(TensorView x, double value) {
 }
 
 void adamw_update(TensorView weight, TensorView master, TensorView exp_avg, TensorView exp_avg_sq,
-                  ConstTensorView grad, const AdamWStep& step) {
+                  ConstTensorView grad, const AdamWStep& step, Stream& stream) {
   if (weight.dtype() == DType::float64) {
-    return reference::adamw_update(weight, master, exp_avg, exp_avg_sq, grad, step);
+    return reference::adamw_update(weight, master, exp_avg, exp_avg_sq, grad, step, stream);
   }
   const auto count = static_cast<double>(step.step);
   const auto decay = static_cast<float>(1.0 - step.learning_rate * step.weight_decay);
@@ -125,8 +127,8 @@ void adamw_update(TensorView weight, TensorView master, TensorView exp_avg, Tens
 // One sum at a time waits for each addition; eight blocks side by side keep the adder busy, each in its own
 // ascending order. Squares of float32 are exact in float64, so fused or not this gives the bits of the plain
 // loop; squares of float64 are not, so those take the plain loop everywhere.
-void sum_of_squares(TensorView partials, ConstTensorView x) {
-  if (x.dtype() == DType::float64) return reference::sum_of_squares(partials, x);
+void sum_of_squares(TensorView partials, ConstTensorView x, Stream& stream) {
+  if (x.dtype() == DType::float64) return reference::sum_of_squares(partials, x, stream);
   constexpr std::int64_t abreast = 8;
   const std::int64_t whole = x.num_elements() / norm_block, groups = whole / abreast;
   visit_fast(x.dtype(), [&]<typename T>() {
@@ -144,7 +146,7 @@ void sum_of_squares(TensorView partials, ConstTensorView x) {
     const std::int64_t done = groups * abreast;
     reference::sum_of_squares(
         {partials.data<double>() + done, DType::float64, {partials.num_elements() - done}},
-        {x.data<T>() + done * norm_block, x.dtype(), {x.num_elements() - done * norm_block}});
+        {x.data<T>() + done * norm_block, x.dtype(), {x.num_elements() - done * norm_block}}, stream);
   });
 }
 

@@ -1,3 +1,4 @@
+// Whole products cut into pieces for the threads, and the plain product in float64.
 #include "gemm.hpp"
 
 #include <algorithm>

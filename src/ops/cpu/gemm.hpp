@@ -25,10 +25,6 @@ void gemm(const GemmShape& shape, const float* a, const float* b, float* c, bool
 void gemm(const GemmShape& shape, const bfloat16* a, const bfloat16* b, float* c, bool accumulate);
 void gemm(const GemmShape& shape, const double* a, const double* b, double* c, bool accumulate);
 
-/// Whether a row of C has the same bits whatever rows of A come with its own (float and bfloat16 with
-/// transpose_a false).
-bool rows_are_independent();
-
 /// Which library is linked, for logs and benchmarks.
 const char* gemm_backend();
 

@@ -1,9 +1,11 @@
+// Linear layers on the matrix product of gemm.hpp.
 #include <algorithm>
 
 #include "floating.hpp"
 #include "gemm.hpp"
-#include "kernels.hpp"
 #include "lanes.hpp"
+#include "neuronmoe/ops/backends.hpp"
+#include "scratch.hpp"
 #include "threads.hpp"
 
 namespace nmoe::ops::cpu {
@@ -14,7 +16,7 @@ namespace {
 // weights, whose gradients are float32 in a bfloat16 model).
 const float* as_float(ConstTensorView x) {
   if (x.dtype() == DType::float32) return x.data<float>();
-  float* copy = scratch<float, 10>(x.num_elements());
+  float* copy = scratch<float, Scratch::linear_wide>(x.num_elements());
   const auto* p = x.data<bfloat16>();
   for_lanes(x.num_elements(), [&](std::int64_t i, auto n) { store_n(copy + i, load_n(p + i, n), n); });
   return copy;
@@ -32,7 +34,7 @@ void gemm_rounded(const GemmShape& s, const T* a, const T* b, bfloat16* c, bool 
     GemmShape piece = s;
     piece.m = std::min(tile_rows, s.m - i);
     piece.n = piece.ldc = std::min(tile_columns, s.n - j);
-    float* sums = scratch<float, 11>(tile_rows * tile_columns);
+    float* sums = scratch<float, Scratch::linear_sums>(tile_rows * tile_columns);
     if (s.k > 0) {
       gemm_piece(piece, a + i * (s.transpose_a ? 1 : s.lda), b + j * (s.transpose_b ? s.ldb : 1), sums,
                  false);
@@ -60,7 +62,7 @@ void add_bias(Y* y, const T* bias, std::int64_t rows, std::int64_t width) {
 
 }  // namespace
 
-void linear_forward(TensorView y, ConstTensorView x, ConstTensorView w, ConstTensorView bias) {
+void linear_forward(TensorView y, ConstTensorView x, ConstTensorView w, ConstTensorView bias, Stream&) {
   const std::int64_t rows = x.dim(0), in = x.dim(1), out = w.dim(0);
   const GemmShape shape{false, true, rows, out, in, in, in, out};
   visit_floating(x.dtype(), [&]<typename T>() {
@@ -76,7 +78,7 @@ void linear_forward(TensorView y, ConstTensorView x, ConstTensorView w, ConstTen
   });
 }
 
-void linear_backward_input(TensorView dx, ConstTensorView dy, ConstTensorView w, bool accumulate) {
+void linear_backward_input(TensorView dx, ConstTensorView dy, ConstTensorView w, bool accumulate, Stream&) {
   const std::int64_t rows = dy.dim(0), in = w.dim(1), out = w.dim(0);
   const GemmShape shape{false, false, rows, in, out, out, in, in};
   if (dx.dtype() == DType::bfloat16) {
@@ -94,7 +96,7 @@ void linear_backward_input(TensorView dx, ConstTensorView dy, ConstTensorView w,
   }
 }
 
-void linear_backward_weight(TensorView dw, ConstTensorView dy, ConstTensorView x) {
+void linear_backward_weight(TensorView dw, ConstTensorView dy, ConstTensorView x, Stream&) {
   const std::int64_t rows = x.dim(0), in = x.dim(1), out = dy.dim(1);
   const GemmShape shape{true, false, out, in, rows, out, in, in};
   if (dw.dtype() == DType::float64) {
@@ -106,8 +108,8 @@ void linear_backward_weight(TensorView dw, ConstTensorView dy, ConstTensorView x
   }
 }
 
-void linear_backward_bias(TensorView db, ConstTensorView dy) {
-  if (dy.dtype() == DType::float64) return reference::linear_backward_bias(db, dy);
+void linear_backward_bias(TensorView db, ConstTensorView dy, Stream& stream) {
+  if (dy.dtype() == DType::float64) return reference::linear_backward_bias(db, dy, stream);
   const std::int64_t rows = dy.dim(0), width = dy.dim(1);
   visit_fast(dy.dtype(), [&]<typename T>() {
     const T* pg = dy.data<T>();

@@ -3,8 +3,9 @@
 #include <cmath>
 
 #include "floating.hpp"
-#include "kernels.hpp"
 #include "lanes.hpp"
+#include "neuronmoe/ops/backends.hpp"
+#include "scratch.hpp"
 #include "threads.hpp"
 
 namespace nmoe::ops::cpu {
@@ -25,8 +26,8 @@ void for_blocks(const RowGroups& groups, std::int64_t width, F&& f) {
 
 }  // namespace
 
-void sum_groups(TensorView sums, ConstTensorView values, const RowGroups& groups) {
-  if (values.dtype() == DType::float64) return reference::sum_groups(sums, values, groups);
+void sum_groups(TensorView sums, ConstTensorView values, const RowGroups& groups, Stream& stream) {
+  if (values.dtype() == DType::float64) return reference::sum_groups(sums, values, groups, stream);
   const std::int64_t width = values.dim(1);
   std::fill_n(sums.data<float>(), sums.num_elements(), 0.0F);
   visit_fast(values.dtype(), [&]<typename T>() {
@@ -41,7 +42,7 @@ void sum_groups(TensorView sums, ConstTensorView values, const RowGroups& groups
   });
 }
 
-void count_positive(TensorView counts, ConstTensorView values, const RowGroups& groups) {
+void count_positive(TensorView counts, ConstTensorView values, const RowGroups& groups, Stream&) {
   const std::int64_t width = values.dim(1);
   visit_floating(values.dtype(), [&]<typename T>() {
     for_blocks(groups, width,
@@ -54,10 +55,10 @@ void count_positive(TensorView counts, ConstTensorView values, const RowGroups& 
 }
 
 void add_directions(TensorView sums, TensorView counts, ConstTensorView values, const RowGroups& groups,
-                    double scale) {
+                    double scale, Stream&) {
   const std::int64_t rows = values.dim(0), width = values.dim(1);
   visit_floating(values.dtype(), [&]<typename T>() {
-    double* factors = scratch<double, 50>(rows);  // 0: no direction
+    double* factors = scratch<double, Scratch::direction_factors>(rows);  // 0: no direction
     parallel_for(rows, rows * width, [&](std::int64_t row) {
       const T* x = values.data<T>() + row * width;
       double squares = 0.0;

@@ -1,5 +1,6 @@
+// Plain loops of the linear layers.
 #include "floating.hpp"
-#include "neuronmoe/ops/reference.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops::reference {
 
@@ -8,7 +9,7 @@ using cpu::convert;
 using cpu::to_acc;
 using cpu::visit_floating;
 
-void linear_forward(TensorView y, ConstTensorView x, ConstTensorView w, ConstTensorView bias) {
+void linear_forward(TensorView y, ConstTensorView x, ConstTensorView w, ConstTensorView bias, Stream&) {
   const std::int64_t rows = x.dim(0), in = x.dim(1), out = w.dim(0);
   visit_floating(x.dtype(), [&]<typename T>() {
     visit_floating(y.dtype(), [&]<typename Y>() {
@@ -26,7 +27,7 @@ void linear_forward(TensorView y, ConstTensorView x, ConstTensorView w, ConstTen
   });
 }
 
-void linear_backward_input(TensorView dx, ConstTensorView dy, ConstTensorView w, bool accumulate) {
+void linear_backward_input(TensorView dx, ConstTensorView dy, ConstTensorView w, bool accumulate, Stream&) {
   const std::int64_t rows = dy.dim(0), in = w.dim(1), out = w.dim(0);
   visit_floating(w.dtype(), [&]<typename T>() {
     visit_floating(dy.dtype(), [&]<typename G>() {
@@ -47,7 +48,7 @@ void linear_backward_input(TensorView dx, ConstTensorView dy, ConstTensorView w,
   });
 }
 
-void linear_backward_weight(TensorView dw, ConstTensorView dy, ConstTensorView x) {
+void linear_backward_weight(TensorView dw, ConstTensorView dy, ConstTensorView x, Stream&) {
   const std::int64_t rows = x.dim(0), in = x.dim(1), out = dy.dim(1);
   visit_floating(x.dtype(), [&]<typename T>() {
     visit_floating(dy.dtype(), [&]<typename G>() {
@@ -67,7 +68,7 @@ void linear_backward_weight(TensorView dw, ConstTensorView dy, ConstTensorView x
   });
 }
 
-void linear_backward_bias(TensorView db, ConstTensorView dy) {
+void linear_backward_bias(TensorView db, ConstTensorView dy, Stream&) {
   const std::int64_t rows = dy.dim(0), out = dy.dim(1);
   visit_floating(dy.dtype(), [&]<typename T>() {
     const T* pg = dy.data<T>();

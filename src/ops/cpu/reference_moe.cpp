@@ -1,3 +1,4 @@
+// Plain loops of routing, auxiliary losses, row layout, and rows between tokens and experts.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -5,8 +6,7 @@
 #include <vector>
 
 #include "floating.hpp"
-#include "neuronmoe/ops/moe.hpp"
-#include "neuronmoe/ops/reference.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops::reference {
 
@@ -34,7 +34,7 @@ bool contains(const std::int32_t* list, std::int64_t n, std::int64_t value) {
 }  // namespace
 
 void route_forward(TensorView probs, TensorView weights, TensorView indices, ConstTensorView logits,
-                   bool normalise) {
+                   bool normalise, Stream&) {
   const std::int64_t rows = logits.dim(0), experts = logits.dim(1), top_k = indices.dim(1);
   visit_accumulator(logits.dtype(), [&]<typename A>() {
     for (std::int64_t t = 0; t < rows; ++t) {
@@ -59,7 +59,8 @@ void route_forward(TensorView probs, TensorView weights, TensorView indices, Con
 // With s = Σ_j p_j over the chosen and w_j = p_j / s: dp_j = (dw_j − Σ_i dw_i w_i) / s; without the division
 // dp_j = dw_j. Then the softmax: dz_e = p_e (dp_e − Σ_f dp_f p_f).
 void route_backward(TensorView dlogits, ConstTensorView dweights, ConstTensorView dprobs,
-                    ConstTensorView probs, ConstTensorView weights, ConstTensorView indices, bool normalise) {
+                    ConstTensorView probs, ConstTensorView weights, ConstTensorView indices, bool normalise,
+                    Stream&) {
   const std::int64_t rows = probs.dim(0), experts = probs.dim(1), top_k = indices.dim(1);
   visit_accumulator(probs.dtype(), [&]<typename A>() {
     for (std::int64_t t = 0; t < rows; ++t) {
@@ -84,8 +85,8 @@ void route_backward(TensorView dlogits, ConstTensorView dweights, ConstTensorVie
   });
 }
 
-void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView probs,
-                          ConstTensorView indices) {
+void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView probs, ConstTensorView indices,
+                          Stream&) {
   const std::int64_t rows = probs.dim(0), experts = probs.dim(1);
   double *count = counts.data<double>(), *sum = sums.data<double>();
   std::fill_n(count, experts, 0.0);
@@ -98,7 +99,8 @@ void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView pr
   });
 }
 
-void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_tokens, double grad_scale) {
+void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_tokens, double grad_scale,
+                        Stream&) {
   const std::int64_t rows = dprobs.dim(0), experts = dprobs.dim(1);
   visit_accumulator(dprobs.dtype(), [&]<typename A>() {
     for (std::int64_t i = 0; i < rows * experts; ++i) {
@@ -108,23 +110,24 @@ void balancing_gradient(TensorView dprobs, ConstTensorView counts, double num_to
   });
 }
 
-double load_balancing_loss(TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
-                           double grad_scale) {
+void load_balancing_loss(TensorView loss, TensorView dprobs, ConstTensorView probs, ConstTensorView indices,
+                         double grad_scale, Stream& stream) {
   const std::int64_t rows = probs.dim(0), experts = probs.dim(1);
-  if (rows == 0) return 0.0;
+  loss.data<double>()[0] = 0.0;
+  if (rows == 0) return;
   std::vector<double> count(static_cast<std::size_t>(experts)), sum(count);
   const TensorView counts(count.data(), DType::float64, {experts}),
       sums(sum.data(), DType::float64, {experts});
-  balancing_statistics(counts, sums, probs, indices);
+  balancing_statistics(counts, sums, probs, indices, stream);
   const auto num_tokens = static_cast<double>(rows);
-  if (dprobs) balancing_gradient(dprobs, counts, num_tokens, grad_scale);
-  return balancing_loss_of(counts, sums, num_tokens);
+  if (dprobs) balancing_gradient(dprobs, counts, num_tokens, grad_scale, stream);
+  loss.data<double>()[0] = balancing_loss_of(counts, sums, num_tokens);
 }
 
-double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView mask, LprForm form,
-                    double grad_scale) {
+void lpr_loss_sum(TensorView loss, TensorView dprobs, ConstTensorView probs, ConstTensorView mask,
+                  LprForm form, double grad_scale, Stream&) {
   const std::int64_t rows = probs.dim(0), experts = probs.dim(1);
-  double loss = 0.0;
+  double sum = 0.0;
   visit_accumulator(probs.dtype(), [&]<typename A>() {
     for (std::int64_t t = 0; t < rows; ++t) {
       if (mask.data<std::uint8_t>()[t] == 0) continue;
@@ -135,24 +138,24 @@ double lpr_loss_sum(TensorView dprobs, ConstTensorView probs, ConstTensorView ma
         // and the gradient of the logit (p·dp) is then 0 instead of 0·inf.
         const double p0 = p[0] < std::numeric_limits<A>::min() ? double{std::numeric_limits<A>::min()}
                                                                : static_cast<double>(p[0]);
-        loss -= std::log(p0);
+        sum -= std::log(p0);
         if (dp != nullptr) dp[0] -= A(grad_scale / p0);
         continue;
       }
       double total = 0.0;
       for (std::int64_t e = 0; e < experts; ++e) total += std::exp(static_cast<double>(p[e]));
-      loss += std::log(total) - static_cast<double>(p[0]);
+      sum += std::log(total) - static_cast<double>(p[0]);
       for (std::int64_t e = 0; dp != nullptr && e < experts; ++e) {
         const double softmax = std::exp(static_cast<double>(p[e])) / total;
         dp[e] += A(grad_scale * (softmax - (e == 0 ? 1.0 : 0.0)));
       }
     }
   });
-  return loss;
+  loss.data<double>()[0] = sum;
 }
 
 void lay_out_rows(TensorView token_of_row, TensorView row_of_slot, TensorView counts, ConstTensorView indices,
-                  ConstTensorView place_of_expert) {
+                  ConstTensorView place_of_expert, Stream&) {
   const std::int64_t slots = indices.num_elements(), experts = counts.num_elements(), top_k = indices.dim(1);
   const auto *chosen = indices.data<std::int32_t>(), *place = place_of_expert.data<std::int32_t>();
   auto* count = counts.data<std::int64_t>();
@@ -170,7 +173,7 @@ void lay_out_rows(TensorView token_of_row, TensorView row_of_slot, TensorView co
   }
 }
 
-void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row) {
+void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row, Stream&) {
   const std::int64_t num_rows = rows.dim(0), width = rows.dim(1);
   visit_floating(x.dtype(), [&]<typename T>() {
     for (std::int64_t n = 0; n < num_rows; ++n) {
@@ -195,7 +198,7 @@ std::vector<std::int64_t> slots_by_expert(ConstTensorView indices, std::int64_t 
 }  // namespace
 
 void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot, ConstTensorView indices,
-                     ConstTensorView weights, bool accumulate) {
+                     ConstTensorView weights, bool accumulate, Stream&) {
   const std::int64_t tokens = y.dim(0), width = y.dim(1), top_k = indices.dim(1);
   visit_floating(y.dtype(), [&]<typename T>() {
     using A = acc_t<T>;
@@ -217,7 +220,7 @@ void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_
 }
 
 void combine_forward_rounded(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot,
-                             ConstTensorView indices, ConstTensorView weights) {
+                             ConstTensorView indices, ConstTensorView weights, Stream&) {
   const std::int64_t tokens = y.dim(0), width = y.dim(1), top_k = indices.dim(1);
   visit_floating(y.dtype(), [&]<typename T>() {
     using A = acc_t<T>;
@@ -239,7 +242,7 @@ void combine_forward_rounded(TensorView y, ConstTensorView rows, ConstTensorView
 }
 
 void combine_backward(TensorView drows, TensorView dweights, ConstTensorView dy, ConstTensorView rows,
-                      ConstTensorView row_of_slot, ConstTensorView weights) {
+                      ConstTensorView row_of_slot, ConstTensorView weights, Stream&) {
   const std::int64_t slots = row_of_slot.num_elements(), width = dy.dim(1), top_k = row_of_slot.dim(1);
   visit_floating(dy.dtype(), [&]<typename T>() {
     using A = acc_t<T>;
@@ -252,18 +255,6 @@ void combine_backward(TensorView drows, TensorView dweights, ConstTensorView dy,
         drows.data<T>()[row * width + d] = convert<T>(weights.data<A>()[s] * grad);
       }
       dweights.data<A>()[s] = dot;
-    }
-  });
-}
-
-void accumulate_by_sample(TensorView sums, ConstTensorView values, ConstTensorView row_sample) {
-  const std::int64_t tokens = values.dim(0), width = values.dim(1);
-  visit_floating(values.dtype(), [&]<typename T>() {
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      const std::int64_t sample = row_sample.data<std::int32_t>()[t];
-      for (std::int64_t n = 0; n < width; ++n) {
-        sums.data<acc_t<T>>()[sample * width + n] += to_acc(values.data<T>()[t * width + n]);
-      }
     }
   });
 }

@@ -1,9 +1,10 @@
+// Plain loops of AdamW and the squared norm.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "floating.hpp"
-#include "neuronmoe/ops/reference.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops::reference {
 
@@ -14,7 +15,7 @@ using cpu::visit_floating;
 
 // Order of operations of torch.optim.AdamW (single tensor, not capturable); scalars in double until used.
 void adamw_update(TensorView weight, TensorView master, TensorView exp_avg, TensorView exp_avg_sq,
-                  ConstTensorView grad, const AdamWStep& step) {
+                  ConstTensorView grad, const AdamWStep& step, Stream&) {
   visit_floating(weight.dtype(), [&]<typename T>() {
     using A = acc_t<T>;
     A *w = master.data<A>(), *m = exp_avg.data<A>(), *v = exp_avg_sq.data<A>();
@@ -32,7 +33,7 @@ void adamw_update(TensorView weight, TensorView master, TensorView exp_avg, Tens
   });
 }
 
-void sum_of_squares(TensorView partials, ConstTensorView x) {
+void sum_of_squares(TensorView partials, ConstTensorView x, Stream&) {
   visit_floating(x.dtype(), [&]<typename T>() {
     for (std::int64_t b = 0; b < partials.num_elements(); ++b) {
       const std::int64_t end = std::min(x.num_elements(), (b + 1) * norm_block);

@@ -1,7 +1,8 @@
+// Plain loops of the sums over groups of rows.
 #include <cmath>
 
 #include "floating.hpp"
-#include "neuronmoe/ops/reference.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops::reference {
 
@@ -21,7 +22,7 @@ void for_each_row(const RowGroups& groups, F&& f) {
 
 }  // namespace
 
-void sum_groups(TensorView sums, ConstTensorView values, const RowGroups& groups) {
+void sum_groups(TensorView sums, ConstTensorView values, const RowGroups& groups, Stream&) {
   const std::int64_t width = values.dim(1);
   visit_floating(values.dtype(), [&]<typename T>() {
     auto* out = sums.data<acc_t<T>>();
@@ -33,7 +34,7 @@ void sum_groups(TensorView sums, ConstTensorView values, const RowGroups& groups
   });
 }
 
-void count_positive(TensorView counts, ConstTensorView values, const RowGroups& groups) {
+void count_positive(TensorView counts, ConstTensorView values, const RowGroups& groups, Stream&) {
   const std::int64_t width = values.dim(1);
   visit_floating(values.dtype(), [&]<typename T>() {
     for_each_row(groups, [&](std::int64_t group, std::int64_t row) {
@@ -45,7 +46,7 @@ void count_positive(TensorView counts, ConstTensorView values, const RowGroups& 
 }
 
 void add_directions(TensorView sums, TensorView counts, ConstTensorView values, const RowGroups& groups,
-                    double scale) {
+                    double scale, Stream&) {
   const std::int64_t width = values.dim(1);
   visit_floating(values.dtype(), [&]<typename T>() {
     for_each_row(groups, [&](std::int64_t group, std::int64_t row) {

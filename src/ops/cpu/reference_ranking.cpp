@@ -5,7 +5,7 @@
 #include <numeric>
 #include <vector>
 
-#include "neuronmoe/ops/reference.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops::reference {
 namespace {
@@ -87,7 +87,7 @@ double off_sum(const Row& row, std::int64_t language) {
 
 }  // namespace
 
-void rank_rows(const RankedRows& results, ConstTensorView responses, const RankingTables& tables) {
+void rank_rows(const RankedRows& results, ConstTensorView responses, const RankingTables& tables, Stream&) {
   const std::int64_t rows = responses.dim(0), samples = responses.dim(1), languages = tables.roles.dim(0);
   for (std::int64_t n = 0; n < rows; ++n) {
     Row row{responses.data<float>() + n * samples,

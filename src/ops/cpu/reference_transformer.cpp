@@ -1,10 +1,11 @@
+// Plain loops of the dense decoder.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
 #include "floating.hpp"
-#include "neuronmoe/ops/reference.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops::reference {
 
@@ -13,15 +14,24 @@ using cpu::convert;
 using cpu::to_acc;
 using cpu::visit_floating;
 
-void embedding_forward(TensorView y, ConstTensorView ids, ConstTensorView table) {
-  gather_rows(y, table, ids);
+void embedding_forward(TensorView y, ConstTensorView ids, ConstTensorView table, Stream& stream) {
+  gather_rows(y, table, ids, stream);
 }
 
-void embedding_backward(TensorView dtable, ConstTensorView dy, ConstTensorView ids) {
-  accumulate_by_sample(dtable, dy, ids);
+void embedding_backward(TensorView dtable, ConstTensorView dy, ConstTensorView ids, Stream&) {
+  const std::int64_t tokens = dy.dim(0), width = dy.dim(1);
+  visit_floating(dy.dtype(), [&]<typename T>() {
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const std::int64_t id = ids.data<std::int32_t>()[t];
+      for (std::int64_t d = 0; d < width; ++d) {
+        dtable.data<acc_t<T>>()[id * width + d] += to_acc(dy.data<T>()[t * width + d]);
+      }
+    }
+  });
 }
 
-void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, ConstTensorView w, double eps) {
+void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, ConstTensorView w, double eps,
+                      Stream&) {
   const std::int64_t rows = x.dim(0), width = x.dim(1);
   visit_floating(x.dtype(), [&]<typename T>() {
     using A = acc_t<T>;
@@ -42,15 +52,15 @@ void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, Const
 }
 
 void add_rms_norm_forward(TensorView y, TensorView inv_rms, TensorView x, ConstTensorView residual,
-                          ConstTensorView w, double eps) {
-  add_inplace(x, residual);
-  rms_norm_forward(y, inv_rms, x, w, eps);
+                          ConstTensorView w, double eps, Stream& stream) {
+  add_inplace(x, residual, stream);
+  rms_norm_forward(y, inv_rms, x, w, eps, stream);
 }
 
 // y = r·x·w with r = (mean(x²) + eps)^(-1/2), so dr/dx_i = −r³ x_i / D and
 // dx_i = r (dy_i w_i − x_i · r²/D · Σ_d dy_d w_d x_d),   dw_d = Σ_t dy_d x_d r.
 void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTensorView x, ConstTensorView w,
-                       ConstTensorView inv_rms, bool accumulate) {
+                       ConstTensorView inv_rms, bool accumulate, Stream&) {
   const std::int64_t rows = x.dim(0), width = x.dim(1);
   visit_floating(x.dtype(), [&]<typename T>() {
     using A = acc_t<T>;
@@ -81,7 +91,7 @@ void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTe
 }
 
 void rope_apply(TensorView x, ConstTensorView positions, ConstTensorView cos, ConstTensorView sin,
-                bool inverse) {
+                bool inverse, Stream&) {
   const std::int64_t rows = x.dim(0), heads = x.dim(1), width = x.dim(2), half = width / 2;
   visit_floating(x.dtype(), [&]<typename T>() {
     using A = acc_t<T>;
@@ -129,7 +139,7 @@ void attend(T* o, acc_t<T>* lse, const T* q, const T* k, const T* v, std::int64_
 }  // namespace
 
 void attention_forward(TensorView o, TensorView lse, ConstTensorView q, ConstTensorView k, ConstTensorView v,
-                       std::span<const std::int64_t> offsets, double scale) {
+                       std::span<const std::int64_t> offsets, double scale, Stream&) {
   const std::int64_t heads = q.dim(1), kv_heads = k.dim(1), width = q.dim(2);
   visit_floating(q.dtype(), [&]<typename T>() {
     using A = acc_t<T>;
@@ -150,7 +160,7 @@ void attention_forward(TensorView o, TensorView lse, ConstTensorView q, ConstTen
 // ds_ij = p_ij (dp_ij − do_i·o_i), dq_i = scale Σ_j ds_ij k_j, dk_j = scale Σ_i ds_ij q_i.
 void attention_backward(TensorView dq, TensorView dk, TensorView dv, ConstTensorView d_o, ConstTensorView o,
                         ConstTensorView q, ConstTensorView k, ConstTensorView v, ConstTensorView lse,
-                        std::span<const std::int64_t> offsets, double scale) {
+                        std::span<const std::int64_t> offsets, double scale, Stream&) {
   const std::int64_t tokens = q.dim(0), heads = q.dim(1), kv_heads = k.dim(1), width = q.dim(2);
   visit_floating(q.dtype(), [&]<typename T>() {
     using A = acc_t<T>;
@@ -187,7 +197,7 @@ void attention_backward(TensorView dq, TensorView dk, TensorView dv, ConstTensor
   });
 }
 
-void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up) {
+void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up, Stream&) {
   visit_floating(h.dtype(), [&]<typename T>() {
     using A = acc_t<T>;
     for (std::int64_t i = 0; i < h.num_elements(); ++i) {
@@ -199,7 +209,7 @@ void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up) {
 
 // SiLU(g) = g·σ(g), SiLU'(g) = σ(g) (1 + g (1 − σ(g))).
 void swiglu_backward(TensorView dgate, TensorView dup, ConstTensorView dh, ConstTensorView gate,
-                     ConstTensorView up) {
+                     ConstTensorView up, Stream&) {
   visit_floating(dh.dtype(), [&]<typename T>() {
     using A = acc_t<T>;
     for (std::int64_t i = 0; i < dh.num_elements(); ++i) {
@@ -211,7 +221,7 @@ void swiglu_backward(TensorView dgate, TensorView dup, ConstTensorView dh, Const
   });
 }
 
-void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels, double grad_scale) {
+void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels, double grad_scale, Stream&) {
   const std::int64_t rows = logits.dim(0), vocab = logits.dim(1);
   visit_floating(logits.dtype(), [&]<typename T>() {
     using A = acc_t<T>;
@@ -231,7 +241,7 @@ void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels,
   });
 }
 
-void add_inplace(TensorView y, ConstTensorView x) {
+void add_inplace(TensorView y, ConstTensorView x, Stream&) {
   visit_floating(y.dtype(), [&]<typename Y>() {
     visit_floating(x.dtype(), [&]<typename X>() {
       using A = std::conditional_t<std::is_same_v<X, double>, double, acc_t<Y>>;
@@ -242,7 +252,7 @@ void add_inplace(TensorView y, ConstTensorView x) {
   });
 }
 
-void cast(TensorView dst, ConstTensorView src) {
+void cast(TensorView dst, ConstTensorView src, Stream&) {
   visit_floating(dst.dtype(), [&]<typename To>() {
     visit_floating(src.dtype(), [&]<typename From>() {
       for (std::int64_t i = 0; i < dst.num_elements(); ++i) {
@@ -252,7 +262,7 @@ void cast(TensorView dst, ConstTensorView src) {
   });
 }
 
-void fill(TensorView x, double value) {
+void fill(TensorView x, double value, Stream&) {
   visit_floating(x.dtype(), [&]<typename T>() {
     for (std::int64_t i = 0; i < x.num_elements(); ++i) x.data<T>()[i] = convert<T>(value);
   });

@@ -5,8 +5,8 @@
 #include <limits>
 
 #include "floating.hpp"
-#include "kernels.hpp"
 #include "lanes.hpp"
+#include "neuronmoe/ops/backends.hpp"
 #include "threads.hpp"
 
 namespace nmoe::ops::cpu {
@@ -30,8 +30,9 @@ void norm_row(T* y, float* inv_rms, const T* row, const T* w, std::int64_t width
 
 }  // namespace
 
-void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, ConstTensorView w, double eps) {
-  if (x.dtype() == DType::float64) return reference::rms_norm_forward(y, inv_rms, x, w, eps);
+void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, ConstTensorView w, double eps,
+                      Stream& stream) {
+  if (x.dtype() == DType::float64) return reference::rms_norm_forward(y, inv_rms, x, w, eps, stream);
   const std::int64_t rows = x.dim(0), width = x.dim(1);
   visit_fast(x.dtype(), [&]<typename T>() {
     parallel_for(rows, rows * width, [&](std::int64_t t) {
@@ -43,8 +44,9 @@ void rms_norm_forward(TensorView y, TensorView inv_rms, ConstTensorView x, Const
 }
 
 void add_rms_norm_forward(TensorView y, TensorView inv_rms, TensorView x, ConstTensorView residual,
-                          ConstTensorView w, double eps) {
-  if (x.dtype() == DType::float64) return reference::add_rms_norm_forward(y, inv_rms, x, residual, w, eps);
+                          ConstTensorView w, double eps, Stream& stream) {
+  if (x.dtype() == DType::float64)
+    return reference::add_rms_norm_forward(y, inv_rms, x, residual, w, eps, stream);
   const std::int64_t rows = x.dim(0), width = x.dim(1);
   visit_fast(x.dtype(), [&]<typename T>() {
     parallel_for(rows, rows * width, [&](std::int64_t t) {
@@ -60,8 +62,9 @@ void add_rms_norm_forward(TensorView y, TensorView inv_rms, TensorView x, ConstT
 }
 
 void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTensorView x, ConstTensorView w,
-                       ConstTensorView inv_rms, bool accumulate) {
-  if (x.dtype() == DType::float64) return reference::rms_norm_backward(dx, dw, dy, x, w, inv_rms, accumulate);
+                       ConstTensorView inv_rms, bool accumulate, Stream& stream) {
+  if (x.dtype() == DType::float64)
+    return reference::rms_norm_backward(dx, dw, dy, x, w, inv_rms, accumulate, stream);
   const std::int64_t rows = x.dim(0), width = x.dim(1);
   visit_fast(x.dtype(), [&]<typename T>() {
     const T *pg = dy.data<T>(), *px = x.data<T>(), *pw = w.data<T>();
@@ -97,8 +100,8 @@ void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTe
 }
 
 void rope_apply(TensorView x, ConstTensorView positions, ConstTensorView cos, ConstTensorView sin,
-                bool inverse) {
-  if (x.dtype() == DType::float64) return reference::rope_apply(x, positions, cos, sin, inverse);
+                bool inverse, Stream& stream) {
+  if (x.dtype() == DType::float64) return reference::rope_apply(x, positions, cos, sin, inverse, stream);
   const std::int64_t rows = x.dim(0), heads = x.dim(1), width = x.dim(2), half = width / 2;
   const float sign = inverse ? -1.0F : 1.0F;
   visit_fast(x.dtype(), [&]<typename T>() {
@@ -160,8 +163,10 @@ float cross_entropy_row(T* row, std::int64_t width, std::int32_t label, float gr
 
 }  // namespace
 
-void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels, double grad_scale) {
-  if (logits.dtype() == DType::float64) return reference::cross_entropy(losses, logits, labels, grad_scale);
+void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels, double grad_scale,
+                   Stream& stream) {
+  if (logits.dtype() == DType::float64)
+    return reference::cross_entropy(losses, logits, labels, grad_scale, stream);
   const std::int64_t rows = logits.dim(0), width = logits.dim(1);
   visit_fast(logits.dtype(), [&]<typename T>() {
     T* p = logits.data<T>();
@@ -173,7 +178,7 @@ void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels,
   });
 }
 
-void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row) {
+void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_row, Stream&) {
   const std::int64_t count = rows.dim(0), bytes = rows.dim(1) * size_of(x.dtype());
   const auto* from = static_cast<const char*>(x.raw());
   auto* to = static_cast<char*>(rows.raw());
@@ -184,33 +189,29 @@ void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_ro
   });
 }
 
-void embedding_forward(TensorView y, ConstTensorView ids, ConstTensorView table) {
-  gather_rows(y, table, ids);
+void embedding_forward(TensorView y, ConstTensorView ids, ConstTensorView table, Stream& stream) {
+  gather_rows(y, table, ids, stream);
 }
 
-void accumulate_by_sample(TensorView sums, ConstTensorView values, ConstTensorView row_sample) {
-  if (values.dtype() == DType::float64) return reference::accumulate_by_sample(sums, values, row_sample);
-  const std::int64_t rows = values.dim(0), width = values.dim(1);
-  visit_fast(values.dtype(), [&]<typename T>() {
-    const T* in = values.data<T>();
-    float* out = sums.data<float>();
-    const auto* sample = row_sample.data<std::int32_t>();
+void embedding_backward(TensorView dtable, ConstTensorView dy, ConstTensorView ids, Stream& stream) {
+  if (dy.dtype() == DType::float64) return reference::embedding_backward(dtable, dy, ids, stream);
+  const std::int64_t rows = dy.dim(0), width = dy.dim(1);
+  visit_fast(dy.dtype(), [&]<typename T>() {
+    const T* in = dy.data<T>();
+    float* out = dtable.data<float>();
+    const auto* id = ids.data<std::int32_t>();
     constexpr std::int64_t block = 1024;
     parallel_for((width + block - 1) / block, rows * width, [&](std::int64_t b) {
       const std::int64_t first = b * block, size = std::min(block, width - first);
       for (std::int64_t t = 0; t < rows; ++t) {
         const T* from = in + t * width + first;
-        float* to = out + sample[t] * width + first;
+        float* to = out + id[t] * width + first;
         for_lanes(size, [&](std::int64_t i, auto n) {
           store_n(to + i, load_n(to + i, n) + load_n(from + i, n), n);
         });
       }
     });
   });
-}
-
-void embedding_backward(TensorView dtable, ConstTensorView dy, ConstTensorView ids) {
-  accumulate_by_sample(dtable, dy, ids);
 }
 
 }  // namespace nmoe::ops::cpu

@@ -3,7 +3,6 @@
 #include <omp.h>
 
 #include <cstdint>
-#include <vector>
 
 namespace nmoe::ops::cpu {
 
@@ -26,15 +25,6 @@ void parallel_columns(std::int64_t columns, std::int64_t rows, F&& f) {
   constexpr std::int64_t block = 64;
   parallel_for((columns + block - 1) / block, columns * rows,
                [&](std::int64_t b) { f(b * block, columns < (b + 1) * block ? columns : (b + 1) * block); });
-}
-
-/// Scratch of at least `size` elements that lives as long as the thread: steps allocate nothing after the
-/// first. Each `purpose` has its own memory. Contents are unspecified.
-template <typename T, int purpose>
-T* scratch(std::int64_t size) {
-  thread_local std::vector<T> memory;
-  if (static_cast<std::int64_t>(memory.size()) < size) memory.resize(static_cast<std::size_t>(size));
-  return memory.data();
 }
 
 }  // namespace nmoe::ops::cpu

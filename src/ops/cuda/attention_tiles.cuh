@@ -2,7 +2,7 @@
 // What the attention kernels share: how sequences are cut into tiles, tiles in shared memory, and the two
 // products of a warp's 16 rows with a tile (rows times rows, and rows times columns) on the tensor cores.
 #include "device/elements.cuh"
-#include "kernels.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops::cuda {
 

@@ -1,8 +1,8 @@
 // Softmax cross-entropy of a chunk of logits, in place: one block per row, the row read twice and written
 // once.
 #include "device/elements.cuh"
-#include "kernels.hpp"
 #include "launch.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops::cuda {
 

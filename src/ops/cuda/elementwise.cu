@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "device/elements.cuh"
-#include "kernels.hpp"
 #include "launch.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops::cuda {
 

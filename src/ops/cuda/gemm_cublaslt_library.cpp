@@ -1,3 +1,4 @@
+// cuBLASLt opened by dlopen when the first product needs it.
 #include "gemm_cublaslt_library.hpp"
 
 #include <fmt/format.h>

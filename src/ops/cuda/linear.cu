@@ -2,7 +2,7 @@
 // bfloat16 router), the small operand is widened or the result is rounded by one more pass.
 #include "columns.cuh"
 #include "gemm.hpp"
-#include "kernels.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops::cuda {
 

@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "columns.cuh"
-#include "kernels.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops::cuda {
 

@@ -1,8 +1,8 @@
 // Squared norm over fixed blocks of 4096 elements, with the bits of the CPU: each block is one ascending
 // float64 sum.
 #include "device/elements.cuh"
-#include "kernels.hpp"
 #include "launch.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops::cuda {
 

@@ -3,8 +3,8 @@
 #include <cfloat>
 
 #include "device/elements.cuh"
-#include "kernels.hpp"
 #include "launch.hpp"
+#include "neuronmoe/ops/backends.hpp"
 #include "scratch.hpp"
 
 namespace nmoe::ops::cuda {

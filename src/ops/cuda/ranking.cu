@@ -2,8 +2,8 @@
 // and language walks the sorted row 32 ranks at a time, counting with ballots. The sort moves the data a few
 // times; the walk is bound by its instructions.
 #include "device/elements.cuh"
-#include "kernels.hpp"
 #include "launch.hpp"
+#include "neuronmoe/ops/backends.hpp"
 #include "neuronmoe/ops/ranking.hpp"
 #include "scratch.hpp"
 

@@ -1,8 +1,8 @@
 // Routing and its auxiliary losses: [T, E] with few experts, so one thread per token in the order of the
 // plain loops.
 #include "device/elements.cuh"
-#include "kernels.hpp"
 #include "launch.hpp"
+#include "neuronmoe/ops/backends.hpp"
 #include "neuronmoe/tensor/device.hpp"
 #include "scratch.hpp"
 
@@ -197,7 +197,7 @@ void load_balancing_loss(TensorView loss, TensorView dprobs, ConstTensorView pro
                          double grad_scale, Stream& stream) {
   const std::int64_t tokens = probs.dim(0), experts = probs.dim(1);
   if (tokens == 0) return zero(loss, stream);
-  auto* memory = scratch<double>(stream, Scratch::delta, 2 * experts);
+  auto* memory = scratch<double>(stream, Scratch::balancing, 2 * experts);
   const TensorView counts(memory, DType::float64, {experts}, Device::cuda),
       sums(memory + experts, DType::float64, {experts}, Device::cuda);
   balancing_statistics(counts, sums, probs, indices, stream);

@@ -2,8 +2,8 @@
 // of each expert begin, and each slot's rank among its block's slots of the same expert. No atomics: one
 // layout for one input.
 #include "device/elements.cuh"
-#include "kernels.hpp"
 #include "launch.hpp"
+#include "neuronmoe/ops/backends.hpp"
 #include "scratch.hpp"
 
 namespace nmoe::ops::cuda {

@@ -2,8 +2,8 @@
 #include <cstring>
 
 #include "device/elements.cuh"
-#include "kernels.hpp"
 #include "launch.hpp"
+#include "neuronmoe/ops/backends.hpp"
 #include "scratch.hpp"
 
 namespace nmoe::ops::cuda {
@@ -152,19 +152,14 @@ void embedding_forward(TensorView y, ConstTensorView ids, ConstTensorView table,
   gather_rows(y, table, ids, stream);
 }
 
-void accumulate_by_sample(TensorView sums, ConstTensorView values, ConstTensorView row_sample,
-                          Stream& stream) {
-  const std::int64_t count = values.dim(0), width = values.dim(1);
-  if (count == 0 || width == 0) return;
-  const SortedIds sorted = sort_ids(row_sample, stream);
-  visit_element("accumulate_by_sample", values.dtype(), [&]<typename T>() {
-    launch(add_runs_kernel<T>, dim3(grid_size(count), grid_size(blocks_for(width, threads))), threads, 0,
-           stream, sums.data<float>(), values.data<T>(), sorted.ids, sorted.source, count, width);
-  });
-}
-
 void embedding_backward(TensorView dtable, ConstTensorView dy, ConstTensorView ids, Stream& stream) {
-  accumulate_by_sample(dtable, dy, ids, stream);
+  const std::int64_t count = dy.dim(0), width = dy.dim(1);
+  if (count == 0 || width == 0) return;
+  const SortedIds sorted = sort_ids(ids, stream);
+  visit_element("embedding_backward", dy.dtype(), [&]<typename T>() {
+    launch(add_runs_kernel<T>, dim3(grid_size(count), grid_size(blocks_for(width, threads))), threads, 0,
+           stream, dtable.data<float>(), dy.data<T>(), sorted.ids, sorted.source, count, width);
+  });
 }
 
 namespace {

@@ -1,3 +1,4 @@
+// Device memory of kernels, per thread, stream and purpose.
 #include "scratch.hpp"
 
 #include <algorithm>

@@ -17,6 +17,7 @@ enum class Scratch {
   sort,
   tiles,
   delta,
+  balancing,
   classes,
   segments,
   participants

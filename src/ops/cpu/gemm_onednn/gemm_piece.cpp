@@ -7,9 +7,11 @@
 #include <map>
 
 #include "../gemm.hpp"
+#include "../scratch.hpp"
 #include "../threads.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/handle.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops::cpu {
 
@@ -133,7 +135,7 @@ bool has_bfloat16() {
 }
 
 // Rows of a stored operand as packed float.
-template <int purpose>
+template <Scratch purpose>
 const float* widened(const bfloat16* p, std::int64_t rows, std::int64_t columns, std::int64_t ld) {
   float* copy = scratch<float, purpose>(rows * columns);
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -202,7 +204,8 @@ bool rows_are_independent() {
 void gemm_piece(const GemmShape& s, const float* a, const float* b, float* c, bool accumulate) {
   constexpr std::int64_t fewest_rows = 16;
   if (s.transpose_a || s.m >= fewest_rows || !rows_are_independent()) return sgemm(s, a, b, c, accumulate);
-  float *rows = scratch<float, 3>(fewest_rows * s.k), *sums = scratch<float, 4>(fewest_rows * s.n);
+  float *rows = scratch<float, Scratch::gemm_few_rows>(fewest_rows * s.k),
+        *sums = scratch<float, Scratch::gemm_few_sums>(fewest_rows * s.n);
   std::fill(rows + s.m * s.k, rows + fewest_rows * s.k, 0.0F);
   std::fill(sums + s.m * s.n, sums + fewest_rows * s.n, 0.0F);
   for (std::int64_t i = 0; i < s.m; ++i) {
@@ -217,8 +220,10 @@ void gemm_piece(const GemmShape& s, const float* a, const float* b, float* c, bo
 void gemm_piece(const GemmShape& s, const bfloat16* a, const bfloat16* b, float* c, bool accumulate) {
   GemmShape piece = s;
   if (!has_bfloat16()) {
-    const float* wide_a = s.transpose_a ? widened<1>(a, s.k, s.m, s.lda) : widened<1>(a, s.m, s.k, s.lda);
-    const float* wide_b = s.transpose_b ? widened<2>(b, s.n, s.k, s.ldb) : widened<2>(b, s.k, s.n, s.ldb);
+    const float* wide_a = s.transpose_a ? widened<Scratch::gemm_wide_a>(a, s.k, s.m, s.lda)
+                                        : widened<Scratch::gemm_wide_a>(a, s.m, s.k, s.lda);
+    const float* wide_b = s.transpose_b ? widened<Scratch::gemm_wide_b>(b, s.n, s.k, s.ldb)
+                                        : widened<Scratch::gemm_wide_b>(b, s.k, s.n, s.ldb);
     piece.lda = s.transpose_a ? s.m : s.k;
     piece.ldb = s.transpose_b ? s.k : s.n;
     return gemm_piece(piece, wide_a, wide_b, c, accumulate);

@@ -4,7 +4,8 @@
 
 #include "../gemm.hpp"
 #include "../lanes.hpp"
-#include "../threads.hpp"
+#include "../scratch.hpp"
+#include "neuronmoe/ops/backends.hpp"
 
 namespace nmoe::ops::cpu {
 
@@ -53,8 +54,8 @@ void multiply_tile(float* tile, const float* a, const float* b, std::int64_t dep
 template <typename T>
 void multiply(const GemmShape& s, const T* a, const T* b, float* c, bool accumulate) {
   const std::int64_t row_tiles = (s.m + tile_rows - 1) / tile_rows;
-  float* packed_a = scratch<float, 1>(row_tiles * tile_rows * panel_depth);
-  float* packed_b = scratch<float, 2>(panel_depth * tile_columns);
+  float* packed_a = scratch<float, Scratch::gemm_packed_a>(row_tiles * tile_rows * panel_depth);
+  float* packed_b = scratch<float, Scratch::gemm_packed_b>(panel_depth * tile_columns);
   for (std::int64_t l = 0; l < s.k; l += panel_depth) {
     const std::int64_t depth = std::min(panel_depth, s.k - l);
     for (std::int64_t r = 0; r < row_tiles; ++r) {
