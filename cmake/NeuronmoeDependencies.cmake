@@ -79,3 +79,11 @@ if(NMOE_WITH_NCCL)
 else()
   message(STATUS "NCCL: not used (tensors on GPUs travel over host copies and MPI)")
 endif()
+
+# Folders of src/comm to build, and what they link: no_X stands in for a transport X that is not there.
+set(NMOE_TRANSPORTS mpi no_nccl)
+set(NMOE_TRANSPORT_LIBRARIES MPI::MPI_C)
+if(NMOE_WITH_NCCL)
+  set(NMOE_TRANSPORTS mpi nccl)
+  list(APPEND NMOE_TRANSPORT_LIBRARIES nmoe_nccl)
+endif()

@@ -1,3 +1,4 @@
+// Agreement on errors: who failed is gathered, and every rank throws the same.
 #include "neuronmoe/comm/agree.hpp"
 
 #include <charconv>

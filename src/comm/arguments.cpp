@@ -1,3 +1,4 @@
+// What is wrong with the arguments of a collective, in words.
 #include "arguments.hpp"
 
 namespace nmoe::comm::detail {

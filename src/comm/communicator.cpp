@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <numeric>
 
+#include "rank_order.hpp"
+
 namespace nmoe::comm {
 
 std::string_view name_of(Operation operation) {
@@ -20,12 +22,12 @@ std::string_view name_of(ReduceOp op) {
 
 std::int64_t all_reduce_bytes_sent(DType dtype, std::int64_t count, int rank, int size,
                                    std::int64_t small_reduce_bytes) {
-  const std::int64_t bytes = count * size_of(dtype), peers = size - 1;
-  const bool integer = dtype == DType::int32 || dtype == DType::int64 || dtype == DType::uint8;
+  const std::int64_t peers = size - 1;
   // Small, or in the library's hands: everything to everybody. Otherwise the slices of others once, and the
   // own slice to everybody.
-  if (integer || bytes <= small_reduce_bytes) return bytes * peers;
-  const std::int64_t mine = count / size + (rank < count % size ? 1 : 0);
+  if (detail::reduce_path(dtype, count, small_reduce_bytes) != detail::ReducePath::sliced)
+    return count * size_of(dtype) * peers;
+  const std::int64_t mine = detail::slice_of(count, rank, size).count;
   return (count - mine + mine * peers) * size_of(dtype);
 }
 

@@ -1,3 +1,4 @@
+// Groups of ranks, and the slices of tensors that each of them owns, by arithmetic alone.
 #include "neuronmoe/comm/layout.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Reductions on the CPU in ascending rank order, and how they are cut.
 #include "rank_order.hpp"
 
 #include <algorithm>
@@ -56,6 +57,17 @@ void reduce_as(ReduceOp op, std::span<const void* const> sources, void* result, 
 }
 
 }  // namespace
+
+ReducePath reduce_path(DType dtype, std::int64_t count, std::int64_t small_reduce_bytes) {
+  const bool integer = dtype == DType::int32 || dtype == DType::int64 || dtype == DType::uint8;
+  if (integer) return ReducePath::library;
+  return count * size_of(dtype) <= small_reduce_bytes ? ReducePath::gathered : ReducePath::sliced;
+}
+
+Slice slice_of(std::int64_t count, int rank, int size) {
+  const std::int64_t longer = count % size;  // the first ranks take one more
+  return {count / size * rank + std::min<std::int64_t>(rank, longer), count / size + (rank < longer ? 1 : 0)};
+}
 
 void reduce_in_rank_order(DType dtype, ReduceOp op, std::span<const void* const> sources, void* result,
                           std::int64_t num_elements) {

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """The house rules that a compiler does not check (DESIGN 3, ENGINEERING 5.9): include direction, headers that compile
-alone, no conditional compilation outside the CUDA and NCCL files, MPI_COMM_WORLD, the environment and exit only in app.
+alone, transports that know nothing of each other, no conditional compilation outside the CUDA files, MPI_COMM_WORLD, the
+environment and exit only in app.
 Usage: layering.py CXX SOURCE_DIR BUILD_DIR"""
 import concurrent.futures
 import os
@@ -42,7 +43,13 @@ def layer_of(path):
 
 
 def gpu_file(path):
-    return "cuda" in path.parts or path.name.startswith("nccl") or path.suffix == ".cu"
+    return "cuda" in path.parts or path.suffix == ".cu"
+
+
+def transport_of(path):
+    """The folder of src/comm that a file is in; each is a transport or a way to copy."""
+    parts = path.relative_to(SOURCE).parts
+    return parts[2] if parts[:2] == ("src", "comm") and len(parts) > 3 else None
 
 
 def check_text(path, problems):
@@ -64,8 +71,10 @@ def check_text(path, problems):
                 report(match, f"layer {layer} may not include {target}")
         elif path.is_relative_to(SOURCE / "include"):
             report(match, f'a public header includes the private "{target}"')
-        elif not (path.parent / target).resolve().is_relative_to((SOURCE / "src" / layer).resolve()):
+        elif not (private := Path(os.path.normpath(path.parent / target))).is_relative_to(SOURCE / "src" / layer):
             report(match, f"{target} is outside src/{layer}")
+        elif transport_of(private) and transport_of(private) != transport_of(path):
+            report(match, f"{target}: what transports share is in src/comm itself")
     if not gpu_file(path):
         for match in CONDITIONAL.finditer(code):
             report(match, f"conditional compilation: {match.group(0).strip()}")

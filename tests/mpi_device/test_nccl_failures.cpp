@@ -126,6 +126,13 @@ BOOST_AUTO_TEST_CASE(mismatched_calls_are_found_on_every_rank) {
   const Error rows =
       error_of([&] { comm->all_to_all_v(b.view(), recv, a.view(), send, device_stream()).wait(); });
   BOOST_TEST(contains(rows, odd_rank + " sends 3 rows to rank 0, which expects 2"));
+  std::vector<std::int64_t> gather(n, 1);
+  if (odd) gather[0] = 2;
+  Tensor mine({1, 2}, DType::float32, Device::cuda);
+  Tensor all({comm->size() + (odd ? 1 : 0), 2}, DType::float32, Device::cuda);
+  const Error counts =
+      error_of([&] { comm->all_gather_v(all.view(), gather, mine.view(), device_stream()).wait(); });
+  BOOST_TEST(contains(counts, "their lists of counts differ"));
   const Error invalid =
       error_of([&] { comm->broadcast(f.view(), odd ? comm->size() : 0, device_stream()).wait(); });
   BOOST_TEST(contains(invalid, "root " + std::to_string(comm->size())));

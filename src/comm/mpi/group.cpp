@@ -1,3 +1,4 @@
+// Message patterns of one MPI group: exchanges, reductions, broadcasts.
 #include "group.hpp"
 
 #include <algorithm>
@@ -31,16 +32,7 @@ MPI_Op mpi_op(ReduceOp op) {
   return op == ReduceOp::min ? MPI_MIN : MPI_MAX;
 }
 
-/// First element of rank r's slice of n elements.
-std::int64_t slice_begin(std::int64_t n, int r, int size) {
-  return n / size * r + std::min<std::int64_t>(r, n % size);
-}
-
 }  // namespace
-
-bool order_matters(DType dtype) {
-  return dtype == DType::float64 || dtype == DType::float32 || dtype == DType::bfloat16;
-}
 
 Group::Group(MPI_Comm handle, MpiOptions the_options, std::shared_ptr<Queue> the_queue)
     : comm(handle), options(the_options), queue(std::move(the_queue)) {
@@ -203,12 +195,13 @@ void Group::finish() {
 
 void Group::all_reduce(TensorView inout, ReduceOp op) {
   if (size == 1 || inout.num_elements() == 0) return;
-  if (!order_matters(inout.dtype())) {
-    all_reduce_library(inout, op);
-  } else if (inout.num_bytes() <= options.small_reduce_bytes) {
-    all_reduce_small(inout, op);
-  } else {
-    all_reduce_sliced(inout, op);
+  switch (reduce_path(inout.dtype(), inout.num_elements(), options.small_reduce_bytes)) {
+    case ReducePath::library:
+      return all_reduce_library(inout, op);
+    case ReducePath::gathered:
+      return all_reduce_small(inout, op);
+    case ReducePath::sliced:
+      return all_reduce_sliced(inout, op);
   }
 }
 
@@ -246,27 +239,28 @@ void Group::all_reduce_small(TensorView inout, ReduceOp op) {
 void Group::all_reduce_sliced(TensorView inout, ReduceOp op) {
   const std::int64_t n = inout.num_elements(), width = size_of(inout.dtype());
   auto* data = static_cast<std::byte*>(inout.raw());
-  const std::int64_t mine = slice_begin(n, rank, size), mine_count = slice_begin(n, rank + 1, size) - mine;
-  std::byte* parts = queue->scratch(static_cast<std::size_t>(mine_count * width * (size - 1)));
+  const Slice mine = slice_of(n, rank, size);
+  const std::int64_t mine_bytes = mine.count * width;
+  std::byte* parts = queue->scratch(static_cast<std::size_t>(mine_bytes * (size - 1)));
   std::vector<Piece> slices, received;
   std::vector<const void*> sources;
   for (int r = 0; r < size; ++r) {
-    const std::int64_t begin = slice_begin(n, r, size);
     if (r == rank) {
       slices.push_back({r, nullptr, 0});
       received.push_back({r, nullptr, 0});
-      sources.push_back(data + mine * width);
+      sources.push_back(data + mine.begin * width);
       continue;
     }
-    slices.push_back({r, data + begin * width, (slice_begin(n, r + 1, size) - begin) * width});
-    received.push_back({r, parts, mine_count * width});
+    const Slice slice = slice_of(n, r, size);
+    slices.push_back({r, data + slice.begin * width, slice.count * width});
+    received.push_back({r, parts, mine_bytes});
     sources.push_back(parts);
-    parts += mine_count * width;
+    parts += mine_bytes;
   }
   exchange(received, slices);
-  reduce_in_rank_order(inout.dtype(), op, sources, data + mine * width, mine_count);
+  reduce_in_rank_order(inout.dtype(), op, sources, data + mine.begin * width, mine.count);
   for (Piece& piece : received) {
-    if (piece.peer != rank) piece.data = data + mine * width;
+    if (piece.peer != rank) piece.data = data + mine.begin * width;
   }
   exchange(slices, received);  // now slice r comes from rank r, and mine goes to everybody
 }
@@ -284,6 +278,11 @@ void Group::broadcast(TensorView buffer, int root) {
       NMOE_MPI(MPI_Bcast(data + done, count, MPI_BYTE, root, comm));
     }
   }
+}
+
+void Group::gather(const void* mine, void* all, std::int64_t num_bytes) {
+  const auto count = static_cast<int>(num_bytes);
+  NMOE_MPI(MPI_Allgather(mine, count, MPI_BYTE, all, count, MPI_BYTE, comm));
 }
 
 }  // namespace nmoe::comm::detail

@@ -54,6 +54,8 @@ struct Group {
   void reclaim(const HeldPieces& held);              ///< waits, in a task
   void all_reduce(TensorView inout, ReduceOp op);
   void broadcast(TensorView buffer, int root);
+  /// A GatherBytes of the debug checks.
+  void gather(const void* mine, void* all, std::int64_t num_bytes);
 
  private:
   /// Waits for `requests`. A caller blocks inside MPI; the communication thread polls and yields its core
@@ -77,15 +79,5 @@ struct Group {
   void all_reduce_sliced(TensorView inout, ReduceOp op);
   void all_reduce_library(TensorView inout, ReduceOp op);
 };
-
-/// True if MPI_Allreduce may do it: integers give the same bits in any order.
-bool order_matters(DType dtype);
-
-/// Debug checks: throws the same Error(internal) on every rank of the group unless all ranks make the same
-/// call. `invalid` is what is wrong with this rank's arguments ("" if nothing).
-void compare_calls(Group& group, const Call& call, const std::string& invalid);
-/// Also compares the rows each rank sends with what the other side expects.
-void compare_row_counts(Group& group, std::span<const std::int64_t> send_counts,
-                        std::span<const std::int64_t> recv_counts);
 
 }  // namespace nmoe::comm::detail

@@ -22,10 +22,9 @@ Counts copy_of(std::span<const std::int64_t> counts) {
   return {counts.begin(), counts.end()};
 }
 
-std::uint64_t hash_of(std::span<const std::int64_t> counts) {
-  std::uint64_t hash = 0xCBF29CE484222325U;  // FNV-1a over whole counts
-  for (const std::int64_t count : counts) hash = (hash ^ static_cast<std::uint64_t>(count)) * 0x100000001B3U;
-  return hash;
+detail::GatherBytes gather_over(Group& group) {
+  return
+      [&group](const void* mine, void* all, std::int64_t num_bytes) { group.gather(mine, all, num_bytes); };
 }
 
 /// One piece per rank: `counts[r]` rows of `row` bytes, one after the other.
@@ -96,7 +95,7 @@ Work MpiCommunicator::start(Call call, const std::string& invalid, std::int64_t 
   auto task = std::make_shared<Queue::Task>();
   task->call = call;
   task->run = [group = group_, call, invalid, body = std::move(body)] {
-    if (group->options.debug_checks) detail::compare_calls(*group, call, invalid);
+    if (group->options.debug_checks) detail::compare_calls(call, invalid, gather_over(*group));
     body(*group);
   };
   const std::shared_ptr<Queue> queue = group_->queue;
@@ -118,7 +117,7 @@ Work MpiCommunicator::all_gather_v(TensorView recv, std::span<const std::int64_t
                                    ConstTensorView send, Stream&) {
   Call call{.operation = Operation::all_gather_v, .dtype = recv.dtype()};
   call.count = detail::row_bytes(recv);
-  call.hash = hash_of(counts);
+  call.hash = detail::hash_of(counts);
   const std::string invalid = detail::check_all_gather_v(rank(), size(), recv, counts, send);
   const std::int64_t row = call.count;
   return start(call, invalid, send.num_bytes() * (size() - 1), recv.num_bytes(),
@@ -142,7 +141,7 @@ Work MpiCommunicator::start_all_to_all(TensorView recv, std::span<const std::int
   return start(
       call, invalid, send.num_bytes() - kept, send.num_bytes() + recv.num_bytes(),
       [recv, send, row, exchange, to = copy_of(send_counts), from = copy_of(recv_counts)](Group& group) {
-        if (group.options.debug_checks) detail::compare_row_counts(group, to, from);
+        if (group.options.debug_checks) detail::compare_row_counts(to, from, gather_over(group));
         exchange(group, pieces_of(bytes_of(recv), from, row), pieces_of(bytes_of(send), to, row));
       });
 }

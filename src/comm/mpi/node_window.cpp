@@ -1,3 +1,4 @@
+// Shared memory of the ranks of one node, and the board where they say what lies in it.
 #include "node_window.hpp"
 
 #include <fcntl.h>

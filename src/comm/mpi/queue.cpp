@@ -1,28 +1,10 @@
+// The queue of collectives, and the two kinds of threads that empty it.
 #include "queue.hpp"
 
 namespace nmoe::comm::detail {
 
 namespace {
 thread_local bool on_communication_thread = false;
-}
-
-std::string Call::to_string() const {
-  std::string what(name_of(operation));
-  switch (operation) {
-    case Operation::all_reduce:
-      what += fmt::format(" {} of {} {}", name_of(reduce_op), count, name_of(dtype));
-      break;
-    case Operation::broadcast:
-      what += fmt::format(" of {} {} from rank {}", count, name_of(dtype), root);
-      break;
-    case Operation::all_gather_v:
-    case Operation::all_to_all_v:
-      what += fmt::format(" of {} rows of {} bytes", name_of(dtype), count);
-      break;
-    default:
-      break;
-  }
-  return fmt::format("{} (call {} of a group of {} ranks)", what, sequence, group_size);
 }
 
 Queue::Queue() : state_(std::make_shared<State>()) {}

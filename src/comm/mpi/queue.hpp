@@ -14,22 +14,9 @@
 #include <string>
 #include <thread>
 
-#include "neuronmoe/comm/communicator.hpp"
+#include "../call.hpp"
 
 namespace nmoe::comm::detail {
-
-/// What a rank asked for; compared over ranks by the debug checks and printed by the watchdog.
-struct Call {
-  Operation operation = Operation::barrier;
-  ReduceOp reduce_op = ReduceOp::sum;
-  DType dtype = DType::uint8;
-  int group_size = 0;
-  int root = 0;
-  std::int64_t count = 0;      ///< elements; bytes per row where counts may differ between ranks
-  std::uint64_t hash = 0;      ///< of the counts all ranks must agree on
-  std::uint64_t sequence = 0;  ///< number of the call within its group
-  std::string to_string() const;
-};
 
 class Queue {
  public:

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "../arguments.hpp"
+#include "../rank_order.hpp"
 #include "nccl_check.hpp"
 #include "nccl_engine.hpp"
 #include "nccl_reduce.hpp"
@@ -16,6 +17,8 @@ namespace {
 using detail::Call;
 using detail::NcclEngine;
 using detail::NcclHandle;
+using detail::ReducePath;
+using detail::Slice;
 
 using Counts = std::span<const std::int64_t>;
 
@@ -37,11 +40,6 @@ bool all_equal(Counts counts) {
     if (count != counts.front()) return false;
   }
   return true;
-}
-
-/// First element of rank r's slice of n elements.
-std::int64_t slice_begin(std::int64_t n, int r, int size) {
-  return n / size * r + std::min<std::int64_t>(r, n % size);
 }
 
 std::size_t unsigned_of(std::int64_t count) {
@@ -96,12 +94,14 @@ class NcclCommunicator final : public Communicator {
   }
   template <typename Body>
   void on_host_uncounted(Body body);
-  void compare_calls(const Call& call, const std::string& invalid, Counts agreed);
-  void compare_rows(Counts send_counts, Counts recv_counts);
-  Call begin(Call call, const std::string& invalid, std::int64_t bytes_sent, Stream& stream,
-             Counts agreed = {});
+  void gather(const void* mine, void* all, std::int64_t num_bytes);
+  detail::GatherBytes gather_on_host() {
+    return [this](const void* mine, void* all, std::int64_t num_bytes) { gather(mine, all, num_bytes); };
+  }
+  Call begin(Call call, const std::string& invalid, std::int64_t bytes_sent, Stream& stream);
   Work end(const Call& call, const Stream& stream);
   void queue(const Call& call, const Start& start) { engine_->queue(*handle_, call, start); }
+  void reduce_by_nccl(const Call& call, TensorView inout);
   void reduce_small(const Call& call, TensorView inout);
   void reduce_sliced(const Call& call, TensorView inout);
   void send_and_receive(const Call& call, TensorView recv, Counts recv_counts, ConstTensorView send,
@@ -136,51 +136,24 @@ void NcclCommunicator::connect() {
   });
 }
 
-void NcclCommunicator::compare_calls(const Call& call, const std::string& invalid, Counts agreed) {
-  std::string mine = call.to_string();
-  if (!agreed.empty()) mine += fmt::format(" with counts {}", fmt::join(agreed, " "));
-  const std::vector<std::string> calls = all_gather_strings(*host_, mine);
-  const std::vector<std::string> faults = all_gather_strings(*host_, invalid);
-  for (std::size_t r = 0; r < calls.size(); ++r) {
-    NMOE_CHECK(faults[r].empty(), internal, "rank {} of the group, {}: {}", r, calls[r], faults[r]);
-  }
-  for (std::size_t r = 1; r < calls.size(); ++r) {
-    NMOE_CHECK(calls[r] == calls[0], internal, "ranks make different collective calls: rank 0 {}, rank {} {}",
-               calls[0], r, calls[r]);
-  }
-}
-
-void NcclCommunicator::compare_rows(Counts send_counts, Counts recv_counts) {
-  const auto n = static_cast<std::size_t>(size());
-  std::vector<std::int64_t> mine(send_counts.begin(), send_counts.end()), all(2 * n * n);
-  mine.insert(mine.end(), recv_counts.begin(), recv_counts.end());
-  const auto width = static_cast<std::int64_t>(2 * n);
-  const std::vector<std::int64_t> one_each(n, 1);
-  Stream cpu;
-  host_
-      ->all_gather_v(TensorView(all.data(), DType::int64, {size(), width}), one_each,
-                     ConstTensorView(mine.data(), DType::int64, {1, width}), cpu)
-      .wait();
-  for (std::size_t from = 0; from < n; ++from) {
-    for (std::size_t to = 0; to < n; ++to) {
-      const std::int64_t sent = all[from * 2 * n + to], expected = all[to * 2 * n + n + from];
-      NMOE_CHECK(sent == expected, internal,
-                 "all_to_all_v: rank {} sends {} rows to rank {}, which expects {}", from, sent, to,
-                 expected);
-    }
-  }
+/// For the debug checks: over the host, whose counters leave them out.
+void NcclCommunicator::gather(const void* mine, void* all, std::int64_t num_bytes) {
+  on_host_uncounted([&](Communicator& host) {
+    const std::vector<std::int64_t> one_each(static_cast<std::size_t>(size()), 1);
+    Stream cpu;
+    host.all_gather_v(TensorView(all, DType::uint8, {size(), num_bytes}), one_each,
+                      ConstTensorView(mine, DType::uint8, {1, num_bytes}), cpu)
+        .wait();
+  });
 }
 
 /// Checks and counts a call, and lets the engine's stream wait for the caller's.
-Call NcclCommunicator::begin(Call call, const std::string& invalid, std::int64_t bytes_sent, Stream& stream,
-                             Counts agreed) {
+Call NcclCommunicator::begin(Call call, const std::string& invalid, std::int64_t bytes_sent, Stream& stream) {
   NMOE_CHECK(!closed_, internal, "{} on a closed communicator", name_of(call.operation));
   engine_->throw_if_failed();
   call.sequence = ++sequence_;
   call.group_size = size();
-  if (engine_->options().debug_checks) {
-    on_host_uncounted([&](Communicator&) { compare_calls(call, invalid, agreed); });
-  }
+  if (engine_->options().debug_checks) detail::compare_calls(call, invalid, gather_on_host());
   NMOE_CHECK(invalid.empty(), internal, "{}: {}", name_of(call.operation), invalid);
   if (handle_ == nullptr) connect();
   counters_[call.operation].calls += 1;
@@ -203,21 +176,26 @@ Work NcclCommunicator::all_reduce(TensorView inout, ReduceOp op, Stream& stream)
   const std::int64_t small = engine_->options().small_reduce_bytes;
   const std::int64_t sent = all_reduce_bytes_sent(inout.dtype(), call.count, rank(), size(), small);
   call = begin(call, detail::check_buffer(inout, Device::cuda), sent, stream);
-  const bool floating =
-      inout.dtype() == DType::float64 || inout.dtype() == DType::float32 || inout.dtype() == DType::bfloat16;
   if (call.count == 0) return {};
-  if (!floating) {  // integers give the same bits in any order
-    queue(call, [&](ncclComm_t comm) {
-      NMOE_NCCL(ncclAllReduce(inout.raw(), inout.raw(), unsigned_of(call.count),
-                              detail::nccl_type(inout.dtype()), detail::nccl_op(op), comm,
-                              engine_->native_stream()));
-    });
-  } else if (inout.num_bytes() <= small) {
-    reduce_small(call, inout);
-  } else {
-    reduce_sliced(call, inout);
+  switch (detail::reduce_path(call.dtype, call.count, small)) {
+    case ReducePath::library:
+      reduce_by_nccl(call, inout);
+      break;
+    case ReducePath::gathered:
+      reduce_small(call, inout);
+      break;
+    case ReducePath::sliced:
+      reduce_sliced(call, inout);
+      break;
   }
   return end(call, stream);
+}
+
+void NcclCommunicator::reduce_by_nccl(const Call& call, TensorView inout) {
+  queue(call, [&](ncclComm_t comm) {
+    NMOE_NCCL(ncclAllReduce(inout.raw(), inout.raw(), unsigned_of(call.count), detail::nccl_type(call.dtype),
+                            detail::nccl_op(call.reduce_op), comm, engine_->native_stream()));
+  });
 }
 
 /// Everybody gathers everything and adds it up.
@@ -233,30 +211,32 @@ void NcclCommunicator::reduce_small(const Call& call, TensorView inout) {
 /// Rank r adds up slice r of everybody, then hands it out.
 void NcclCommunicator::reduce_sliced(const Call& call, TensorView inout) {
   const ncclDataType_t type = detail::nccl_type(call.dtype);
-  const std::int64_t width = size_of(call.dtype), mine = slice_begin(call.count, rank(), size());
-  const std::int64_t mine_count = slice_begin(call.count, rank() + 1, size()) - mine;
+  const std::int64_t width = size_of(call.dtype);
+  const Slice mine = detail::slice_of(call.count, rank(), size());
   auto* data = static_cast<std::byte*>(inout.raw());
-  std::byte* parts = engine_->scratch(mine_count * width * size());
+  std::byte* parts = engine_->scratch(mine.count * width * size());
   const cudaStream_t stream = engine_->native_stream();
-  const auto slice = [&](int r) { return data + slice_begin(call.count, r, size()) * width; };
-  const auto slice_count = [&](int r) {
-    return unsigned_of(slice_begin(call.count, r + 1, size()) - slice_begin(call.count, r, size()));
+  const auto send = [&](ncclComm_t comm, Slice slice, int to) {
+    if (slice.count > 0)
+      NMOE_NCCL(ncclSend(data + slice.begin * width, unsigned_of(slice.count), type, to, comm, stream));
+  };
+  const auto receive = [&](ncclComm_t comm, std::byte* memory, std::int64_t count, int from) {
+    if (count > 0) NMOE_NCCL(ncclRecv(memory, unsigned_of(count), type, from, comm, stream));
   };
   queue(call, [&](ncclComm_t comm) {
     for (int r = 0; r < size(); ++r) {
-      if (slice_count(r) > 0) NMOE_NCCL(ncclSend(slice(r), slice_count(r), type, r, comm, stream));
-      if (mine_count > 0) {
-        NMOE_NCCL(ncclRecv(parts + r * mine_count * width, unsigned_of(mine_count), type, r, comm, stream));
-      }
+      send(comm, detail::slice_of(call.count, r, size()), r);
+      receive(comm, parts + r * mine.count * width, mine.count, r);
     }
   });
-  detail::reduce_parts(call.dtype, call.reduce_op, parts, size(), slice(rank()), mine_count,
+  detail::reduce_parts(call.dtype, call.reduce_op, parts, size(), data + mine.begin * width, mine.count,
                        engine_->stream());
   queue(call, [&](ncclComm_t comm) {
     for (int r = 0; r < size(); ++r) {
       if (r == rank()) continue;
-      if (mine_count > 0) NMOE_NCCL(ncclSend(slice(rank()), unsigned_of(mine_count), type, r, comm, stream));
-      if (slice_count(r) > 0) NMOE_NCCL(ncclRecv(slice(r), slice_count(r), type, r, comm, stream));
+      const Slice theirs = detail::slice_of(call.count, r, size());
+      send(comm, mine, r);
+      receive(comm, data + theirs.begin * width, theirs.count, r);
     }
   });
 }
@@ -266,8 +246,9 @@ Work NcclCommunicator::all_gather_v(TensorView recv, Counts counts, ConstTensorV
     return host().all_gather_v(recv, counts, send, stream);
   Call call{.operation = Operation::all_gather_v, .dtype = recv.dtype()};
   call.count = detail::row_bytes(recv);
+  call.hash = detail::hash_of(counts);
   call = begin(call, detail::check_all_gather_v(rank(), size(), recv, counts, send, Device::cuda),
-               send.num_bytes() * (size() - 1), stream, counts);
+               send.num_bytes() * (size() - 1), stream);
   if (recv.num_elements() == 0) return {};
   if (all_equal(counts)) {
     queue(call, [&](ncclComm_t comm) {
@@ -303,8 +284,7 @@ Work NcclCommunicator::all_to_all_v(TensorView recv, Counts recv_counts, ConstTe
       detail::check_all_to_all_v(size(), recv, recv_counts, send, send_counts, Device::cuda);
   const std::int64_t kept = invalid.empty() ? send_counts[static_cast<std::size_t>(rank())] * call.count : 0;
   call = begin(call, invalid, send.num_bytes() - kept, stream);
-  if (engine_->options().debug_checks)
-    on_host_uncounted([&](Communicator&) { compare_rows(send_counts, recv_counts); });
+  if (engine_->options().debug_checks) detail::compare_row_counts(send_counts, recv_counts, gather_on_host());
   const std::int64_t width = row_elements(recv);
   queue(call, [&](ncclComm_t comm) {
     const ncclDataType_t type = detail::nccl_type(recv.dtype());

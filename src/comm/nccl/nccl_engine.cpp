@@ -1,3 +1,4 @@
+// NCCL calls followed until they are queued, and the thread that watches them.
 #include "nccl_engine.hpp"
 
 #include <algorithm>

@@ -15,7 +15,7 @@
 #include <thread>
 #include <vector>
 
-#include "../mpi/queue.hpp"
+#include "../call.hpp"
 #include "neuronmoe/comm/device_communicator.hpp"
 #include "neuronmoe/tensor/device.hpp"
 

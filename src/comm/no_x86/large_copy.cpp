@@ -1,3 +1,4 @@
+// Linked instead of x86/large_copy.cpp on other processors: the copy of the C library.
 #include "../large_copy.hpp"
 
 #include <cstring>
