@@ -12,10 +12,6 @@ Module make_module(int layer, const char* name, model::Projection projection, st
   return {fmt::format("model.layers.{}.{}:0", layer, name), layer, projection, -1, width, 0};
 }
 
-std::string expert_name(int expert) {
-  return expert == 0 ? "base" : fmt::format("exp_{}", expert - 1);
-}
-
 }  // namespace
 
 ModuleTable::ModuleTable(std::vector<Module> modules) : modules_(std::move(modules)) {
@@ -52,6 +48,10 @@ std::size_t ModuleTable::module_of(std::int64_t uuid) const {
       std::upper_bound(modules_.begin(), modules_.end(), uuid,
                        [](std::int64_t id, const Module& module) { return id < module.offset; });
   return static_cast<std::size_t>(after - modules_.begin()) - 1;
+}
+
+std::string expert_name(int expert) {
+  return expert == 0 ? "base" : fmt::format("exp_{}", expert - 1);
 }
 
 ModuleTable expert_module_table(const model::ModelConfig& config) {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "neuronmoe/analysis/sense.hpp"
+#include "neuronmoe/base/hash.hpp"
 #include "neuronmoe/base/philox.hpp"
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/io/json_file.hpp"
@@ -16,20 +17,14 @@
 namespace nmoe::analysis {
 namespace {
 
-// Stream of a draw: the same whatever the other languages are (FNV-1a of the codes).
-std::uint32_t stream_of(const std::string& name) {
-  std::uint32_t hash = 2166136261U;
-  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
-  return hash;
-}
-
-// Numbers of the drawn, ascending.
+/// Numbers of the drawn, ascending. `name` makes the stream of random numbers, so that a draw is the same
+/// whatever the other languages are.
 std::vector<std::size_t> draw(std::size_t available, std::int64_t wanted, std::uint64_t seed,
                               const std::string& name) {
   std::vector<std::size_t> order(available);
   std::iota(order.begin(), order.end(), std::size_t{0});
   if (static_cast<std::int64_t>(available) <= wanted) return order;
-  const Philox random(seed, RandomPurpose::sense, stream_of(name));
+  const Philox random(seed, RandomPurpose::sense, fnv1a(name));
   for (std::size_t i = 0; i < static_cast<std::size_t>(wanted); ++i)  // the first steps of Fisher and Yates
     std::swap(order[i], order[i + random.below(i, available - i)]);
   order.resize(static_cast<std::size_t>(wanted));
@@ -58,7 +53,7 @@ struct JsonLine {
   std::string text, language, place;  // language: empty if the line has none
 };
 
-// Lines with text; blank ones are passed over. Ids, as text or numbers, may not come twice.
+/// Lines with text; blank ones are passed over. Ids, as text or numbers, may not come twice.
 std::vector<JsonLine> read_json_lines(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   NMOE_CHECK(file.good(), bad_data, "{}: cannot be opened", path);
@@ -99,7 +94,7 @@ SensePool& add_pool(std::vector<SensePool>& pools, const std::string& language, 
   return pools.emplace_back(SensePool{language, path, sha256_file(path), {}, {}});
 }
 
-// PATH.jsonl: every line says its language.
+/// PATH.jsonl: every line says its language.
 void read_labelled_lines(std::vector<SensePool>& pools, const std::string& path) {
   const std::size_t first = pools.size();
   for (auto& line : read_json_lines(path)) {
@@ -115,7 +110,7 @@ void read_labelled_lines(std::vector<SensePool>& pools, const std::string& path)
   NMOE_CHECK(pools.size() > first, bad_data, "{}: no sentence in it", path);
 }
 
-// LANG:PATH as its parts.
+/// LANG:PATH as its parts.
 std::pair<std::string, std::string> split_spec(const std::string& spec, const char* key, const char* form) {
   const std::size_t colon = spec.find(':');
   NMOE_CHECK(colon != std::string::npos && colon > 0 && colon + 1 < spec.size(), config,
@@ -124,7 +119,7 @@ std::pair<std::string, std::string> split_spec(const std::string& spec, const ch
   return {spec.substr(0, colon), spec.substr(colon + 1)};
 }
 
-// The lines of a file whose language is known; a label that says otherwise is an error.
+/// The lines of a file whose language is known; a label that says otherwise is an error.
 std::vector<JsonLine> read_lines_of(const std::string& language, const std::string& path) {
   auto lines = read_json_lines(path);
   for (const auto& line : lines)
@@ -191,13 +186,6 @@ void redraw_pools(std::vector<SensePool>& pools, std::span<const int> analysed, 
     }
     pool.sentences = std::move(kept);
   }
-}
-
-std::vector<SensePool> load_sense_pools(std::span<const std::string> specs, std::int64_t max_sentences,
-                                        std::uint64_t seed) {
-  auto pools = read_sense_pools(specs);
-  draw_shared(pools, max_sentences, seed);
-  return pools;
 }
 
 SampleSet tokenize_documents(std::span<const std::string> specs, const data::Tokenizer& tokenizer,

@@ -57,7 +57,7 @@ void report_empty(const Logger& log, const ExpertStatistics& statistics) {
     for (std::size_t g = 0; g < expert.zero_samples.size(); ++g)
       if (expert.zero_samples[g] > 0)
         log.info("layer {} {}: no token of {} of {} {} sentences came here", expert.layer,
-                 expert_label(expert.expert), expert.zero_samples[g], statistics.neurons.n_pos[g],
+                 expert_name(expert.expert), expert.zero_samples[g], statistics.neurons.n_pos[g],
                  statistics.neurons.languages[g]);
 }
 
@@ -85,10 +85,6 @@ EmptyPolicy parse_empty_policy(std::string_view text) {
   if (text == "exclude") return EmptyPolicy::exclude;
   NMOE_CHECK(text == "neg_inf", config, "expert_ap.empty = {} is not one of zero, exclude, neg_inf", text);
   return EmptyPolicy::neg_inf;
-}
-
-std::string expert_label(int expert) {
-  return expert == 0 ? "base" : fmt::format("exp_{}", expert - 1);
 }
 
 ExpertStatistics analyse_experts(comm::ExecutionContext& context, const AnalysisConfig& config,
@@ -169,8 +165,8 @@ void write_expert_file(const std::string& path, const ExpertStatistics& statisti
 std::string expert_csv(const ExpertStatistics& statistics, std::size_t language) {
   std::string text = "layer,expert,total,high_ap,ratio_percent\n";
   for (const auto& expert : statistics.experts)
-    fmt::format_to(std::back_inserter(text), "{},{},{},{},{:.2f}\n", expert.layer,
-                   expert_label(expert.expert), expert.total, expert.high_ap[language],
+    fmt::format_to(std::back_inserter(text), "{},{},{},{},{:.2f}\n", expert.layer, expert_name(expert.expert),
+                   expert.total, expert.high_ap[language],
                    100.0 * static_cast<double>(expert.high_ap[language]) / static_cast<double>(expert.total));
   return text;
 }

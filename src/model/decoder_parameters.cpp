@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "neuronmoe/base/hash.hpp"
 #include "neuronmoe/base/philox.hpp"
 #include "neuronmoe/model/decoder.hpp"
 #include "neuronmoe/ops/transformer.hpp"
@@ -11,14 +12,6 @@ namespace nmoe::model {
 
 namespace {
 
-/// FNV-1a of the name: the random stream of a parameter, so that values do not depend on the order of the
-/// list.
-std::uint32_t stream_of(std::string_view name) {
-  std::uint32_t hash = 2166136261U;
-  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
-  return hash;
-}
-
 bool ends_with_any(std::string_view name, std::initializer_list<std::string_view> suffixes) {
   return std::any_of(suffixes.begin(), suffixes.end(), [&](std::string_view s) { return name.ends_with(s); });
 }
@@ -26,7 +19,8 @@ bool ends_with_any(std::string_view name, std::initializer_list<std::string_view
 void fill_normal(TensorView there, std::string_view name, std::uint64_t seed, double stddev, Stream& stream) {
   HostSide side(there, stream);
   const TensorView values = side.view();
-  const Philox random(seed, RandomPurpose::parameter_init, stream_of(name));
+  // A stream by name: values do not depend on the order of the list.
+  const Philox random(seed, RandomPurpose::parameter_init, fnv1a(name));
   const std::int64_t n = values.num_elements();
   for (std::int64_t i = 0; i < n; ++i) {
     const double value = stddev * random.normal(static_cast<std::uint64_t>(i));

@@ -26,7 +26,7 @@ SampleSet toy_samples(int per_language = 23, bool bos = true) {
   const char* names[] = {"en", "el", "tr"};
   for (int g = 0; g < 3; ++g) pools.push_back({names[g], "toy", "none", toy_sentences(g, per_language + g)});
   const ByteTokenizer tokenizer(bos);
-  return tokenize_pools(pools, tokenizer, sense_bos(tokenizer, tiny_config({1})), 29);
+  return tokenize_pools(pools, tokenizer, sense_bos(tokenizer, fake_config({1})), 29);
 }
 
 // The dense toy model: every module of the table and the MLP input.
@@ -123,7 +123,7 @@ void check_same(const NeuronStatistics& a, const NeuronStatistics& b) {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(neurons_have_the_same_bits_on_any_rank_count) {
-  const auto config = tiny_config({1, 1});
+  const auto config = fake_config({1, 1});
   const SampleSet samples = toy_samples();
   AnalysisConfig options;
   options.batch_tokens = 40;  // many uneven batches; the last round leaves ranks empty
@@ -147,7 +147,7 @@ BOOST_AUTO_TEST_CASE(neurons_have_the_same_bits_on_any_rank_count) {
 }
 
 BOOST_AUTO_TEST_CASE(slabs_of_modules_and_redrawn_pools_change_no_bit) {
-  const auto config = tiny_config({1, 1});
+  const auto config = fake_config({1, 1});
   SampleSet samples = toy_samples();
   // Language g takes part in what its own and the next language's samples are, by a rule of the index.
   for (std::size_t s = 0; s < samples.samples.size(); ++s)
@@ -189,7 +189,7 @@ BOOST_AUTO_TEST_CASE(slabs_of_modules_and_redrawn_pools_change_no_bit) {
 }
 
 BOOST_AUTO_TEST_CASE(activation_probabilities_equal_plain_counts) {
-  const auto config = tiny_config({1, 1});
+  const auto config = fake_config({1, 1});
   const SampleSet samples = toy_samples();
   AnalysisConfig options;
   options.batch_tokens = 40;
@@ -226,7 +226,7 @@ BOOST_AUTO_TEST_CASE(activation_probabilities_equal_plain_counts) {
 }
 
 BOOST_AUTO_TEST_CASE(similarity_from_documents) {
-  const auto config = tiny_config({1, 1});
+  const auto config = fake_config({1, 1});
   const SampleSet samples = toy_samples(), documents = toy_samples(5);
   AnalysisConfig options;
   options.batch_tokens = 40;
@@ -244,7 +244,7 @@ BOOST_AUTO_TEST_CASE(similarity_from_documents) {
 }
 
 BOOST_AUTO_TEST_CASE(neurons_equal_plain_loops) {
-  const auto config = tiny_config({1, 1});
+  const auto config = fake_config({1, 1});
   const SampleSet samples = toy_samples();
   TestContext many(world());
   for (const bool skip_bos : {false, true}) {
@@ -272,7 +272,7 @@ BOOST_AUTO_TEST_CASE(neurons_equal_plain_loops) {
 }
 
 BOOST_AUTO_TEST_CASE(layer_similarity_equals_all_pairs) {
-  const auto config = tiny_config({1, 1});
+  const auto config = fake_config({1, 1});
   const SampleSet samples = toy_samples(5);
   AnalysisConfig options;
   options.batch_tokens = 40;
@@ -308,7 +308,7 @@ BOOST_AUTO_TEST_CASE(layer_similarity_equals_all_pairs) {
 }
 
 BOOST_AUTO_TEST_CASE(experts_have_the_same_bits_and_equal_plain_loops) {
-  const auto config = tiny_config({4, 1, 2});
+  const auto config = fake_config({4, 1, 2});
   const SampleSet samples = toy_samples();
   const auto alone = comm::make_local_communicator();
   TestContext many(world()), one(*alone);
@@ -359,7 +359,7 @@ BOOST_AUTO_TEST_CASE(experts_have_the_same_bits_and_equal_plain_loops) {
 }
 
 BOOST_AUTO_TEST_CASE(expert_file_can_be_read_back) {
-  const auto config = tiny_config({2, 1});
+  const auto config = fake_config({2, 1});
   const SampleSet samples = toy_samples();
   TestContext many(world());
   const SharedDirectory directory("expert_file");
@@ -377,7 +377,7 @@ BOOST_AUTO_TEST_CASE(expert_file_can_be_read_back) {
 }
 
 BOOST_AUTO_TEST_CASE(probes_of_a_training_run_are_appended_and_replaced) {
-  const auto config = tiny_config({2, 1});
+  const auto config = fake_config({2, 1});
   const SampleSet samples = toy_samples();
   TestContext many(world());
   const SharedDirectory directory("expert_probe");
@@ -409,7 +409,7 @@ BOOST_AUTO_TEST_CASE(probes_of_a_training_run_are_appended_and_replaced) {
 }
 
 BOOST_AUTO_TEST_CASE(nan_response_is_an_error_on_every_rank) {
-  const auto config = tiny_config({1, 1});
+  const auto config = fake_config({1, 1});
   const SampleSet samples = toy_samples();
   const auto poisoned = [&](const model::Batch& batch, model::ActivationObserver& observer) {
     dense_model(config)(batch, observer);

@@ -79,7 +79,7 @@ bool plain_right(const TokenizedItem& item) {
 BOOST_AUTO_TEST_CASE(perplexity_equals_a_plain_loop_and_any_rank_count) {
   const auto alone = comm::make_local_communicator();
   TestContext many(world()), one(*alone);
-  const model::ModelConfig config = tiny_config({1, 3});
+  const model::ModelConfig config = fake_config({1, 3});
   for (const std::int64_t block : {2, 128, 500}) {
     for (const int length : {2, 129, 5001}) {  // a last block of one token predicts nothing
       const auto ids = toy_stream(length);

@@ -32,7 +32,8 @@ class ByteTokenizer : public data::Tokenizer {
   bool bos_;
 };
 
-inline model::ModelConfig tiny_config(std::vector<int> num_experts) {
+/// The shape of the model that fake_value stands for.
+inline model::ModelConfig fake_config(std::vector<int> num_experts) {
   model::ModelConfig config;
   config.num_layers = static_cast<int>(num_experts.size());
   config.hidden_size = 6;

@@ -34,6 +34,12 @@ std::string sense_json(const std::string& language, int count) {
   return text + "], \"negative\": [\"never used\"]}}";
 }
 
+std::vector<SensePool> drawn(const std::vector<std::string>& specs, std::uint64_t seed) {
+  auto pools = read_sense_pools(specs);
+  draw_shared(pools, 10, seed);
+  return pools;
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(draw_depends_on_seed_and_language_only) {
@@ -41,12 +47,12 @@ BOOST_AUTO_TEST_CASE(draw_depends_on_seed_and_language_only) {
   const std::string en = "en:" + folder.write("en.json", sense_json("en", 50));
   const std::string el = "el:" + folder.write("el.json", sense_json("el", 5));
   const std::string tr = "tr:" + folder.write("tr.json", sense_json("tr", 50));
-  const auto two = load_sense_pools(std::vector<std::string>{en, el}, 10, 1);
-  const auto three = load_sense_pools(std::vector<std::string>{tr, el, en}, 10, 1);
+  const auto two = drawn({en, el}, 1);
+  const auto three = drawn({tr, el, en}, 1);
   BOOST_TEST(two[0].sentences.size() == 10U);
   BOOST_TEST(two[1].sentences.size() == 5U);  // fewer than wanted: all
   BOOST_TEST(two[0].sentences == three[2].sentences, boost::test_tools::per_element());
-  BOOST_TEST((load_sense_pools(std::vector<std::string>{en, el}, 10, 2)[0].sentences != two[0].sentences));
+  BOOST_TEST((drawn({en, el}, 2)[0].sentences != two[0].sentences));
   const std::set<std::string> distinct(two[0].sentences.begin(), two[0].sentences.end());
   BOOST_TEST(distinct.size() == 10U);
   BOOST_TEST(two[0].sha256.size() == 64U);
@@ -56,7 +62,7 @@ BOOST_AUTO_TEST_CASE(bad_sense_files_are_refused) {
   const Folder folder;
   const std::string good = "el:" + folder.write("el.json", sense_json("el", 3));
   const auto refused = [&](const std::string& spec, ErrorCode code) {
-    BOOST_CHECK_EXCEPTION(load_sense_pools(std::vector<std::string>{good, spec}, 10, 1), Error,
+    BOOST_CHECK_EXCEPTION(read_sense_pools(std::vector<std::string>{good, spec}), Error,
                           [&](const Error& e) { return e.code() == code; });
   };
   refused("en", ErrorCode::config);
@@ -67,7 +73,7 @@ BOOST_AUTO_TEST_CASE(bad_sense_files_are_refused) {
   refused("en:" + folder.write("b.json", "{\"sentences\": {\"positive\": [1]}}"), ErrorCode::bad_data);
   refused("en:" + folder.write("c.json", "{\"sentences\": "), ErrorCode::bad_data);
   refused("en:" + folder.write("d.json", sense_json("hu", 3)), ErrorCode::bad_data);
-  BOOST_CHECK_THROW(load_sense_pools(std::vector<std::string>{good}, 10, 1), Error);
+  BOOST_CHECK_THROW(read_sense_pools(std::vector<std::string>{good}), Error);
 }
 
 BOOST_AUTO_TEST_CASE(jsonl_with_labels) {
@@ -195,7 +201,7 @@ BOOST_AUTO_TEST_CASE(long_sentences_are_dropped_bos_included) {
 }
 
 BOOST_AUTO_TEST_CASE(bos_follows_tokenizer_then_llama_config) {
-  auto config = tiny_config({1});
+  auto config = fake_config({1});
   config.bos_token_id = 2;
   BOOST_TEST(sense_bos(ByteTokenizer(true), config) == 256);
   BOOST_TEST(sense_bos(ByteTokenizer(false), config) == 2);

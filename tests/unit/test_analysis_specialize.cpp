@@ -37,7 +37,7 @@ BOOST_AUTO_TEST_CASE(ratios_of_table_10) {
   BOOST_TEST(line == "layer,expert,total,high_ap,ratio_percent");
   for (const Row& row : rows) {
     std::getline(table, line);
-    BOOST_TEST(line == std::to_string(row.layer) + "," + expert_label(row.expert) + ",19456," +
+    BOOST_TEST(line == std::to_string(row.layer) + "," + expert_name(row.expert) + ",19456," +
                            std::to_string(row.high_ap) + "," + row.ratio);
   }
   BOOST_TEST(!std::getline(table, line));

@@ -9,6 +9,7 @@
 
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/handle.hpp"
+#include "neuronmoe/base/hash.hpp"
 #include "neuronmoe/base/philox.hpp"
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/base/shared_library.hpp"
@@ -79,6 +80,12 @@ BOOST_AUTO_TEST_CASE(sha256_vectors) {
   BOOST_CHECK_EXCEPTION(sha256_file(path), Error, [&](const Error& error) {
     return error.code() == ErrorCode::bad_data && std::string(error.what()).find(path) != std::string::npos;
   });
+}
+
+BOOST_AUTO_TEST_CASE(fnv1a_published_values) {
+  BOOST_TEST(fnv1a("") == 0x811C9DC5U);
+  BOOST_TEST(fnv1a("a") == 0xE40C292CU);
+  BOOST_TEST(fnv1a("foobar") == 0xBF9CF968U);
 }
 
 BOOST_AUTO_TEST_CASE(errors_carry_code_and_place) {

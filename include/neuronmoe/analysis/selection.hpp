@@ -41,6 +41,9 @@ class ModuleTable {
   int num_layers_ = 0;
 };
 
+/// Returns "base", or "exp_0", "exp_1", ... for expert 1, 2, ...
+std::string expert_name(int expert);
+
 /// Base and new experts of every layer of an MoE: per (layer, expert) down, gate, up. Layers in numeric
 /// order; a dense layer has its base only (METHOD 8).
 ModuleTable expert_module_table(const model::ModelConfig& config);

@@ -37,9 +37,6 @@ void draw_shared(std::vector<SensePool>& pools, std::int64_t max_sentences, std:
 /// negatives anew, each draw a function of (seed, analysed language, language). Keeps what anybody drew.
 void redraw_pools(std::vector<SensePool>& pools, std::span<const int> analysed, std::int64_t max_sentences,
                   std::uint64_t seed);
-/// read_sense_pools and draw_shared.
-std::vector<SensePool> load_sense_pools(std::span<const std::string> specs, std::int64_t max_sentences,
-                                        std::uint64_t seed);
 
 /// Tokenised sentences of all pools, pool by pool in file order.
 struct SampleSet {

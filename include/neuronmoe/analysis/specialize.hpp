@@ -39,8 +39,6 @@ ExpertStatistics analyse_experts(comm::ExecutionContext& context, const Analysis
                                  const model::ModelConfig& model, const SampleSet& samples,
                                  const ObserveFunction& observe);
 
-/// "base" or "exp_0", "exp_1", ...
-std::string expert_label(int expert);
 /// PLATFORM 4(b): neurons.h5's layout plus /expert and /count_tokens. On rank 0, within comm::agree.
 void write_expert_file(const std::string& path, const ExpertStatistics& statistics);
 /// The table of METHOD 8 for one language: layer,expert,total,high_ap,ratio_percent.
