@@ -75,9 +75,10 @@ SampleRoles shared_pool_roles(std::span<const int> language_of_sample, int num_p
                language, num_pool_languages);
     roles.class_of_sample.push_back(static_cast<std::uint16_t>(language));
   }
-  for (const int language : analysed)
+  for (const int language : analysed) {
     for (int c = 0; c < num_pool_languages; ++c)
       roles.roles.push_back(c == language ? Role::positive : Role::negative);
+  }
   return roles;
 }
 

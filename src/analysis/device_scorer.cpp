@@ -14,8 +14,9 @@ namespace nmoe::analysis {
 namespace {
 
 // Device memory per response while a slab is ranked: the response, keys and classes twice, what the sort
-// adds, and the counts of participants.
+// adds, and the counts of participants; and of the results for a language.
 constexpr std::int64_t bytes_per_response = 4 + 2 * 4 + 2 * 2 + 8, bytes_per_positive = 4;
+constexpr std::int64_t bytes_per_language = 8 * ops::num_ranked_values + 4 * ops::num_order_statistics;
 // CUB counts in 64 bits but a grid has 2^31 − 1 blocks.
 constexpr std::int64_t most_rows = std::int64_t{1} << 30;
 
@@ -24,7 +25,23 @@ Tensor on_device(const std::vector<T>& values, Shape shape, Stream& stream) {
   return copied_to(stream.device(), ConstTensorView(values.data(), dtype_of<T>::value, shape), stream);
 }
 
-// Percentile q of n values; `values` are the two that it lies between.
+// A percentile lies between two order statistics; ops::rank_rows wants those of positives first.
+static_assert(2 * num_percentiles(Role::positive) == ops::num_positive_statistics &&
+                  2 * (num_percentiles(Role::positive) + num_percentiles(Role::negative)) ==
+                      ops::num_order_statistics,
+              "ops/ranking.hpp: num_order_statistics is not two for each percentile of the list");
+
+/// Calls f(percentile, member) for the percentiles of the list in the order of the order statistics.
+template <typename F>
+void for_each_percentile(NeuronScore& score, F&& f) {
+  for (const Role role : {Role::positive, Role::negative}) {
+    for_each_statistic(score, [&](std::string_view, auto& value, const StatisticInfo& info) {
+      if (info.percentile && info.percentile->of == role) f(*info.percentile, value);
+    });
+  }
+}
+
+/// Returns percentile q of n values; `values` are the two that it lies between.
 double percentile_between(std::int64_t n, double q, const float* values) {
   if (n == 0) return 0.0;
   return interpolate(static_cast<double>(values[0]), static_cast<double>(values[1]), percentile_spot(n, q).t);
@@ -52,14 +69,13 @@ DeviceScorer::DeviceScorer(const SampleRoles& roles, ScoringPlace place) : roles
     num_on_.push_back(roles.count(g, Role::positive));
     num_off_.push_back(roles.count(g, Role::negative));
     positives_begin.push_back(positives_begin.back() + num_on_.back());
-    const auto want = [&](std::int64_t n, double q) {
-      const PercentileSpot spot = n > 0 ? percentile_spot(n, q) : PercentileSpot{0, 0, 0.0};
+    NeuronScore any;
+    for_each_percentile(any, [&](const Percentile& percentile, const auto&) {
+      const std::int64_t n = num_samples(percentile.of, static_cast<std::size_t>(g));
+      const PercentileSpot spot = n > 0 ? percentile_spot(n, percentile.q) : PercentileSpot{0, 0, 0.0};
       wanted.push_back(n > 0 ? static_cast<std::int32_t>(n - 1 - spot.low) : -1);
       wanted.push_back(n > 0 ? static_cast<std::int32_t>(n - 1 - spot.high) : -1);
-    };
-    want(num_on_.back(), 0.5);
-    want(num_on_.back(), 0.9);
-    want(num_off_.back(), 0.5);
+    });
   }
   num_positives_ = positives_begin.back();
   class_of_sample_ = on_device(class_of_sample, {samples}, stream);
@@ -68,8 +84,8 @@ DeviceScorer::DeviceScorer(const SampleRoles& roles, ScoringPlace place) : roles
   sample_by_class_ = on_device(by_class, {samples}, stream);
   class_begin_ = on_device(class_begin, {classes + 1}, stream);
   wanted_ = on_device(wanted, {languages, ops::num_order_statistics}, stream);
-  const std::int64_t row_bytes =
-      samples * bytes_per_response + num_positives_ * bytes_per_positive + languages * 40 + 16;
+  const std::int64_t row_bytes = samples * bytes_per_response + num_positives_ * bytes_per_positive +
+                                 languages * bytes_per_language + 16;
   slab_rows_ = std::clamp<std::int64_t>(place.slab_bytes / row_bytes, 1, most_rows);
 }
 
@@ -99,8 +115,7 @@ void DeviceScorer::score_slab(std::span<const float> responses, std::span<Neuron
       here = Tensor(shape, dtype);
     };
     responses_ = Tensor({rows, samples}, DType::float32, stream.device());
-    make(ap_, host_ap_, {rows, languages}, DType::float64);
-    make(off_sums_, host_off_sums_, {rows, languages}, DType::float64);
+    make(values_, host_values_, {rows, ops::num_ranked_values, languages}, DType::float64);
     make(order_statistics_, host_order_statistics_, {rows, languages, ops::num_order_statistics},
          DType::float32);
     make(first_nan_, host_first_nan_, {rows}, DType::int32);
@@ -108,11 +123,11 @@ void DeviceScorer::score_slab(std::span<const float> responses, std::span<Neuron
   const TensorView slab = responses_.view().rows(0, rows);
   copy(slab, ConstTensorView(responses.data(), DType::float32, {rows, samples}), stream);
   const auto first_rows = [&](Tensor& tensor) { return tensor.view().rows(0, rows); };
-  ops::rank_rows(
-      {first_rows(ap_), first_rows(order_statistics_), first_rows(off_sums_), first_rows(first_nan_)}, slab,
-      {class_of_sample_.view(), role_table_.view(), positives_begin_.view(), num_positives_,
-       sample_by_class_.view(), class_begin_.view(), wanted_.view(), roles_.disjoint()},
-      stream);
+  const TensorView values = first_rows(values_).reshape({ops::num_ranked_values, rows, languages});
+  ops::rank_rows({values, first_rows(order_statistics_), first_rows(first_nan_)}, slab,
+                 {class_of_sample_.view(), role_table_.view(), positives_begin_.view(), num_positives_,
+                  sample_by_class_.view(), class_begin_.view(), wanted_.view(), roles_.disjoint()},
+                 stream);
   copy(first_rows(host_first_nan_), first_rows(first_nan_), stream);
   for (std::int64_t n = 0; n < rows; ++n) {
     const std::int32_t sample = host_first_nan_.data<std::int32_t>()[n];
@@ -121,28 +136,35 @@ void DeviceScorer::score_slab(std::span<const float> responses, std::span<Neuron
                   fmt::format("neuron {}: response of sample {} is NaN; average precision is undefined",
                               first_row + n, sample));
   }
-  copy(first_rows(host_ap_), first_rows(ap_), stream);
-  copy(first_rows(host_off_sums_), first_rows(off_sums_), stream);
+  copy(first_rows(host_values_), first_rows(values_), stream);
   copy(first_rows(host_order_statistics_), first_rows(order_statistics_), stream);
-  finish(rows, scores);
+  set_scores(rows, scores);
 }
 
-void DeviceScorer::finish(std::int64_t rows, std::span<NeuronScore> scores) const {
-  const auto languages = static_cast<std::int64_t>(roles_.num_languages);
+void DeviceScorer::set_scores(std::int64_t rows, std::span<NeuronScore> scores) const {
+  const std::int64_t languages = roles_.num_languages, count = rows * languages;
+  const auto values_of = [&](ops::RankedValue value) {
+    return host_values_.data<double>() + static_cast<int>(value) * count;
+  };
+  const double *ap = values_of(ops::RankedValue::ap), *off_sum = values_of(ops::RankedValue::off_sum);
 #pragma omp parallel for schedule(static)
-  for (std::int64_t i = 0; i < rows * languages; ++i) {
+  for (std::int64_t i = 0; i < count; ++i) {
     const auto g = static_cast<std::size_t>(i % languages);
-    const float* values = host_order_statistics_.data<float>() + i * ops::num_order_statistics;
+    const float* order_statistics = host_order_statistics_.data<float>() + i * ops::num_order_statistics;
     NeuronScore& score = scores[static_cast<std::size_t>(i)];
     score = {};
-    score.ap = host_ap_.data<double>()[i];
-    score.on_p50 = static_cast<float>(percentile_between(num_on_[g], 0.5, values));
-    score.on_p90 = static_cast<float>(percentile_between(num_on_[g], 0.9, values + 2));
-    score.off_p50 = static_cast<float>(percentile_between(num_off_[g], 0.5, values + 4));
-    if (num_off_[g] > 0)
-      score.off_mean =
-          static_cast<float>(host_off_sums_.data<double>()[i] / static_cast<double>(num_off_[g]));
+    score.ap = ap[i];
+    for_each_percentile(score, [&](const Percentile& percentile, auto& value) {
+      value = static_cast<std::decay_t<decltype(value)>>(
+          percentile_between(num_samples(percentile.of, g), percentile.q, order_statistics));
+      order_statistics += 2;
+    });
+    if (num_off_[g] > 0) score.off_mean = static_cast<float>(off_sum[i] / static_cast<double>(num_off_[g]));
   }
+}
+
+std::int64_t DeviceScorer::num_samples(Role role, std::size_t language) const {
+  return (role == Role::positive ? num_on_ : num_off_)[language];
 }
 
 void score_rows(ScoringPlace place, std::span<const float> responses, const SampleRoles& roles,

@@ -20,15 +20,17 @@ class DeviceScorer {
 
  private:
   void score_slab(std::span<const float> responses, std::span<NeuronScore> scores, std::int64_t first_row);
-  void finish(std::int64_t rows, std::span<NeuronScore> scores) const;
+  /// Returns how many samples have `role` for a language; positive and negative only.
+  std::int64_t num_samples(Role role, std::size_t language) const;
+  void set_scores(std::int64_t rows, std::span<NeuronScore> scores) const;
 
   const SampleRoles& roles_;
   ScoringPlace place_;
   std::int64_t slab_rows_ = 1, num_positives_ = 0;
   std::vector<std::int64_t> num_on_, num_off_;
   Tensor class_of_sample_, role_table_, positives_begin_, sample_by_class_, class_begin_, wanted_;
-  Tensor responses_, ap_, order_statistics_, off_sums_, first_nan_;  // of a slab
-  Tensor host_ap_, host_order_statistics_, host_off_sums_, host_first_nan_;
+  Tensor responses_, values_, order_statistics_, first_nan_;  // of a slab
+  Tensor host_values_, host_order_statistics_, host_first_nan_;
 };
 
 }  // namespace nmoe::analysis

@@ -10,14 +10,22 @@
 namespace nmoe::analysis {
 namespace {
 
-constexpr const char* header = "ap,off_mean,off_p50,on_p50,on_p90,layer,unit,uuid,concept,group\n";
+/// Returns the first line: the columns of METHOD 1.6, the statistics and then which neuron they belong to.
+std::string header(const NeuronStatistics& s) {
+  std::string text;
+  for_each_statistic(
+      s, [&](std::string_view name, const auto&, const StatisticInfo&) { text.append(name).append(","); });
+  return text + "layer,unit,uuid,concept,group\n";
+}
 
 void append_row(fmt::memory_buffer& out, const NeuronStatistics& s, std::size_t g, std::size_t module,
                 std::size_t n) {
   const Module& m = s.modules.modules()[module];
-  fmt::format_to(std::back_inserter(out), "{},{},{},{},{},{},{},{},{},sense\n",
-                 static_cast<float>(s.ap[g][n]), s.off_mean[g][n], s.off_p50[g][n], s.on_p50[g][n],
-                 s.on_p90[g][n], m.name, static_cast<std::int64_t>(n) - m.offset, n, s.languages[g]);
+  for_each_statistic(s, [&](std::string_view, const auto& table, const StatisticInfo&) {
+    fmt::format_to(std::back_inserter(out), "{},", static_cast<float>(table[g][n]));
+  });
+  fmt::format_to(std::back_inserter(out), "{},{},{},{},sense\n", m.name,
+                 static_cast<std::int64_t>(n) - m.offset, n, s.languages[g]);
 }
 
 std::string info_json(const NeuronStatistics& s, std::size_t g) {
@@ -37,14 +45,16 @@ std::string info_json(const NeuronStatistics& s, std::size_t g) {
 }  // namespace
 
 void write_expertise_csv(const std::string& directory, const NeuronStatistics& s) {
+  const std::string first_line = header(s);
   for (std::size_t g = 0; g < s.languages.size(); ++g) {
     const std::string folder = fmt::format("{}/{}/expertise", directory, s.languages[g]);
     io::make_directories(folder);
     fmt::memory_buffer all, top;
-    all.append(std::string_view(header));
-    top.append(std::string_view(header));
-    for (std::size_t m = 0, n = 0; m < s.modules.modules().size(); ++m)
+    all.append(first_line);
+    top.append(first_line);
+    for (std::size_t m = 0, n = 0; m < s.modules.modules().size(); ++m) {
       for (std::int64_t u = 0; u < s.modules.modules()[m].width; ++u) append_row(all, s, g, m, n++);
+    }
     for (const auto& neuron : s.selected[g].neurons) append_row(top, s, g, neuron.module, neuron.uuid);
     io::write_file_atomically(folder + "/expertise.csv", {all.data(), all.size()});
     io::write_file_atomically(fmt::format("{}/expertise_limited_{}_top.csv", folder, s.selected[g].top_k),

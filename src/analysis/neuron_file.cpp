@@ -33,6 +33,14 @@ std::vector<std::vector<T>> read_table(io::H5File& file, const std::string& name
   return table;
 }
 
+/// Returns the rows of a table, one after another.
+template <typename T>
+std::vector<T> flat(const std::vector<std::vector<T>>& table) {
+  std::vector<T> values;
+  for (const auto& row : table) values.insert(values.end(), row.begin(), row.end());
+  return values;
+}
+
 void write_selections(io::H5File& file, const NeuronStatistics& statistics) {
   file.make_group("/selected");
   for (std::size_t g = 0; g < statistics.selected.size(); ++g) {
@@ -72,10 +80,8 @@ Selection read_selection(io::H5File& file, const std::string& language, const Mo
 void write_lape(io::H5File& file, const NeuronStatistics& statistics) {
   const Lape& lape = statistics.lape;
   if (lape.entropy.empty()) return;
-  std::vector<float> flat;
-  for (const auto& language : lape.probability) flat.insert(flat.end(), language.begin(), language.end());
   file.write("/lape/entropy", lape.entropy);
-  file.write("/lape/probability", flat,
+  file.write("/lape/probability", flat(lape.probability),
              {static_cast<std::int64_t>(lape.probability.size()), statistics.modules.num_neurons()});
   file.write_attribute("/lape", "bar", lape.bar);
   file.write_attribute("/lape", "threshold", lape.threshold);
@@ -159,19 +165,15 @@ ModuleTable read_modules(io::H5File& file) {
   return ModuleTable(std::move(modules));
 }
 
+void write_statistics(io::H5File& file, const StatisticTables& tables, std::int64_t num_neurons) {
+  for_each_statistic(tables, [&](std::string_view name, const auto& table, const StatisticInfo&) {
+    file.write(fmt::format("/{}", name), flat(table), {static_cast<std::int64_t>(table.size()), num_neurons});
+  });
+}
+
 void write_score_tables(io::H5File& file, const NeuronStatistics& statistics) {
-  const auto write = [&](const std::string& name, const auto& rows) {
-    using Value = typename std::decay_t<decltype(rows)>::value_type::value_type;
-    std::vector<Value> flat;
-    for (const auto& row : rows) flat.insert(flat.end(), row.begin(), row.end());
-    file.write(name, flat, {static_cast<std::int64_t>(rows.size()), statistics.modules.num_neurons()});
-  };
   file.write_strings("/language", statistics.languages);
-  write("/ap", statistics.ap);
-  write("/off_mean", statistics.off_mean);
-  write("/off_p50", statistics.off_p50);
-  write("/on_p50", statistics.on_p50);
-  write("/on_p90", statistics.on_p90);
+  write_statistics(file, statistics, statistics.modules.num_neurons());
   file.write("/n_pos", statistics.n_pos);
   file.write("/n_neg", statistics.n_neg);
   file.write("/n_tokens", statistics.n_tokens);
@@ -197,16 +199,13 @@ void write_root_attributes(io::H5File& file, std::string_view format, const Prov
 
 void append_scores(NeuronStatistics& statistics, const std::vector<NeuronScore>& scores) {
   const std::size_t languages = statistics.languages.size();
-  statistics.ap.resize(languages);
-  for (auto* table : {&statistics.off_mean, &statistics.off_p50, &statistics.on_p50, &statistics.on_p90})
-    table->resize(languages);
+  for_each_statistic(statistics,
+                     [&](std::string_view, auto& table, const StatisticInfo&) { table.resize(languages); });
   for (std::size_t i = 0; i < scores.size(); ++i) {
-    const std::size_t g = i % languages;
-    statistics.ap[g].push_back(scores[i].ap);
-    statistics.off_mean[g].push_back(scores[i].off_mean);
-    statistics.off_p50[g].push_back(scores[i].off_p50);
-    statistics.on_p50[g].push_back(scores[i].on_p50);
-    statistics.on_p90[g].push_back(scores[i].on_p90);
+    for_each_statistic(statistics, scores[i],
+                       [&](std::string_view, auto& table, const auto& value, const StatisticInfo&) {
+                         table[i % languages].push_back(value);
+                       });
   }
 }
 
@@ -231,11 +230,10 @@ NeuronStatistics read_neuron_file(const std::string& path) {
   statistics.languages = file.read_strings("/language");
   const std::size_t languages = statistics.languages.size();
   const std::int64_t neurons = statistics.modules.num_neurons();
-  statistics.ap = read_table<double>(file, "/ap", languages, neurons);
-  statistics.off_mean = read_table<float>(file, "/off_mean", languages, neurons);
-  statistics.off_p50 = read_table<float>(file, "/off_p50", languages, neurons);
-  statistics.on_p50 = read_table<float>(file, "/on_p50", languages, neurons);
-  statistics.on_p90 = read_table<float>(file, "/on_p90", languages, neurons);
+  for_each_statistic(statistics, [&](std::string_view name, auto& table, const StatisticInfo&) {
+    using Value = typename std::decay_t<decltype(table)>::value_type::value_type;
+    table = read_table<Value>(file, fmt::format("/{}", name), languages, neurons);
+  });
   const std::int64_t shape[] = {static_cast<std::int64_t>(languages)};
   statistics.n_pos = file.read<std::uint64_t>("/n_pos", shape);
   statistics.n_neg = file.read<std::uint64_t>("/n_neg", shape);

@@ -9,7 +9,9 @@ namespace nmoe::analysis {
 
 void write_modules(io::H5File& file, const ModuleTable& modules);
 ModuleTable read_modules(io::H5File& file);
-/// /language, /ap, /off_*, /on_*, /n_*.
+/// Writes a dataset [G, num_neurons] for every statistic of the list.
+void write_statistics(io::H5File& file, const StatisticTables& tables, std::int64_t num_neurons);
+/// Writes /language, the statistics and /n_*.
 void write_score_tables(io::H5File& file, const NeuronStatistics& statistics);
 void write_root_attributes(io::H5File& file, std::string_view format, const Provenance& provenance,
                            std::string_view definition);

@@ -1,7 +1,11 @@
 // The fast path of average precision: one ranking per neuron, then work that is linear in the samples,
 // whatever the number of languages.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "neuronmoe/analysis/average_precision.hpp"
@@ -17,14 +21,15 @@ double total(const std::array<double, lanes>& sums) {
   return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
 }
 
-// Σ (i + 1) / (ranks[i] + 1): precision at each positive if nobody ties and nobody is absent.
+/// Σ (i + 1) / (ranks[i] + 1): precision at each positive if nobody ties and nobody is absent.
 double sum_of_precisions(std::span<const std::uint32_t> ranks) {
   std::array<double, lanes> sums{};
   std::size_t i = 0;
-  for (; i + lanes <= ranks.size(); i += lanes)
+  for (; i + lanes <= ranks.size(); i += lanes) {
     for (std::size_t j = 0; j < lanes; ++j)
       sums[j] += static_cast<double>(static_cast<std::int32_t>(i + j + 1)) /
                  static_cast<double>(static_cast<std::int32_t>(ranks[i + j] + 1));
+  }
   for (std::size_t j = 0; i < ranks.size(); ++i, ++j)
     sums[j] += static_cast<double>(i + 1) / static_cast<double>(ranks[i] + 1);
   return total(sums);
@@ -33,10 +38,11 @@ double sum_of_precisions(std::span<const std::uint32_t> ranks) {
 double sum_of_quotients(std::span<const std::uint32_t> over, std::span<const std::uint32_t> under) {
   std::array<double, lanes> sums{};
   std::size_t i = 0;
-  for (; i + lanes <= over.size(); i += lanes)
+  for (; i + lanes <= over.size(); i += lanes) {
     for (std::size_t j = 0; j < lanes; ++j)
       sums[j] += static_cast<double>(static_cast<std::int32_t>(over[i + j])) /
                  static_cast<double>(static_cast<std::int32_t>(under[i + j]));
+  }
   for (std::size_t j = 0; i < over.size(); ++i, ++j)
     sums[j] += static_cast<double>(over[i]) / static_cast<double>(under[i]);
   return total(sums);
@@ -45,15 +51,49 @@ double sum_of_quotients(std::span<const std::uint32_t> over, std::span<const std
 double sum_of(std::span<const float> values) {
   std::array<double, lanes> sums{};
   std::size_t i = 0;
-  for (; i + lanes <= values.size(); i += lanes)
+  for (; i + lanes <= values.size(); i += lanes) {
     for (std::size_t j = 0; j < lanes; ++j) sums[j] += static_cast<double>(values[i + j]);
+  }
   for (std::size_t j = 0; i < values.size(); ++i, ++j) sums[j] += static_cast<double>(values[i]);
   return total(sums);
 }
 
-// −0 shows as +0.
+/// −0 shows as +0.
 double value_at(const DescendingOrder& order, std::size_t rank) {
   return static_cast<double>(order.value(rank)) + 0.0;
+}
+
+/// Computes every statistic of a float64 row for one language by plain loops.
+NeuronScore plain_score(std::span<const double> row, const SampleRoles& roles, int language) {
+  std::vector<std::uint8_t> labels(row.size());
+  std::vector<double> on, off;
+  double off_sum = 0.0;
+  for (std::size_t s = 0; s < row.size(); ++s) {
+    labels[s] = roles.role(language, roles.class_of_sample[s]) == Role::positive ? 1 : 0;
+    (labels[s] == 1 ? on : off).push_back(row[s]);
+    if (labels[s] == 0) off_sum += row[s];
+  }
+  NeuronScore score;
+  score.ap = average_precision(row, labels);
+  std::sort(on.begin(), on.end());
+  std::sort(off.begin(), off.end());
+  const auto kth_of = [](const std::vector<double>& ascending) {
+    return [&ascending](std::int64_t k) { return ascending[static_cast<std::size_t>(k)]; };
+  };
+  set_percentiles(score, std::ssize(on), kth_of(on), std::ssize(off), kth_of(off));
+  if (!off.empty()) score.off_mean = static_cast<float>(off_sum / static_cast<double>(off.size()));
+  return score;
+}
+
+/// Rounds a row to float32; false if that changes a value.
+bool narrowed(std::span<const double> row, std::span<float> narrow) {
+  bool exact = true;
+  for (std::size_t s = 0; s < row.size(); ++s) {
+    const bool fits = std::abs(row[s]) <= static_cast<double>(std::numeric_limits<float>::max());
+    narrow[s] = fits ? static_cast<float>(row[s]) : 0.0F;
+    exact = exact && static_cast<double>(narrow[s]) == row[s];
+  }
+  return exact;
 }
 
 }  // namespace
@@ -120,8 +160,8 @@ void NeuronScorer::score(std::span<const float> responses, std::span<NeuronScore
   summarise_shared(scores);
 }
 
-// The ranks of every language's positives in one walk, from both ends at once: two chains of counters that do
-// not wait for each other.
+/// The ranks of every language's positives in one walk, from both ends at once: two chains of counters that
+/// do not wait for each other.
 void NeuronScorer::collect_shared() {
   const auto samples = order_.samples();
   cursor_.assign(slot_begin_.begin(), slot_begin_.end() - 1);
@@ -136,8 +176,8 @@ void NeuronScorer::collect_shared() {
   if (front < back) ranks_[cursor_[slot_of_sample_[samples[front]]]] = static_cast<std::uint32_t>(front);
 }
 
-// The ranks of one language's positives and negatives, and for each rank how many samples up to it take part.
-// Without branches: every step writes, and only a sample of the right role moves the end.
+/// The ranks of one language's positives and negatives, and for each rank how many samples up to it take
+/// part. Without branches: every step writes, and only a sample of the right role moves the end.
 void NeuronScorer::collect_own(std::size_t language) {
   const auto samples = order_.samples();
   const std::uint8_t* role = role_of_sample_.data() + language * samples.size();
@@ -151,7 +191,7 @@ void NeuronScorer::collect_own(std::size_t language) {
   }
 }
 
-// Equal responses enter together: a positive counts with the state at the end of its group.
+/// Equal responses enter together: a positive counts with the state at the end of its group.
 double NeuronScorer::average_precision_of(const Hits& hits) {
   const std::size_t n = hits.end - hits.begin;
   if (n == 0) return 0.0;
@@ -175,8 +215,8 @@ void NeuronScorer::sum_classes(std::span<const float> responses) {
     class_sum_[c] = sum_of(by_class.subspan(class_begin_[c], class_begin_[c + 1] - class_begin_[c]));
 }
 
-// Percentiles come from the ranking: the k-th negative stands k + i ranks down, where i counts the positives
-// above it, found by bisection in their ranks.
+/// Percentiles come from the ranking: the k-th negative stands k + i ranks down, where i counts the positives
+/// above it, found by bisection in their ranks.
 void NeuronScorer::summarise_shared(std::span<NeuronScore> scores) const {
   for (std::size_t g = 0; g < scores.size(); ++g) {
     const std::int64_t num_on = num_positive_[g], num_off = num_negative_[g];
@@ -195,9 +235,7 @@ void NeuronScorer::summarise_shared(std::span<NeuronScore> scores) const {
       }
       return value_at(order_, static_cast<std::size_t>(wanted) + low);
     };
-    scores[g].on_p50 = static_cast<float>(percentile_of(num_on, 0.5, on_value));
-    scores[g].on_p90 = static_cast<float>(percentile_of(num_on, 0.9, on_value));
-    scores[g].off_p50 = static_cast<float>(percentile_of(num_off, 0.5, off_value));
+    set_percentiles(scores[g], num_on, on_value, num_off, off_value);
     double sum = 0.0;
     for (int c = 0; c < roles_.num_classes; ++c)
       if (roles_.role(static_cast<int>(g), c) == Role::negative)
@@ -215,15 +253,40 @@ void NeuronScorer::summarise_own(std::size_t language, std::span<const float> re
   const auto off_value = [&](std::int64_t k) {
     return value_at(order_, negative_ranks_[static_cast<std::size_t>(num_off - 1 - k)]);
   };
-  score.on_p50 = static_cast<float>(percentile_of(num_on, 0.5, on_value));
-  score.on_p90 = static_cast<float>(percentile_of(num_on, 0.9, on_value));
-  score.off_p50 = static_cast<float>(percentile_of(num_off, 0.5, off_value));
+  set_percentiles(score, num_on, on_value, num_off, off_value);
   const std::uint8_t* role = role_of_sample_.data() + language * responses.size();
   std::array<double, lanes> sums{};
   for (std::size_t s = 0; s < responses.size(); ++s)
     sums[s % lanes] +=
         role[s] == static_cast<std::uint8_t>(Role::negative) ? static_cast<double>(responses[s]) : 0.0;
   if (num_off > 0) score.off_mean = static_cast<float>(total(sums) / static_cast<double>(num_off));
+}
+
+void score_rows(std::span<const double> responses, const SampleRoles& roles, std::span<NeuronScore> scores,
+                std::int64_t first_row) {
+  const auto samples = static_cast<std::size_t>(roles.num_samples());
+  const auto languages = static_cast<std::size_t>(roles.num_languages);
+  NMOE_CHECK(roles.disjoint(), internal,
+             "float64 rows with absent samples, or a class positive for two of {} "
+             "languages; score them as float32",
+             languages);
+  NeuronScorer scorer(roles);
+  std::vector<float> narrow(samples);
+  for (std::size_t n = 0; n * samples < responses.size(); ++n) {
+    const auto row = responses.subspan(n * samples, samples);
+    const auto out = scores.subspan(n * languages, languages);
+    if (narrowed(row, narrow)) {
+      scorer.score(narrow, out);
+      continue;
+    }
+    try {
+      for (int g = 0; g < roles.num_languages; ++g)
+        out[static_cast<std::size_t>(g)] = plain_score(row, roles, g);
+    } catch (const Error& error) {
+      throw Error(error.code(),
+                  fmt::format("neuron {}: {}", first_row + static_cast<std::int64_t>(n), error.what()));
+    }
+  }
 }
 
 }  // namespace nmoe::analysis

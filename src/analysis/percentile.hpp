@@ -2,6 +2,9 @@
 // Percentiles with linear interpolation over values that are looked up, not stored.
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
+
+#include "neuronmoe/analysis/statistics.hpp"
 
 namespace nmoe::analysis {
 
@@ -31,6 +34,20 @@ double percentile_of(std::int64_t n, double q, Value&& value) {
   const PercentileSpot spot = percentile_spot(n, q);
   if (spot.low == spot.high) return value(spot.low);
   return interpolate(value(spot.low), value(spot.high), spot.t);
+}
+
+/// Sets the percentiles among the statistics. on(k) and off(k) are the k-th response in ascending order to
+/// the num_on positive and the num_off negative samples.
+template <typename On, typename Off>
+void set_percentiles(NeuronScore& score, std::int64_t num_on, const On& on, std::int64_t num_off,
+                     const Off& off) {
+  for_each_statistic(score, [&](std::string_view, auto& value, const StatisticInfo& info) {
+    if (!info.percentile) return;
+    const double q = info.percentile->q;
+    value = static_cast<std::decay_t<decltype(value)>>(info.percentile->of == Role::positive
+                                                           ? percentile_of(num_on, q, on)
+                                                           : percentile_of(num_off, q, off));
+  });
 }
 
 }  // namespace nmoe::analysis

@@ -4,9 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <ctime>
-#include <limits>
 #include <map>
 
 #include "neuron_file_parts.hpp"
@@ -17,7 +15,7 @@
 namespace nmoe::analysis {
 namespace {
 
-// Distinct labels ascending; {0, 1} is the binary question "1 or not".
+/// Distinct labels ascending; {0, 1} is the binary question "1 or not".
 std::vector<std::int64_t> scored_labels(const ResponseSource& source) {
   std::vector<std::int64_t> labels = source.labels();
   std::sort(labels.begin(), labels.end());
@@ -43,57 +41,6 @@ SampleRoles roles_of(const ResponseSource& source, const std::vector<std::int64_
   return shared_pool_roles(language_of_sample, next, analysed);
 }
 
-// One float64 row by the plain reference: it would tie if it were rounded to fit the fast path.
-void score_wide_row(std::span<const double> row, const SampleRoles& roles, std::span<NeuronScore> scores) {
-  for (int g = 0; g < roles.num_languages; ++g) {
-    std::vector<std::uint8_t> labels(row.size());
-    std::vector<double> on, off;
-    double off_sum = 0.0;
-    for (std::size_t s = 0; s < row.size(); ++s) {
-      labels[s] = roles.role(g, roles.class_of_sample[s]) == Role::positive ? 1 : 0;
-      (labels[s] == 1 ? on : off).push_back(row[s]);
-      if (labels[s] == 0) off_sum += row[s];
-    }
-    NeuronScore& score = scores[static_cast<std::size_t>(g)];
-    score.ap = average_precision(row, labels);
-    std::sort(on.begin(), on.end());
-    std::sort(off.begin(), off.end());
-    score.on_p50 = static_cast<float>(percentile_sorted(on, 0.5));
-    score.on_p90 = static_cast<float>(percentile_sorted(on, 0.9));
-    score.off_p50 = static_cast<float>(percentile_sorted(off, 0.5));
-    score.off_mean = static_cast<float>(off_sum / static_cast<double>(off.size()));
-  }
-}
-
-// float64 rows; those that float32 holds exactly take the fast path.
-void score_wide(std::span<const double> responses, const SampleRoles& roles, std::span<NeuronScore> scores,
-                std::int64_t first) {
-  const auto samples = static_cast<std::size_t>(roles.num_samples());
-  const auto languages = static_cast<std::size_t>(roles.num_languages);
-  NeuronScorer scorer(roles);
-  std::vector<float> narrow(samples);
-  for (std::size_t n = 0; n * samples < responses.size(); ++n) {
-    const auto row = responses.subspan(n * samples, samples);
-    const auto out = scores.subspan(n * languages, languages);
-    bool exact = true;
-    for (std::size_t s = 0; s < samples; ++s) {
-      const bool fits = std::abs(row[s]) <= static_cast<double>(std::numeric_limits<float>::max());
-      narrow[s] = fits ? static_cast<float>(row[s]) : 0.0F;
-      exact = exact && static_cast<double>(narrow[s]) == row[s];
-    }
-    if (exact) {
-      scorer.score(narrow, out);
-      continue;
-    }
-    try {
-      score_wide_row(row, roles, out);
-    } catch (const Error& error) {
-      throw Error(error.code(),
-                  fmt::format("neuron {}: {}", first + static_cast<std::int64_t>(n), error.what()));
-    }
-  }
-}
-
 void write_scores(const std::string& output, const NeuronStatistics& statistics, const SampleRoles& roles,
                   const std::vector<std::int64_t>& scored) {
   const auto languages = static_cast<std::int64_t>(scored.size());
@@ -104,21 +51,11 @@ void write_scores(const std::string& output, const NeuronStatistics& statistics,
     for (const std::int64_t count : neurons_at_ap(statistics.ap[static_cast<std::size_t>(g)]))
       at_ap.push_back(static_cast<std::uint64_t>(count));
   }
-  const auto flat = [](const auto& rows) {
-    typename std::decay_t<decltype(rows)>::value_type values;
-    for (const auto& row : rows) values.insert(values.end(), row.begin(), row.end());
-    return values;
-  };
-  const std::vector<std::int64_t> shape = {languages, static_cast<std::int64_t>(statistics.ap[0].size())};
   io::write_h5_atomically(output, io::Storage::compressed, [&](io::H5File& file) {
     write_root_attributes(file, "neuronmoe-scores", statistics.provenance,
                           "average precision of each row of /responses for one label against all others");
     file.write("/label", scored);
-    file.write("/ap", flat(statistics.ap), shape);
-    file.write("/off_mean", flat(statistics.off_mean), shape);
-    file.write("/off_p50", flat(statistics.off_p50), shape);
-    file.write("/on_p50", flat(statistics.on_p50), shape);
-    file.write("/on_p90", flat(statistics.on_p90), shape);
+    write_statistics(file, statistics, static_cast<std::int64_t>(statistics.ap[0].size()));
     file.write("/n_pos", positives);
     file.write("/n_neg", negatives);
     file.write("/neurons_at_ap", at_ap, {languages, num_ap_thresholds});
@@ -130,8 +67,8 @@ struct Times {
   std::int64_t slabs = 0, rows = 0;
 };
 
-// This rank's neurons, as many at a time as the memory allows. The slab of a neuron changes nothing in its
-// score.
+/// This rank's neurons, as many at a time as the memory allows. The slab of a neuron changes nothing in its
+/// score.
 Times score_slabs(comm::ExecutionContext& context, ResponseSource& source, const SampleRoles& roles,
                   std::int64_t memory_bytes, std::vector<NeuronScore>& scores) {
   using Clock = std::chrono::steady_clock;
@@ -166,7 +103,7 @@ Times score_slabs(comm::ExecutionContext& context, ResponseSource& source, const
   if (source.wide())
     run(
         wide, [&](std::int64_t at) { source.read_wide(at, wide); },
-        [&](std::int64_t at, std::span<NeuronScore> out) { score_wide(wide, roles, out, at); });
+        [&](std::int64_t at, std::span<NeuronScore> out) { score_rows(wide, roles, out, at); });
   else
     run(
         single, [&](std::int64_t at) { source.read(at, single); },

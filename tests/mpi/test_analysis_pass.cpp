@@ -112,11 +112,8 @@ void check_same_or_nan(const std::vector<std::vector<T>>& a, const std::vector<s
 }
 
 void check_same(const NeuronStatistics& a, const NeuronStatistics& b) {
-  check_same(a.ap, b.ap);
-  check_same(a.off_mean, b.off_mean);
-  check_same(a.off_p50, b.off_p50);
-  check_same(a.on_p50, b.on_p50);
-  check_same(a.on_p90, b.on_p90);
+  for_each_statistic(
+      a, b, [](std::string_view, const auto& x, const auto& y, const StatisticInfo&) { check_same(x, y); });
   BOOST_TEST(a.similarity == b.similarity, boost::test_tools::per_element());
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// Average precision of neurons, tie-grouped as METHOD 1.5 defines it, and the response statistics of
-// METHOD 1.6. On the journey: analyze, specialize and score call it once per neuron. Nothing here is
+// Average precision of neurons, tie-grouped as METHOD 1.5 defines it, and the other statistics of the list
+// (statistics.hpp). On the journey: analyze, specialize and score call it once per neuron. Nothing here is
 // collective.
 #include <array>
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "neuronmoe/analysis/descending_order.hpp"
+#include "neuronmoe/analysis/statistics.hpp"
 #include "neuronmoe/tensor/stream.hpp"
 
 namespace nmoe::analysis {
@@ -17,9 +18,6 @@ namespace nmoe::analysis {
 /// @param labels one per score, 1 = positive   @throws Error(bad_data) for NaN, naming the sample
 double average_precision(std::span<const float> scores, std::span<const std::uint8_t> labels);
 double average_precision(std::span<const double> scores, std::span<const std::uint8_t> labels);
-
-/// What a sample is to a language: absent samples do not take part in that language's ranking.
-enum class Role : std::uint8_t { negative, positive, absent };
 
 /// Which samples count for which language. Samples fall into classes (usually: the language they were written
 /// in), and a language gives each class a role.
@@ -45,14 +43,7 @@ struct SampleRoles {
 SampleRoles shared_pool_roles(std::span<const int> language_of_sample, int num_pool_languages,
                               std::span<const int> analysed);
 
-/// Statistics of one neuron for one language; undefined ones (no such sample) are 0. METHOD 1.6.
-struct NeuronScore {
-  double ap = 0.0;
-  float off_mean = 0.0F, off_p50 = 0.0F;  ///< over negative samples
-  float on_p50 = 0.0F, on_p90 = 0.0F;     ///< over positive samples, linear interpolation (numpy)
-};
-
-/// What NeuronScorer computes: average precision alone, or the means and percentiles of METHOD 1.6 too.
+/// What NeuronScorer computes: average precision alone, or every statistic of the list.
 enum class Statistics { average_precision, all };
 
 /// Fast path: one sort per neuron serves every language. Average precision differs from the reference by
@@ -98,6 +89,10 @@ class NeuronScorer {
 /// @throws Error(bad_data) for NaN, naming the first such row counted from `first_row`, and the sample
 void score_rows(std::span<const float> responses, const SampleRoles& roles, std::span<NeuronScore> scores,
                 std::int64_t first_row = 0, Statistics wanted = Statistics::all);
+/// The same for float64 rows, on one thread. A row that float32 holds exactly takes the fast path; any other
+/// is scored as it is by plain loops: rounded, its values could tie.   @pre roles.disjoint()
+void score_rows(std::span<const double> responses, const SampleRoles& roles, std::span<NeuronScore> scores,
+                std::int64_t first_row = 0);
 
 /// Where rows are scored: with the threads of the CPU, or on the GPU of `stream`, `slab_bytes` of its memory
 /// at a time (one row at least).

@@ -1,6 +1,7 @@
 #pragma once
-// neurons.h5: AP and statistics per neuron and language, selections, layer similarity. Written by analyze,
-// read by allocate and tools/report.py. Rank 0 calls these, inside comm::agree; nothing here is collective.
+// neurons.h5: the statistics of every neuron for every language, selections, layer similarity. Written by
+// analyze, read by allocate and tools/report.py. Rank 0 calls these, inside comm::agree; nothing here is
+// collective.
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -18,21 +19,20 @@ struct Provenance {
   std::int64_t seed = 0;
 };
 
-/// Everything in neurons.h5; languages G are the analysed ones, N neurons in uuid order.
-struct NeuronStatistics {
+/// Everything in neurons.h5: the tables of the statistics, and what they are of. Languages G are the analysed
+/// ones, N neurons in uuid order.
+struct NeuronStatistics : StatisticTables {
   ModuleTable modules;
   std::vector<std::string> languages;
-  std::vector<std::vector<double>> ap;                                ///< [G][N], float64 as computed
-  std::vector<std::vector<float>> off_mean, off_p50, on_p50, on_p90;  ///< [G][N]
-  std::vector<std::uint64_t> n_pos, n_neg, n_tokens, n_dropped;       ///< [G]
-  std::vector<Selection> selected;                                    ///< [G]
+  std::vector<std::uint64_t> n_pos, n_neg, n_tokens, n_dropped;  ///< [G]
+  std::vector<Selection> selected;                               ///< [G]
   std::vector<std::pair<std::string, std::string>> similarity_pairs;
   std::vector<double> similarity;  ///< [pairs, L]
   Lape lape;                       ///< empty if it was not measured
   Provenance provenance;
 };
 
-/// Appends the scores of one module's units: [width, languages].
+/// Appends the scores of one module's units, [width, languages], to the tables.
 void append_scores(NeuronStatistics& statistics, const std::vector<NeuronScore>& scores);
 
 /// PLATFORM 4(b); complete or not there at all. @throws Error(io|no_space)

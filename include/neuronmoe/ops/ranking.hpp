@@ -23,12 +23,21 @@ struct RankingTables {
   bool disjoint = false;
 };
 
+/// What is computed from a whole ranking or all responses: average precision (0 without positives), and the
+/// sum over negatives.
+enum class RankedValue { ap, off_sum };
+inline constexpr int num_ranked_values = 2;
+
 /// Results, all overwritten. Of a row with a NaN only first_nan means anything.
 struct RankedRows {
-  TensorView ap;                ///< [N, G] float64; 0 without positives
+  TensorView values;            ///< [2, N, G] float64, by RankedValue
   TensorView order_statistics;  ///< [N, G, 6] float32, −0 as +0; unspecified where not wanted
-  TensorView off_sums;          ///< [N, G] float64: sum over negatives
   TensorView first_nan;         ///< [N] int32: first sample whose response is NaN, S if there is none
+
+  /// Returns the values of one kind, [N, G], where the tensors are.
+  double* of(RankedValue value) const {
+    return values.data<double>() + static_cast<int>(value) * values.dim(1) * values.dim(2);
+  }
 };
 
 /// Equal responses (−0 equals +0) share one threshold. The precision at the i-th positive joins partial sum

@@ -102,8 +102,8 @@ void rank_rows(const RankedRows& results, ConstTensorView responses, const Ranki
                      [&](std::int32_t a, std::int32_t b) { return row.responses[a] > row.responses[b]; });
     for (std::int64_t g = 0; g < languages; ++g) {
       const std::int64_t at = n * languages + g;
-      results.ap.data<double>()[at] = average_precision(row, g);
-      results.off_sums.data<double>()[at] = off_sum(row, g);
+      results.of(RankedValue::ap)[at] = average_precision(row, g);
+      results.of(RankedValue::off_sum)[at] = off_sum(row, g);
       order_statistics(results.order_statistics.data<float>() + at * num_order_statistics, row, g);
     }
   }

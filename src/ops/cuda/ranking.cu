@@ -199,7 +199,7 @@ __global__ __launch_bounds__(threads) void off_sums_kernel(OffSums o) {
 
 void sum_negatives(const RankedRows& results, ConstTensorView responses, const RankingTables& tables,
                    Stream& stream) {
-  const OffSums sums{results.off_sums.data<double>(),
+  const OffSums sums{results.of(RankedValue::off_sum),
                      responses.data<float>(),
                      tables.class_of_sample.data<std::int32_t>(),
                      tables.sample_by_class.data<std::int32_t>(),
@@ -245,7 +245,7 @@ void rank_rows(const RankedRows& results, ConstTensorView responses, const Ranki
               results.order_statistics.data<float>(), static_cast<std::int32_t>(samples),
               static_cast<std::int32_t>(tables.roles.dim(1)), static_cast<std::int32_t>(languages)});
   launch(average_precision_kernel, grid_size(blocks_for(rows * languages, threads / lanes_of_sum)), threads,
-         0, stream, results.ap.data<double>(), static_cast<const std::uint32_t*>(participants),
+         0, stream, results.of(RankedValue::ap), static_cast<const std::uint32_t*>(participants),
          tables.positives_begin.data<std::int64_t>(), static_cast<std::int32_t>(languages), rows * languages);
   sum_negatives(results, responses, tables, stream);
 }
