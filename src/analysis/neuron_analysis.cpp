@@ -157,10 +157,6 @@ void select_all(comm::ExecutionContext& context, const AnalysisConfig& config, N
   for (std::size_t g = 0; g < statistics.languages.size(); ++g) {
     Selection selection = select_neurons(statistics.ap[g], statistics.modules, top_k, config.ap_min);
     selection.rule += scaled;
-    context.log.info("{}: {} neurons selected, AP of the last {:.4f}", statistics.languages[g],
-                     selection.neurons.size(), selection.threshold);
-    for (const auto& warning : selection.warnings)
-      context.log.warn("{}: {}", statistics.languages[g], warning);
     statistics.selected.push_back(std::move(selection));
   }
 }
