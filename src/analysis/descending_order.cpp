@@ -16,13 +16,13 @@ namespace {
 // A 32-bit item is (scaled value << index bits | sample).
 constexpr unsigned max_index_bits = 16, max_scale_bits = 20, digit_bits = 10;
 
-// Counts to first positions.
+/// Counts to first positions.
 void accumulate(std::span<std::uint32_t> counts) {
   std::uint32_t before = 0;
   for (auto& count : counts) before += std::exchange(count, before);
 }
 
-// Orders like the float, ascending, as a signed integer.
+/// Orders like the float, ascending, as a signed integer.
 std::int32_t signed_key(float value) {
   const auto bits = std::bit_cast<std::int32_t>(value);
   return bits ^ ((bits >> 31) & 0x7FFFFFFF);
@@ -31,17 +31,18 @@ float value_of_signed(std::int32_t key) {
   return std::bit_cast<float>(key ^ ((key >> 31) & 0x7FFFFFFF));
 }
 
-// Smaller key = larger value; −0 is made +0 first, so that the two tie.
+/// Smaller key = larger value; −0 is made +0 first, so that the two tie.
 std::uint32_t descending_key(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value == 0.0F ? 0.0F : value);
   const std::uint32_t ascending = (bits >> 31) != 0U ? ~bits : bits | 0x80000000U;
   return ~ascending;
 }
 
-// items[i] = (min(max((top − x)·scale, 0), limit) truncated) << shift | i. Apart from everything else, and
-// with 32-bit counts, so that it becomes vector code.
-void scale_items(std::uint32_t* items, const float* responses, std::uint32_t n, float top, float scale,
-                 float limit, unsigned shift) {
+/// items[i] = (min(max((top − x)·scale, 0), limit) truncated) << shift | i. Apart from everything else, and
+/// with 32-bit counts, so that it becomes vector code.
+void scale_items(std::uint32_t* items, std::span<const float> responses, float top, float scale, float limit,
+                 unsigned shift) {
+  const auto n = static_cast<std::uint32_t>(responses.size());
   for (std::uint32_t i = 0; i < n; ++i) {
     float at = (top - responses[i]) * scale;
     at = at > 0.0F ? at : 0.0F;
@@ -59,7 +60,7 @@ DescendingOrder::DescendingOrder(std::size_t num_samples)
       order_(num_samples),
       ties_(num_samples) {}
 
-// In integers, where minimum and maximum do not depend on NaN rules and the loop becomes vector code.
+/// In integers, where minimum and maximum do not depend on NaN rules and the loop becomes vector code.
 DescendingOrder::Range DescendingOrder::range_of(std::span<const float> responses) {
   std::int32_t low = std::numeric_limits<std::int32_t>::max(),
                high = std::numeric_limits<std::int32_t>::min();
@@ -93,7 +94,7 @@ void DescendingOrder::sort(std::span<const float> responses) {
   if (!sort_by_scale(range)) sort_by_key();
 }
 
-// Where nearly all responses lie, guessed from a few, so that outliers do not crowd the others together.
+/// Where nearly all responses lie, guessed from a few, so that outliers do not crowd the others together.
 DescendingOrder::Range DescendingOrder::bulk_of(std::span<const float> responses, Range range) {
   constexpr std::size_t num_probes = 32, extremes = 3;
   if (responses.size() < 4 * num_probes) return range;
@@ -116,8 +117,8 @@ DescendingOrder::Range DescendingOrder::bulk_of(std::span<const float> responses
   return {std::max(range.min, low - margin), std::min(range.max, high + margin)};
 }
 
-// min((max − x)·scale, limit) truncated is monotone in x, because rounding is; so it may decide the order of
-// whatever it tells apart.
+/// min((max − x)·scale, limit) truncated is monotone in x, because rounding is; so it may decide the order of
+/// whatever it tells apart.
 bool DescendingOrder::sort_by_scale(Range range) {
   if (index_bits_ > max_index_bits) return false;
   if (!std::isfinite(range.max - range.min)) return false;
@@ -126,8 +127,7 @@ bool DescendingOrder::sort_by_scale(Range range) {
   const auto limit = static_cast<float>((1U << scale_bits) - 1U);
   const float scale = limit / (range.max - range.min);
   if (!std::isfinite(scale)) return false;
-  const auto n = static_cast<std::uint32_t>(responses_.size());
-  scale_items(items_.data(), responses_.data(), n, range.max, scale, limit, index_bits_);
+  scale_items(items_.data(), responses_, range.max, scale, limit, index_bits_);
   constexpr std::uint32_t mask = (1U << digit_bits) - 1U;
   const unsigned low = index_bits_, high = index_bits_ + digit_bits;
   std::array<std::uint32_t, mask + 1> low_counts{}, high_counts{};
@@ -143,8 +143,8 @@ bool DescendingOrder::sort_by_scale(Range range) {
   return settle();
 }
 
-// Moves samples that stand behind a smaller response up to their place, and notes who ties with the one
-// above; gives up after as many moves as there are samples. The order is right already nearly everywhere.
+/// Moves samples that stand behind a smaller response up to their place, and notes who ties with the one
+/// above; gives up after as many moves as there are samples. The order is right already nearly everywhere.
 bool DescendingOrder::settle() {
   const std::size_t n = order_.size();
   std::uint32_t* const ties = ties_.data();
@@ -173,7 +173,7 @@ bool DescendingOrder::settle() {
   return true;
 }
 
-// Least significant digit radix sort, three passes of 11 bits over (key << 32 | sample).
+/// Least significant digit radix sort, three passes of 11 bits over (key << 32 | sample).
 void DescendingOrder::sort_by_key() {
   const std::size_t n = responses_.size();
   keys_.resize(n);

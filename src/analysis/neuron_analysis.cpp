@@ -21,7 +21,7 @@ std::vector<WatchedSite> sites_of(Modules modules) {
   return sites;
 }
 
-// Runs of modules whose responses fit into a rank's memory together, each at least one module long.
+/// Runs of modules whose responses fit into a rank's memory together, each at least one module long.
 std::vector<Modules> slabs_of(const ModuleTable& table, std::int64_t num_samples, int world_size,
                               std::int64_t memory_bytes) {
   const Modules all(table.modules());
@@ -42,7 +42,7 @@ std::vector<Modules> slabs_of(const ModuleTable& table, std::int64_t num_samples
   return slabs;
 }
 
-// The language of each row, −1 for rows that are not pooled.
+/// The language of each row, −1 for rows that are not pooled.
 class RowLanguages {
  public:
   explicit RowLanguages(std::vector<int> language_of_sample)
@@ -63,8 +63,8 @@ class RowLanguages {
   std::vector<std::int64_t> round_;
 };
 
-// Pools the projections of a slab and, if asked to, collects from the same pass the MLP inputs for layer
-// similarity and the signs of the gates for LAPE.
+/// Pools the projections of a slab and, if asked to, collects from the same pass the MLP inputs for layer
+/// similarity and the signs of the gates for LAPE.
 class AnalysisObserver : public RoundObserver {
  public:
   AnalysisObserver(ResponseStore* store, LayerSimilarity* similarity, ActivationCounter* activations,
@@ -123,24 +123,42 @@ void fill_counts(NeuronStatistics& statistics, const SampleSet& samples, const s
   }
 }
 
-// Responses of one slab are exchanged and scored module by module.
-void score_slab(comm::ExecutionContext& context, std::int64_t memory_bytes, Modules slab,
-                ResponseStore& store, const SampleRoles& roles, NeuronStatistics& statistics,
-                Progress& progress) {
-  SiteResponses slice;
-  for (std::size_t m = 0; m < slab.size(); ++m) {
-    exchange_site(slice, context.world, context.stream, store.rows(m), slab[m].width, roles.num_samples(),
-                  0.0F);
-    store.release(m);
-    for (std::size_t s = 0; s < slice.num_tokens.size(); ++s)
-      NMOE_CHECK(slice.num_tokens[s] > 0, internal, "{}: sample {} was never observed", slab[m].name, s);
-    append_scores(statistics, score_site(context.world, {context.stream, memory_bytes}, slice, slab[m].width,
-                                         roles, slab[m].name));
-    context.heartbeat.beat();
-    const auto done = slab[m].offset + slab[m].width;
-    progress.update(static_cast<std::uint64_t>(done), static_cast<double>(done));
+/// Exchanges and scores the responses of slabs, module by module.
+class SlabScorer {
+ public:
+  /// @param roles, statistics kept by reference
+  SlabScorer(comm::ExecutionContext& context, std::int64_t memory_bytes, const ModuleTable& modules,
+             const SampleRoles& roles, NeuronStatistics& statistics)
+      : context_(context),
+        place_{context.stream, memory_bytes},
+        roles_(roles),
+        statistics_(statistics),
+        progress_(context.log, "average precision", static_cast<std::uint64_t>(modules.num_neurons()),
+                  "neurons") {}
+
+  /// Appends the scores of a slab on rank 0 and frees the responses. Collective.
+  void score(Modules slab, ResponseStore& store) {
+    for (std::size_t m = 0; m < slab.size(); ++m) {
+      exchange_site(slice_, context_, store.rows(m), slab[m].width, roles_.num_samples(), 0.0F);
+      store.release(m);
+      for (std::size_t s = 0; s < slice_.num_tokens.size(); ++s)
+        NMOE_CHECK(slice_.num_tokens[s] > 0, internal, "{}: sample {} was never observed", slab[m].name, s);
+      append_scores(statistics_,
+                    score_site(context_.world, place_, slice_, slab[m].width, roles_, slab[m].name));
+      context_.heartbeat.beat();
+      const auto done = slab[m].offset + slab[m].width;
+      progress_.update(static_cast<std::uint64_t>(done), static_cast<double>(done));
+    }
   }
-}
+
+ private:
+  comm::ExecutionContext& context_;
+  ScoringPlace place_;
+  const SampleRoles& roles_;
+  NeuronStatistics& statistics_;
+  Progress progress_;
+  SiteResponses slice_;  // its memory is used again
+};
 
 void select_all(comm::ExecutionContext& context, const AnalysisConfig& config, NeuronStatistics& statistics) {
   const std::int64_t neurons = statistics.modules.num_neurons();
@@ -204,15 +222,14 @@ NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const Analysis
     AnalysisObserver observer(nullptr, &similarity, nullptr, *documents);
     run_sense_pass(context, *documents, config.batch_tokens, config.skip_bos, observe, observer);
   }
-  Progress progress(context.log, "average precision", static_cast<std::uint64_t>(modules.num_neurons()),
-                    "neurons");
+  SlabScorer scorer(context, config.memory_mb * 1'000'000, modules, roles, statistics);
   for (std::size_t i = 0; i < slabs.size(); ++i) {
     ResponseStore store(sites_of(slabs[i]), context.stream,
                         (samples.size() + context.world.size() - 1) / context.world.size());
     AnalysisObserver observer(&store, i == 0 && documents == nullptr ? &similarity : nullptr,
                               i == 0 ? &activations : nullptr, samples);
     run_sense_pass(context, samples, config.batch_tokens, config.skip_bos, observe, observer);
-    score_slab(context, config.memory_mb * 1'000'000, slabs[i], store, roles, statistics, progress);
+    scorer.score(slabs[i], store);
   }
   auto similarities = similarity.finish(context.world, context.stream);
   statistics.lape = activations.finish(context.world, context.stream, analysed);

@@ -21,7 +21,7 @@ std::int64_t slice_begin(std::int64_t width, int rank, int size) {
   return width * rank / size;
 }
 
-// The lists of all ranks, one after another.
+/// The lists of all ranks, one after another.
 std::vector<std::int64_t> gather_all(comm::Communicator& comm, Stream& stream,
                                      const std::vector<std::int64_t>& mine,
                                      const std::vector<std::int64_t>& counts) {
@@ -38,8 +38,8 @@ std::vector<std::int64_t> gather_count(comm::Communicator& comm, Stream& stream,
                     std::vector<std::int64_t>(static_cast<std::size_t>(comm.size()), 1));
 }
 
-// values[unit, samples[i]] = received[i, unit], a cache line of units at a time. Rows of all ranks came in
-// rank order, like `samples`.
+/// values[unit, samples[i]] = received[i, unit], a cache line of units at a time. Rows of all ranks came in
+/// rank order, like `samples`.
 void transpose(SiteResponses& result, const RawVector<float>& received,
                const std::vector<std::int64_t>& samples, std::int64_t num_samples) {
   constexpr std::int64_t block = 16;
@@ -116,7 +116,7 @@ void ResponseStore::observe(const model::ActivationSite& site, ConstTensorView v
   ops::sum_groups(sums, values.reshape({rows, width}), grouping_.groups(), stream_);
 }
 
-// A sample normally arrives in one call; experts may see it in several.
+/// A sample normally arrives in one call; experts may see it in several.
 void ResponseStore::fold(Pending& pending, ConstTensorView sums, const std::vector<std::int32_t>& samples,
                          const std::vector<std::int64_t>& num_tokens) {
   const std::int64_t width = sums.dim(1);
@@ -161,16 +161,18 @@ void ResponseStore::end_round() {
     rows.num_tokens.insert(rows.num_tokens.end(), pending.num_tokens.begin(), pending.num_tokens.end());
     rows.values.resize(before + pending.sums.size());
 #pragma omp parallel for schedule(static)
-    for (std::size_t r = 0; r < pending.sample_of_row.size(); ++r)
+    for (std::size_t r = 0; r < pending.sample_of_row.size(); ++r) {
       for (std::size_t n = 0; n < width; ++n)  // float32 sum ÷ count, as numpy's mean over float32
         rows.values[before + r * width + n] =
             static_cast<float>(pending.sums[r * width + n]) / static_cast<float>(pending.num_tokens[r]);
+    }
   }
 }
 
-void exchange_site(SiteResponses& result, comm::Communicator& comm, Stream& stream,
-                   const ResponseStore::Rows& mine, std::int64_t width, std::int64_t num_samples,
-                   float fill) {
+void exchange_site(SiteResponses& result, comm::ExecutionContext& context, const ResponseStore::Rows& mine,
+                   std::int64_t width, std::int64_t num_samples, float fill) {
+  comm::Communicator& comm = context.world;
+  Stream& stream = context.stream;
   const int size = comm.size();
   const auto num_rows = gather_count(comm, stream, mine.samples.size());
   const auto samples = gather_all(comm, stream, mine.samples, num_rows);

@@ -10,23 +10,23 @@
 namespace nmoe::analysis {
 namespace {
 
-// One rank's batch of a round and the samples of all ranks in it.
+/// One rank's batch of a round and the samples of all ranks in it.
 struct Round {
   std::vector<std::int64_t> samples;
   model::BatchBuilder builder;
   std::vector<std::int32_t> row_sample;
 };
 
+/// @param batches of the round, by rank; the last round may have fewer than there are ranks
 void fill_round(Round& round, const SampleSet& samples, std::span<const std::vector<std::int64_t>> batches,
-                std::size_t first, int world_size, int rank, bool skip_bos) {
+                std::size_t rank, bool skip_bos) {
   round.samples.clear();
   round.builder.clear();
   round.row_sample.clear();
   std::int64_t skipped = 0;  // index that stands for "not pooled": behind the last sample of the round
-  for (int r = 0; r < world_size && first + static_cast<std::size_t>(r) < batches.size(); ++r)
-    skipped += static_cast<std::int64_t>(batches[first + static_cast<std::size_t>(r)].size());
-  for (int r = 0; r < world_size && first + static_cast<std::size_t>(r) < batches.size(); ++r) {
-    for (const std::int64_t s : batches[first + static_cast<std::size_t>(r)]) {
+  for (const auto& batch : batches) skipped += std::ssize(batch);
+  for (std::size_t r = 0; r < batches.size(); ++r) {
+    for (const std::int64_t s : batches[r]) {
       if (r == rank) {
         const auto& ids = samples.samples[static_cast<std::size_t>(s)].ids;
         const std::size_t begin = round.row_sample.size();
@@ -64,13 +64,14 @@ SampleRoles SampleSet::roles(std::span<const int> analysed) const {
   roles.num_languages = static_cast<int>(analysed.size());
   roles.num_classes = static_cast<int>(classes.size());
   roles.roles.resize(analysed.size() * classes.size());
-  for (const auto& [key, id] : classes)
+  for (const auto& [key, id] : classes) {
     for (std::size_t g = 0; g < analysed.size(); ++g) {
       const bool drawn = key.second[static_cast<std::size_t>(analysed[g])] != 0;
       roles.roles[g * classes.size() + id] = !drawn                     ? Role::absent
                                              : key.first == analysed[g] ? Role::positive
                                                                         : Role::negative;
     }
+  }
   return roles;
 }
 
@@ -140,13 +141,15 @@ std::vector<std::vector<std::int64_t>> form_batches(const SampleSet& samples, st
 void run_sense_pass(comm::ExecutionContext& context, const SampleSet& samples, std::int64_t batch_tokens,
                     bool skip_bos, const ObserveFunction& observe, RoundObserver& observer) {
   const auto batches = form_batches(samples, batch_tokens);
-  const int world_size = context.world.size(), rank = context.world.rank();
+  const auto world_size = static_cast<std::size_t>(context.world.size());
+  const auto rank = static_cast<std::size_t>(context.world.rank());
   Progress progress(context.log, "sense samples", static_cast<std::uint64_t>(samples.size()), "tokens");
   Round round;
   std::uint64_t done = 0;
   double tokens = 0.0;
-  for (std::size_t first = 0; first < batches.size(); first += static_cast<std::size_t>(world_size)) {
-    fill_round(round, samples, batches, first, world_size, rank, skip_bos);
+  for (std::size_t first = 0; first < batches.size(); first += world_size) {
+    const std::size_t count = std::min(world_size, batches.size() - first);
+    fill_round(round, samples, std::span(batches).subspan(first, count), rank, skip_bos);
     model::Batch batch = round.builder.batch();
     batch.row_sample = ConstTensorView(round.row_sample.data(), DType::int32,
                                        {static_cast<std::int64_t>(round.row_sample.size())});

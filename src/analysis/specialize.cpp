@@ -20,8 +20,8 @@ std::vector<WatchedSite> expert_sites(const ModuleTable& modules, const model::M
   return sites;
 }
 
-// Samples of which the expert saw no token leave its ranking: their class is doubled, and the double is
-// absent.
+/// Samples of which the expert saw no token leave its ranking: their class is doubled, and the double is
+/// absent.
 SampleRoles without_empty(const SampleRoles& roles, const std::vector<std::int64_t>& num_tokens) {
   SampleRoles result;
   result.num_languages = roles.num_languages;
@@ -45,20 +45,22 @@ ExpertSummary begin_expert(const Module& module, const SampleRoles& roles,
   const auto languages = static_cast<std::size_t>(roles.num_languages);
   summary.high_ap.assign(languages, 0);
   summary.zero_samples.assign(languages, 0);
-  for (std::size_t s = 0; s < num_tokens.size(); ++s)
+  for (std::size_t s = 0; s < num_tokens.size(); ++s) {
     for (std::size_t g = 0; g < languages; ++g)
       if (num_tokens[s] == 0 && roles.role(static_cast<int>(g), roles.class_of_sample[s]) == Role::positive)
         ++summary.zero_samples[g];
+  }
   return summary;
 }
 
 void report_empty(const Logger& log, const ExpertStatistics& statistics) {
-  for (const auto& expert : statistics.experts)
+  for (const auto& expert : statistics.experts) {
     for (std::size_t g = 0; g < expert.zero_samples.size(); ++g)
       if (expert.zero_samples[g] > 0)
         log.info("layer {} {}: no token of {} of {} {} sentences came here", expert.layer,
                  expert_name(expert.expert), expert.zero_samples[g], statistics.neurons.n_pos[g],
                  statistics.neurons.languages[g]);
+  }
 }
 
 void describe_samples(ExpertStatistics& statistics, const AnalysisConfig& config, const SampleSet& samples,
@@ -104,7 +106,7 @@ ExpertStatistics analyse_experts(comm::ExecutionContext& context, const Analysis
   SiteResponses slice;
   for (std::size_t m = 0; m < modules.modules().size(); ++m) {
     const Module& module = modules.modules()[m];
-    exchange_site(slice, context.world, context.stream, store.rows(m), module.width, samples.size(), fill);
+    exchange_site(slice, context, store.rows(m), module.width, samples.size(), fill);
     store.release(m);
     if (module.projection == model::Projection::down) {  // the first of an expert's three modules
       statistics.experts.push_back(begin_expert(module, roles, slice.num_tokens));

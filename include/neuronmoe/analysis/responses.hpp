@@ -79,9 +79,9 @@ struct SiteResponses {
 
 /// Gives rank r the units [width·r/R, width·(r+1)/R) over all samples; samples without tokens get `fill`.
 /// Memory of an earlier `result` is used again.
-/// @throws Error(internal) if two ranks claim the same sample.   Collective.
-void exchange_site(SiteResponses& result, comm::Communicator& comm, Stream& stream,
-                   const ResponseStore::Rows& mine, std::int64_t width, std::int64_t num_samples, float fill);
+/// @throws Error(internal) if two ranks claim the same sample.   Collective over the world.
+void exchange_site(SiteResponses& result, comm::ExecutionContext& context, const ResponseStore::Rows& mine,
+                   std::int64_t width, std::int64_t num_samples, float fill);
 
 /// Scores of all units of a site on rank 0, [width, languages]; empty elsewhere.   Collective.
 /// @param place where this rank scores its units   @param what named in the message of a NaN
