@@ -1,3 +1,4 @@
+// `allocate` from its options: inputs to sizes per layer, an allocation with its reasons, and experts.cfg.
 #include "neuronmoe/analysis/allocate.hpp"
 
 #include <fmt/format.h>
@@ -20,7 +21,7 @@ CountRule rule_of(const AllocationConfig& config) {
   return {config.e_min, config.e_max, parse_rounding(config.rounding), parse_min_over(config.min_over)};
 }
 
-// Experts from sizes, with the lines that say why.
+/// Experts from sizes, with the lines that say why.
 Allocation from_sizes(const AllocationConfig& config, const LayerSizes& sizes) {
   const CountRule rule = rule_of(config);
   Allocation allocation = allocate_by_count(sizes.total, rule);

@@ -1,3 +1,4 @@
+// The arithmetic of allocation: sizes per layer or similarities to experts per layer.
 #include "neuronmoe/analysis/allocation.hpp"
 
 #include <fmt/format.h>
@@ -224,12 +225,14 @@ std::vector<double> group_similarity(std::span<const double> similarity,
     for (std::size_t l = 0; l < sum.size(); ++l) sum[l] += similarity[row + l];
   };
   std::vector<double> between(static_cast<std::size_t>(num_layers)), within(between.size());
-  for (const auto& a : new_languages)
+  for (const auto& a : new_languages) {
     for (const auto& b : old_languages) add_pair(between, a, b);
+  }
   double num_within = 0.0;
-  for (std::size_t i = 0; i < new_languages.size(); ++i)
+  for (std::size_t i = 0; i < new_languages.size(); ++i) {
     for (std::size_t j = i + 1; j < new_languages.size(); ++j, num_within += 1.0)
       add_pair(within, new_languages[i], new_languages[j]);
+  }
   const auto num_between = static_cast<double>(new_languages.size() * old_languages.size());
   for (std::size_t l = 0; l < between.size(); ++l) {
     between[l] /= num_between;

@@ -1,3 +1,4 @@
+// The plain reference of average precision, the roles of samples, and rows scored by all threads.
 #include "neuronmoe/analysis/average_precision.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Reads a CSV of neuron counts per layer and checks every field.
 #include "neuronmoe/analysis/counts_csv.hpp"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Sorts the responses of one neuron: a radix sort over scaled values, and one over whole keys as a fallback.
 #include "neuronmoe/analysis/descending_order.hpp"
 
 #include <algorithm>

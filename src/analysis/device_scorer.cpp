@@ -1,3 +1,4 @@
+// Scores rows of responses on a GPU, slab by slab.
 #include "device_scorer.hpp"
 
 #include <fmt/format.h>

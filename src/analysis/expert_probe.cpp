@@ -1,3 +1,4 @@
+// Reads, extends and rewrites expert_probe.h5.
 #include "neuronmoe/analysis/expert_probe.hpp"
 
 #include <filesystem>
@@ -33,7 +34,7 @@ Probes read_probes(const std::string& path) {
   return probes;
 }
 
-// The probe as a file of one row.
+/// The probe as a file of one row.
 Probes probe_of(std::int64_t step, const ExpertStatistics& s) {
   Probes probe;
   probe.languages = s.neurons.languages;

@@ -1,3 +1,4 @@
+// The text files that `analyze` writes on request: expertise.csv, its top rows, and expertise_info.json.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Language activation probability entropy: counts of fired units, entropies, and the units selected by them.
 #include "neuronmoe/analysis/lape.hpp"
 
 #include <algorithm>
@@ -46,9 +47,10 @@ void select_by_entropy(const std::vector<std::vector<double>>& probability,
   candidates.resize(std::min(candidates.size(), taken));
   lape.threshold = candidates.empty() ? 0.0 : entropy[candidates.back()];
   std::sort(candidates.begin(), candidates.end());
-  for (const std::size_t u : candidates)
+  for (const std::size_t u : candidates) {
     for (std::size_t g = 0; g < probability.size(); ++g)
       if (probability[g][u] > lape.bar) lape.selected[g].push_back(uuids[u]);
+  }
 }
 
 ActivationCounter::ActivationCounter(const ModuleTable& modules, int num_languages, Stream& stream)

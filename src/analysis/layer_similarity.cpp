@@ -1,3 +1,4 @@
+// Sums of unit vectors per language and layer, and the similarities made of them.
 #include "neuronmoe/analysis/layer_similarity.hpp"
 
 #include "neuronmoe/ops/pooling.hpp"
@@ -57,8 +58,9 @@ std::vector<double> LayerSimilarity::finish(comm::Communicator& comm, Stream& st
 std::vector<std::pair<std::string, std::string>> LayerSimilarity::pairs(
     const std::vector<std::string>& languages) {
   std::vector<std::pair<std::string, std::string>> result;
-  for (std::size_t a = 0; a < languages.size(); ++a)
+  for (std::size_t a = 0; a < languages.size(); ++a) {
     for (std::size_t b = a + 1; b < languages.size(); ++b) result.emplace_back(languages[a], languages[b]);
+  }
   return result;
 }
 

@@ -1,3 +1,4 @@
+// Neurons per layer from neurons.h5 or a counts CSV, and the lines that explain what they lead to.
 #include "neuronmoe/analysis/layer_sizes.hpp"
 
 #include <fmt/format.h>
@@ -29,14 +30,14 @@ std::size_t language_index(const NeuronStatistics& statistics, const std::string
   return static_cast<std::size_t>(at - statistics.languages.begin());
 }
 
-// S by METHOD 3.3, once the sizes of the languages are known.
+/// S by METHOD 3.3, once the sizes of the languages are known.
 void add_sum_mean(LayerSizes& sizes) {
   sizes.total = sum_mean_sizes(sizes.each);
   sizes.how.push_back(fmt::format("S = {} + mean of {}", sizes.names[0],
                                   fmt::join(sizes.names.begin() + 1, sizes.names.end(), ", ")));
 }
 
-// The nearest whole number of neurons in one direction at which E changes; 0 if there is none.
+/// The nearest whole number of neurons in one direction at which E changes; 0 if there is none.
 std::int64_t neurons_to_change(double size, int step, const CountRange& range, const CountRule& rule) {
   const int now = experts_for(size, range, rule);
   const double last = step > 0 ? range.max : 0.0;

@@ -1,3 +1,4 @@
+// The passes of `analyze`: responses of a slab of modules at a time, their scores, and the selection.
 #include "neuronmoe/analysis/neuron_analysis.hpp"
 
 #include <fmt/format.h>

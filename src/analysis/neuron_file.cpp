@@ -1,3 +1,4 @@
+// Writes and reads neurons.h5, and the parts of it that other files share.
 #include "neuronmoe/analysis/neuron_file.hpp"
 
 #include <fmt/format.h>

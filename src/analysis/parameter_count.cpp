@@ -1,3 +1,4 @@
+// Parameters of a dense model and of an allocation, by formula.
 #include "neuronmoe/analysis/parameter_count.hpp"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// The inputs of `score`: an HDF5 file, or responses computed from their position.
 #include "response_source.hpp"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Pools activations per sample, exchanges them between ranks, and gathers the scores.
 #include "neuronmoe/analysis/responses.hpp"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Sorts the rows of a batch into groups of equal id.
 #include "neuronmoe/analysis/row_grouping.hpp"
 
 #include <algorithm>

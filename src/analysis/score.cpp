@@ -1,3 +1,4 @@
+// `score`: reads slabs of responses, scores them, and writes the result.
 #include "neuronmoe/analysis/score.hpp"
 
 #include <fmt/format.h>

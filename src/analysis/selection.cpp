@@ -1,3 +1,4 @@
+// Tables of modules, and the neurons of a language with the highest average precision.
 #include "neuronmoe/analysis/selection.hpp"
 
 #include <algorithm>

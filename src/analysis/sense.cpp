@@ -1,3 +1,4 @@
+// Tokenizes sense sentences, forms batches of them, and runs these through the model.
 #include "neuronmoe/analysis/sense.hpp"
 
 #include <fmt/format.h>

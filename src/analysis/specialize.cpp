@@ -1,3 +1,4 @@
+// Average precision of the units of every expert, and the files that hold it.
 #include "neuronmoe/analysis/specialize.hpp"
 
 #include <fmt/format.h>

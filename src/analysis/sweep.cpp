@@ -13,7 +13,7 @@
 namespace nmoe::analysis {
 namespace {
 
-// One setting; nothing = as configured or as stored in neurons.h5.
+/// One setting; nothing = as configured or as stored in neurons.h5.
 struct Setting {
   int e_min = 1, e_max = 6;
   Reselection select;
@@ -34,7 +34,7 @@ double parse_number(const std::string& text, std::string_view key) {
   return value;
 }
 
-// "e_max=4,6;top_k=500,1000"
+/// "e_max=4,6;top_k=500,1000"
 Grid parse_grid(const std::string& text) {
   Grid grid;
   for (std::size_t begin = 0; begin <= text.size();) {
@@ -64,15 +64,18 @@ std::vector<Setting> settings_of(const Grid& grid, const AllocationConfig& confi
     return values.empty() ? std::vector<double>{otherwise} : values;
   };
   std::vector<Setting> settings;
-  for (const double top_k : or_one(grid.top_k, 0))
-    for (const double threshold : or_one(grid.threshold, -1))
-      for (const double e_min : or_one(grid.e_min, config.e_min))
+  for (const double top_k : or_one(grid.top_k, 0)) {
+    for (const double threshold : or_one(grid.threshold, -1)) {
+      for (const double e_min : or_one(grid.e_min, config.e_min)) {
         for (const double e_max : or_one(grid.e_max, config.e_max)) {
           Setting setting{static_cast<int>(e_min), static_cast<int>(e_max), {}};
           if (top_k > 0) setting.select.top_k = static_cast<std::int64_t>(top_k);
           if (threshold >= 0) setting.select.ap_min = threshold;
           if (setting.e_min <= setting.e_max) settings.push_back(setting);
         }
+      }
+    }
+  }
   NMOE_CHECK(!settings.empty(), config, "allocation.sweep: every e_min is above every e_max");
   return settings;
 }

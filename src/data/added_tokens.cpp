@@ -1,3 +1,4 @@
+// Finds added tokens in a text, by a trie over their bytes.
 #include "added_tokens.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Merges the bytes of a piece by rank, with a scan if it is short, else with a heap; the cache of pieces.
 #include "bpe_model.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// A byte-level BPE tokenizer: added tokens, normalization, splitting, then the merges of each piece.
 #include "bpe_tokenizer.hpp"
 
 #include <array>

@@ -1,3 +1,4 @@
+// GPT-2's spelling of bytes as printable characters, in both directions.
 #include "byte_alphabet.hpp"
 
 #include <array>

@@ -1,3 +1,4 @@
+// Reads the lines of a corpus: pieces of files for each rank, documents, and reports of bad lines.
 #include "neuronmoe/data/jsonl.hpp"
 
 #include <fmt/core.h>

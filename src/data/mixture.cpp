@@ -1,3 +1,4 @@
+// Mixes data sets by weight: which set and which of its blocks each training position takes.
 #include "neuronmoe/data/mixture.hpp"
 
 #include <fmt/core.h>

@@ -1,3 +1,4 @@
+// Normalizes text to NFC by utf8proc, and only the stretches that may need it.
 #include "nfc.hpp"
 
 #include <utf8proc.h>

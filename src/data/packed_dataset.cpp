@@ -1,3 +1,4 @@
+// Cuts the documents of a token file into blocks of equal length.
 #include "neuronmoe/data/packed_dataset.hpp"
 
 #include <algorithm>

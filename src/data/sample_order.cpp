@@ -1,3 +1,4 @@
+// A random permutation of the blocks for every epoch, computed for one position at a time.
 #include "neuronmoe/data/sample_order.hpp"
 
 #include "neuronmoe/base/error.hpp"

@@ -1,3 +1,4 @@
+// Compiles a Split expression with PCRE2 and finds its matches.
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "split_regex.hpp"
 

@@ -1,3 +1,4 @@
+// Writes tokens.h5 in parallel; reads it whole and checks every document.
 #include "neuronmoe/data/token_file.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// `tokenize`: reads pieces of the inputs on every rank, encodes their lines, and writes the token file.
 #include "neuronmoe/data/tokenize.hpp"
 
 #include <fmt/core.h>

@@ -1,3 +1,4 @@
+// Finds the tokenizer file of a model and loads it by what it holds.
 #include "neuronmoe/data/tokenizer.hpp"
 
 #include <array>

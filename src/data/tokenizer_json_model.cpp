@@ -1,3 +1,4 @@
+// Reads vocabulary, merges and added tokens of a tokenizer.json.
 #include "tokenizer_json_model.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Repairs ill-formed UTF-8 and classifies characters.
 #include "utf8.hpp"
 
 #include <utf8proc.h>

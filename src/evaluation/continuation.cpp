@@ -1,3 +1,4 @@
+// The continuation task: reads items, scores their choices, and counts the right ones.
 #include "neuronmoe/evaluation/continuation.hpp"
 
 #include <fmt/format.h>
@@ -46,7 +47,7 @@ std::vector<std::size_t> draw(std::size_t count, std::int64_t limit, std::uint64
   return order;
 }
 
-// EOS, given tokens, choice; only the choice is scored.
+/// EOS, given tokens, choice; only the choice is scored.
 void add_sequence(model::BatchBuilder& builder, std::int32_t eos_id, std::span<const std::int32_t> given,
                   std::span<const std::int32_t> choice) {
   std::vector<std::int32_t> ids{eos_id};
@@ -121,10 +122,11 @@ ContinuationResult measure_continuation(comm::ExecutionContext& context, std::sp
                                         const LogProbFunction& log_probs) {
   NMOE_CHECK(eos_id >= 0, config,
              "the continuation task starts from EOS, and the model names none (eos_token_id)");
-  for (std::size_t i = 0; i < items.size(); ++i)
+  for (std::size_t i = 0; i < items.size(); ++i) {
     for (const auto& choice : items[i].choices)
       NMOE_CHECK(static_cast<std::int64_t>(choice.size()) <= max_positions, bad_data,
                  "item {}: a choice has {} tokens, the model takes {}", i, choice.size(), max_positions);
+  }
   const auto world_size = static_cast<std::size_t>(context.world.size());
   const auto rank = static_cast<std::size_t>(context.world.rank());
   std::vector<double> mine;

@@ -1,3 +1,4 @@
+// Writes eval.json.
 #include "neuronmoe/evaluation/eval_file.hpp"
 
 #include <nlohmann/json.hpp>

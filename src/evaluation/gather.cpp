@@ -1,3 +1,4 @@
+// Gathers records of all ranks in the order of their first number.
 #include "gather.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Reads the documents of one language from a token file, end to end.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 

@@ -1,3 +1,4 @@
+// Perplexity over blocks of text, and the mean weight of the base experts.
 #include "neuronmoe/evaluation/perplexity.hpp"
 
 #include <fmt/format.h>
@@ -19,7 +20,7 @@ void add_base_weights(std::int64_t& sum, const T* weights, const std::int32_t* i
     if (indices[i] == 0) sum += std::llrint(static_cast<double>(weights[i]) * weight_scale);
 }
 
-// Next-token labels inside one block; −100 where nothing is predicted.
+/// Next-token labels inside one block; −100 where nothing is predicted.
 std::vector<std::int32_t> labels_of(std::span<const std::int32_t> ids, std::int32_t eos_id) {
   std::vector<std::int32_t> labels(ids.size(), -100);
   for (std::size_t t = 0; t + 1 < ids.size(); ++t)
