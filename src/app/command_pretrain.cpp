@@ -39,21 +39,19 @@ int run_pretrain(comm::ExecutionContext& context, const AppConfig& config) {
   require_option(config.run.output, "output", "the model directory to write");
   const auto tokenizer = load_tokenizer_for(context, options.tokenizer, "");
   model::ModelConfig architecture;
-  comm::agree(context.world, [&] {
-    architecture = model::load_model_config(options.model_config);
-    architecture.num_experts.assign(static_cast<std::size_t>(architecture.num_layers), 1);
-  });
+  comm::agree(context.world, [&] { architecture = model::load_model_config(options.model_config); });
   const data::Mixture mixture = load_training_data(context, config, architecture, tokenizer->sha256());
 
   const train::ParallelGroups groups(context.world, 1);
   const auto trainables = train::trainables_of(train::RunKind::pretrain);
   std::unique_ptr<model::Decoder> decoder;
   comm::agree(context.world, [&] {
-    decoder = std::make_unique<model::Decoder>(architecture, parse_dtype(config.train.dtype), trainables,
-                                               groups.experts(architecture.num_experts), context.stream);
+    decoder = make_decoder(
+        context, {architecture, config.train.dtype, trainables, groups.experts(architecture.num_experts)});
     decoder->initialise_dense(config.train.seed);
     if (context.world.rank() == 0) io::make_directories(config.run.output + "/checkpoints");
   });
+  log_backward(context.log, decoder->freeze_plan(), config.plan.explain);
   train::TrainRun run{train::RunKind::pretrain, with_steps(config.train, mixture),
                       config.run.output + "/checkpoints", config.run.resume,
                       run_identity(context, config, "")};
@@ -63,8 +61,7 @@ int run_pretrain(comm::ExecutionContext& context, const AppConfig& config) {
   comm::agree(context.world, [&] {
     if (context.world.rank() == 0) write_model(*decoder, *tokenizer, config.run.output);
   });
-  context.log.info("{}: {} steps, {:.0f} tokens/s", config.run.output, result.completed_steps,
-                   result.tokens_per_s);
+  context.log.info("model: {}", config.run.output);
   return 0;
 }
 

@@ -19,7 +19,6 @@ namespace {
 /// Expert counts: from the checkpoint that the run starts from, else (stage 1) from --experts.
 model::ModelConfig expanded_architecture(const AppConfig& config, const std::string& init_from) {
   model::ModelConfig architecture = model::load_model_config(config.run.model + "/config.json");
-  architecture.num_experts.assign(static_cast<std::size_t>(architecture.num_layers), 1);
   architecture.top_k = config.train.top_k;
   architecture.release_router = config.train.router_compat == "release";
   std::vector<int> wanted;
@@ -41,8 +40,8 @@ model::ModelConfig expanded_architecture(const AppConfig& config, const std::str
                config.run.experts, init_from);
   }
   NMOE_CHECK(architecture.num_moe_layers() > 0, config,
-             "{} gives every layer one expert: there is nothing to train; raise allocation.e_max or use "
-             "another list",
+             "{} gives every layer one expert: there is nothing "
+             "to train; raise allocation.e_max or use another list",
              init_from.empty() ? config.run.experts : init_from);
   return architecture;
 }
@@ -92,23 +91,18 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
   const auto kind = stage1 ? train::RunKind::stage1 : train::RunKind::stage2;
   std::unique_ptr<model::Decoder> decoder;
   comm::agree(context.world, [&] {
-    model::require_dense_weights(architecture, config.run.model);
-    decoder = std::make_unique<model::Decoder>(
-        architecture, parse_dtype(config.train.dtype), train::trainables_of(kind),
-        groups.experts(architecture.num_experts, architecture.top_k,
-                       model::parse_expert_home(config.train.expert_placement), placed_by.counts),
-        context.stream);
-    model::load_dense_weights(*decoder, config.run.model);
-    if (init_from.empty()) {
-      decoder->upcycle(config.train.seed);
-    } else {
-      model::load_checkpoint_weights(*decoder, init_from);
-    }
+    decoder = load_decoder(
+        context,
+        {architecture, config.train.dtype, train::trainables_of(kind),
+         groups.experts(architecture.num_experts, architecture.top_k,
+                        model::parse_expert_home(config.train.expert_placement), placed_by.counts)},
+        config.run.model, init_from);
+    if (init_from.empty()) decoder->upcycle(config.train.seed);
     if (context.world.rank() == 0) io::make_directories(config.run.output);
   });
   context.log.info("experts, placed by {}:\n{}", placed_by.to_string(),
                    decoder->expert_parallel_group().placement.to_string());
-  context.log.info("backward:\n{}", decoder->freeze_plan().to_string());
+  log_backward(context.log, decoder->freeze_plan(), config.plan.explain);
   train::TrainRun run{kind,
                       with_steps(config.train, mixture),
                       config.run.output,
@@ -119,8 +113,7 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
   train::Trainer trainer(context, run, groups, *decoder, mixture);
   const train::TrainResult result = trainer.run();
   if (result.saved_on_signal) return report_saved_on_signal(context, result);
-  context.log.info("{}: {} steps, {:.0f} tokens/s", result.checkpoint, result.completed_steps,
-                   result.tokens_per_s);
+  context.log.info("checkpoint: {}", result.checkpoint);
   return 0;
 }
 

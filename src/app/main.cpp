@@ -59,7 +59,10 @@ std::vector<std::string> arguments_of(int argc, char** argv) {
   if (command != nullptr && command->takes_file && arguments.size() > 1 && !arguments[1].starts_with("-")) {
     arguments.insert(arguments.begin() + 1, "--run.input");
   }
-  if (command != nullptr && command->name == "plan")  // elsewhere the short name is allocation's
+  const auto reads = [&](const char* section) {
+    return std::find(command->sections.begin(), command->sections.end(), section) != command->sections.end();
+  };
+  if (command != nullptr && reads("plan"))  // elsewhere the short name is allocation's
     std::replace(arguments.begin() + 1, arguments.end(), std::string("--explain"),
                  std::string("--plan.explain"));
   return arguments;

@@ -69,6 +69,20 @@ void require_same_base(comm::ExecutionContext& context, const std::string& check
   });
 }
 
+std::unique_ptr<model::Decoder> make_decoder(comm::ExecutionContext& context, const DecoderParts& parts) {
+  return std::make_unique<model::Decoder>(parts.architecture, parse_dtype(parts.dtype), parts.trainable,
+                                          parts.experts, context.stream);
+}
+
+std::unique_ptr<model::Decoder> load_decoder(comm::ExecutionContext& context, const DecoderParts& parts,
+                                             const std::string& model_dir, const std::string& checkpoint) {
+  model::require_dense_weights(parts.architecture, model_dir);
+  auto decoder = make_decoder(context, parts);
+  model::load_dense_weights(*decoder, model_dir);
+  if (!checkpoint.empty()) model::load_checkpoint_weights(*decoder, checkpoint);
+  return decoder;
+}
+
 LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig& config,
                                const std::string& checkpoint, const std::string& dtype) {
   const std::string& directory = config.run.model;
@@ -78,19 +92,16 @@ LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig&
   model::ModelConfig architecture;
   comm::agree(context.world, [&] {
     architecture = model::load_model_config(directory + "/config.json");
-    architecture.num_experts.assign(static_cast<std::size_t>(architecture.num_layers), 1);
     if (!checkpoint.empty()) architecture = model::apply_checkpoint_config(architecture, checkpoint);
   });
   const int expert_parallel_size = checkpoint.empty() ? 1 : config.train.expert_parallel_size;
   if (!checkpoint.empty()) require_same_base(context, checkpoint, directory);
   loaded.groups = std::make_unique<train::ParallelGroups>(context.world, expert_parallel_size);
   comm::agree(context.world, [&] {
-    model::require_dense_weights(architecture, directory);
-    loaded.decoder =
-        std::make_unique<model::Decoder>(architecture, parse_dtype(dtype), model::TrainableSet::none,
-                                         loaded.groups->experts(architecture.num_experts), context.stream);
-    model::load_dense_weights(*loaded.decoder, directory);
-    if (!checkpoint.empty()) model::load_checkpoint_weights(*loaded.decoder, checkpoint);
+    loaded.decoder = load_decoder(
+        context,
+        {architecture, dtype, model::TrainableSet::none, loaded.groups->experts(architecture.num_experts)},
+        directory, checkpoint);
   });
   context.log.info("model: {}{}{}", directory, checkpoint.empty() ? "" : " with the experts of ", checkpoint);
   context.heartbeat.beat();

@@ -1,6 +1,6 @@
 #pragma once
 // What several commands do before their own work: find checkpoints and files, make groups and decoder, load
-// weights. Everything here is collective over the world and fails on every rank alike.
+// weights. What is not marked otherwise is collective over the world and fails on every rank alike.
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,6 +25,22 @@ std::string resolve_checkpoint(comm::ExecutionContext& context, const std::strin
 
 /// `value` as rank 0 computed it, on every rank; an error of rank 0 is everybody's.
 std::string on_rank_zero(comm::ExecutionContext& context, const std::function<std::string()>& work);
+
+/// What a decoder is made of.
+struct DecoderParts {
+  model::ModelConfig architecture;
+  std::string dtype;  ///< float32 | bfloat16
+  model::TrainableSet trainable;
+  model::ExpertParallelGroup experts;  ///< its communicator outlives the decoder
+};
+
+/// Returns a decoder on the device of `context` with all weights zero. Not collective.
+std::unique_ptr<model::Decoder> make_decoder(comm::ExecutionContext& context, const DecoderParts& parts);
+
+/// Returns a decoder with the dense weights of `model_dir` and, unless `checkpoint` is empty, its experts and
+/// routers. Not collective. @throws Error(bad_data) before it allocates, if the dense weights do not fit
+std::unique_ptr<model::Decoder> load_decoder(comm::ExecutionContext& context, const DecoderParts& parts,
+                                             const std::string& model_dir, const std::string& checkpoint);
 
 /// A decoder with what it refers to.
 struct LoadedModel {

@@ -1,5 +1,6 @@
 #include "training_data.hpp"
 
+#include <algorithm>
 #include <optional>
 
 #include "neuronmoe/base/error.hpp"
@@ -44,6 +45,19 @@ train::TrainConfig with_steps(train::TrainConfig config, const data::Mixture& mi
              "train.warmup_steps = {} is more than the {} steps that train.epochs = {} makes of {} sequences",
              config.warmup_steps, config.steps, config.epochs, mixture.num_blocks());
   return config;
+}
+
+void log_backward(const Logger& log, const model::FreezePlan& plan, bool explain) {
+  if (explain) {
+    log.info("backward:\n{}", plan.to_string());
+    return;
+  }
+  const auto trained =
+      std::count_if(plan.layers.begin(), plan.layers.end(), [](const model::LayerPlan& layer) {
+        return layer.attention_weights || layer.base_mlp_weights || layer.experts || layer.router;
+      });
+  log.info("backward: {} of {} layers train (lowest: layer {}){}; --explain lists each of them", trained,
+           plan.layers.size(), plan.lowest_layer, plan.embedding ? ", and the embedding" : "");
 }
 
 int report_saved_on_signal(comm::ExecutionContext& context, const train::TrainResult& result) {

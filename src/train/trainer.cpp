@@ -1,21 +1,16 @@
+// The training loop and its step: micro-batches, losses, reduction, update.
 #include "neuronmoe/train/trainer.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <optional>
 
 #include "neuronmoe/base/divisor.hpp"
-#include "neuronmoe/comm/agree.hpp"
-#include "neuronmoe/io/atomic_file.hpp"
-#include "neuronmoe/io/manifest.hpp"
 #include "neuronmoe/train/schedule.hpp"
+#include "run_record.hpp"
 
 namespace nmoe::train {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 /// The step's sum over micro-batches in the one shape of DESIGN 6.
 double tree_sum(const std::vector<double>& values) {
@@ -80,7 +75,7 @@ Trainer::Trainer(const comm::ExecutionContext& context, const TrainRun& run, con
   progress_.cursors = mixture.cursors(0);
 }
 
-Trainer::StepPlan Trainer::agree_on_step(const StepBatch& batch) {
+Trainer::StepAgreement Trainer::agree_on_step(const StepBatch& batch) {
   std::int64_t facts[2] = {0, context_.heartbeat.stop_requested.load() ? 1 : 0};
   for (const std::int64_t n : batch.labels) facts[0] += n;
   context_.world.all_reduce({facts, DType::int64, {2}}, comm::ReduceOp::sum, context_.stream).wait();
@@ -129,7 +124,7 @@ void Trainer::sum_statistics(std::span<double> statistics) {
   }
 }
 
-void Trainer::reduce_losses(std::vector<double>& values, const StepPlan& plan, StepMetrics& metrics) {
+void Trainer::reduce_losses(std::vector<double>& values, const StepAgreement& agreed, StepMetrics& metrics) {
   context_.world
       .all_reduce({values.data(), DType::float64, {static_cast<std::int64_t>(values.size())}},
                   comm::ReduceOp::sum, context_.stream)
@@ -147,13 +142,13 @@ void Trainer::reduce_losses(std::vector<double>& values, const StepPlan& plan, S
     metrics.loss_lm = tree_sum(means) * per_micro_batch;
   } else {
     metrics.loss_lm =
-        plan.num_labels > 0 ? tree_sum(column(lm_sum)) / static_cast<double>(plan.num_labels) : 0.0;
+        agreed.num_labels > 0 ? tree_sum(column(lm_sum)) / static_cast<double>(agreed.num_labels) : 0.0;
   }
   metrics.loss_lbl = tree_sum(column(balancing)) * per_micro_batch;
   metrics.loss_lpr = tree_sum(column(lpr)) * per_micro_batch;
 }
 
-StepMetrics Trainer::train_step(const StepBatch& batch, const StepPlan& plan) {
+StepMetrics Trainer::train_step(const StepBatch& batch, const StepAgreement& agreed) {
   const TrainConfig& c = run_.config;
   StepMetrics metrics;
   std::vector<double> losses(static_cast<std::size_t>(num_micro_batches_ * num_loss_slots), 0.0);
@@ -163,7 +158,7 @@ StepMetrics Trainer::train_step(const StepBatch& batch, const StepPlan& plan) {
     const auto at = static_cast<std::size_t>(micro_step);
     optimizer_.begin_micro_step(micro_step, num_micro_batches_);
     const model::Losses result = decoder_.forward_backward(batch.micro_batches[at].batch(),
-                                                           loss_scales(plan.num_labels, batch.labels[at]),
+                                                           loss_scales(agreed.num_labels, batch.labels[at]),
                                                            global_balancing() ? statistics : nullptr);
     context_.heartbeat.beat();
     const std::int64_t m = comm::micro_batch_of(micro_step, groups_.layout.rank(),
@@ -175,7 +170,7 @@ StepMetrics Trainer::train_step(const StepBatch& batch, const StepPlan& plan) {
     slots[balancing] = result.balancing;
     slots[lpr] = result.lpr;
   }
-  reduce_losses(losses, plan, metrics);
+  reduce_losses(losses, agreed, metrics);
   metrics.grad_norm = optimizer_.finish_reduction(context_.stream);
   metrics.learning_rate =
       cosine_learning_rate(c.learning_rate, c.min_lr_ratio, c.warmup_steps, c.steps, progress_.step);
@@ -191,119 +186,82 @@ StepMetrics Trainer::train_step(const StepBatch& batch, const StepPlan& plan) {
   return metrics;
 }
 
-std::map<std::string, std::int64_t> Trainer::bytes_sent() const {
-  std::map<std::string, std::int64_t> bytes;
-  for (const comm::Communicator* group :
-       {&context_.world, groups_.expert_parallel.get(), groups_.expert_data_parallel.get()}) {
-    for (std::size_t i = 0; i < comm::num_operations; ++i) {
-      const auto operation = static_cast<comm::Operation>(i);
-      const std::int64_t sent = group->counters()[operation].bytes_sent;
-      if (sent > 0) bytes[std::string(comm::name_of(operation))] += sent;
-    }
-  }
-  return bytes;
-}
-
 PlanInput Trainer::plan_input() const {
   return {decoder_.config(), run_.kind, run_.config, context_.world.size(), run_.placed_by};
 }
 
-TrainResult Trainer::run() {
+void Trainer::advance(StepMetrics& metrics) {
   const TrainConfig& c = run_.config;
+  ++progress_.step;
+  progress_.samples_seen += c.global_batch_size;
+  progress_.tokens_seen += c.global_batch_size * c.seq_length;
+  progress_.learning_rate = metrics.learning_rate;
+  progress_.nan_steps_in_a_row = metrics.skipped ? progress_.nan_steps_in_a_row + 1 : 0;
+  if (metrics.skipped) ++progress_.skipped_steps;
+  metrics.step = progress_.step;
+  metrics.tokens = progress_.tokens_seen;
+}
+
+void Trainer::require_finite_steps() const {
+  NMOE_CHECK(
+      progress_.nan_steps_in_a_row < run_.config.max_nan_steps, nan_limit,
+      "step {}: {} steps in a row with a non-finite loss or gradient (train.max_nan_steps = {}); lower "
+      "train.learning_rate or inspect the data; the last good checkpoint is in {}",
+      progress_.step, progress_.nan_steps_in_a_row, run_.config.max_nan_steps, run_.output_dir);
+}
+
+bool Trainer::save_is_due() const {
+  const TrainConfig& c = run_.config;
+  return progress_.step == c.steps || (c.save_every > 0 && progress_.step % c.save_every == 0);
+}
+
+void Trainer::finish_pending_gather(RunRecord& record) {
+  record.account_for([this] { optimizer_.finish_gather(); });
+}
+
+void Trainer::start() {
   resume();
   reserve_step_memory(decoder_, plan_input(), context_.world.rank());
   frozen_.emplace(context_.world, decoder_);
   if (!resumed_from_.empty()) frozen_->require_same_as(resumed_from_);
   context_.heartbeat.beat();
+}
+
+TrainResult Trainer::run() {
+  start();
+  RunRecord record(context_, run_, groups_, progress_.step);
   TrainResult result;
-  result.completed_steps = progress_.step;
-  std::optional<MetricsFile> metrics_file;
-  comm::agree(context_.world, [&] {
-    if (context_.world.rank() != 0) return;
-    io::make_directories(run_.output_dir);
-    metrics_file.emplace(run_.output_dir + "/metrics.jsonl", progress_.step);
-  });
-  Progress line(context_.log, "training", static_cast<std::uint64_t>(c.steps), "tokens");
-  const std::int64_t tokens_per_step = c.global_batch_size * c.seq_length;
-  const Clock::time_point start = Clock::now();
-  const std::int64_t first_step = progress_.step;
-  bool saved_last = !resumed_from_.empty();  // that checkpoint need not be written again
   result.checkpoint = resumed_from_;
-  // What an update left for the next forward to fetch belongs to the count of its step.
-  const auto settle = [&] {
-    const std::map<std::string, std::int64_t> before = bytes_sent();
-    optimizer_.finish_gather();
-    for (const auto& [operation, bytes] : bytes_sent()) {
-      const auto at = before.find(operation);
-      const std::int64_t sent = bytes - (at == before.end() ? 0 : at->second);
-      if (sent > 0) result.accounts.bytes[operation] += sent;
-    }
-  };
+  bool saved = !resumed_from_.empty();  // that checkpoint need not be written again
   StepBatch batch;
-  while (progress_.step < c.steps) {
-    const Clock::time_point step_start = Clock::now();
-    const std::int64_t flops_before = context_.stream.flops();
-    const std::map<std::string, std::int64_t> bytes_before = bytes_sent();
-    batch.fill(mixture_, progress_.step, c, groups_.layout, num_micro_batches_);
-    const StepPlan plan = agree_on_step(batch);
-    if (plan.stop_requested) {
-      settle();
-      if (!saved_last) result.checkpoint = save();
+  while (progress_.step < run_.config.steps) {
+    record.begin_step();
+    batch.fill(mixture_, progress_.step, run_.config, groups_.layout, num_micro_batches_);
+    const StepAgreement agreed = agree_on_step(batch);
+    if (agreed.stop_requested) {
+      if (!saved) result.checkpoint = save(record);
       result.saved_on_signal = true;
       break;
     }
-    StepMetrics metrics = train_step(batch, plan);
-    ++progress_.step;
-    progress_.samples_seen += c.global_batch_size;
-    progress_.tokens_seen += tokens_per_step;
-    progress_.learning_rate = metrics.learning_rate;
-    progress_.nan_steps_in_a_row = metrics.skipped ? progress_.nan_steps_in_a_row + 1 : 0;
-    if (metrics.skipped) ++progress_.skipped_steps;
-    metrics.step = progress_.step;
-    metrics.tokens = progress_.tokens_seen;
-    metrics.flops = context_.stream.flops() - flops_before;
-    metrics.bytes = bytes_sent();
-    for (const auto& [operation, before] : bytes_before) metrics.bytes[operation] -= before;
-    result.accounts.add(metrics);
-    metrics.step_s = std::chrono::duration<double>(Clock::now() - step_start).count();
-    metrics.tokens_per_s = static_cast<double>(tokens_per_step) / metrics.step_s;
-    comm::agree(context_.world, [&] {  // a full disk ends the run on every rank alike
-      if (metrics_file) metrics_file->write(metrics);
-    });
-    NMOE_CHECK(
-        progress_.nan_steps_in_a_row < c.max_nan_steps, nan_limit,
-        "step {}: {} steps in a row with a non-finite loss or gradient (train.max_nan_steps = {}); lower "
-        "train.learning_rate or inspect the data; the last good checkpoint is in {}",
-        progress_.step, progress_.nan_steps_in_a_row, c.max_nan_steps, run_.output_dir);
-    if (progress_.step == first_step + 1 || progress_.step % c.log_every == 0 || progress_.step == c.steps) {
-      line.update(static_cast<std::uint64_t>(progress_.step), static_cast<double>(progress_.tokens_seen),
-                  fmt::format("loss {:.4f}, norm {:.3f}, lr {:.2e}", metrics.loss_lm, metrics.grad_norm,
-                              metrics.learning_rate));
-    }
-    saved_last = progress_.step == c.steps || (c.save_every > 0 && progress_.step % c.save_every == 0);
-    if (saved_last) {
-      comm::agree(context_.world, [&] {
-        if (metrics_file) metrics_file->sync();
-      });
-      settle();
-      result.checkpoint = save();
-    }
+    StepMetrics metrics = train_step(batch, agreed);
+    advance(metrics);
+    record.end_step(metrics);
+    require_finite_steps();
+    record.show_progress(metrics);
+    saved = save_is_due();
+    if (saved) result.checkpoint = save(record);
     if (run_.after_step) {
-      settle();
+      finish_pending_gather(record);
       run_.after_step(progress_.step);
     }
   }
-  settle();
-  const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  result.tokens_per_s =
-      static_cast<double>((progress_.step - first_step) * tokens_per_step) / std::max(seconds, 1e-9);
+  finish_pending_gather(record);
   result.completed_steps = progress_.step;
+  result.accounts = record.accounts();
   if (result.accounts.num_steps > 0) {
     result.accounts.finish(plan_input(), context_.world, decoder_, optimizer_, context_.stream);
     context_.log.info("plan and count:\n{}", result.accounts.to_string());
   }
-  if (result.checkpoint.empty())
-    result.checkpoint = run_.output_dir + "/" + io::step_directory_name(progress_.step);
   return result;
 }
 

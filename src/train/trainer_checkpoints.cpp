@@ -5,6 +5,7 @@
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/manifest.hpp"
 #include "neuronmoe/train/trainer.hpp"
+#include "run_record.hpp"
 
 namespace nmoe::train {
 
@@ -39,9 +40,8 @@ void Trainer::refuse_newer_steps(std::int64_t step) const {
     for (const auto& entry : std::filesystem::directory_iterator(run_.output_dir)) {
       const auto found = io::step_of_directory_name(entry.path().filename());
       NMOE_CHECK(!found || *found <= step, config,
-                 "{} holds {}, which is newer than where --resume {} starts; choose another --output or "
-                 "remove the newer "
-                 "checkpoints",
+                 "{} holds {}, which is newer than where --resume {} starts; "
+                 "choose another --output or remove the newer checkpoints",
                  run_.output_dir, entry.path().filename().string(), run_.resume);
     }
   });
@@ -96,8 +96,9 @@ void Trainer::resume() {
   context_.log.info("resumed {} at step {} of {}", directory, progress_.step, run_.config.steps);
 }
 
-std::string Trainer::save() {
-  optimizer_.finish_gather();
+std::string Trainer::save(RunRecord& record) {
+  record.sync();
+  finish_pending_gather(record);
   frozen_->check();
   context_.heartbeat.beat();
   RunIdentity identity = run_.identity;

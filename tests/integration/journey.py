@@ -157,7 +157,10 @@ def pretrain(work):
     arguments = ["pretrain", "--config", work / "toy.cfg", "--config", work / "base.cfg", "--pretrain.model_config",
                  work / "arch.json", "--pretrain.tokenizer", work / "tok.model", "--train.learning_rate", "1e-2",
                  "--train.steps", "200"]
-    run(2, *arguments, "--output", work / "base")
+    _, err = run(2, *arguments, "--output", work / "base")
+    check("backward: 4 of 4 layers train (lowest: layer 0), and the embedding;" in err and "segment" not in err,
+          "base: one line of backward")
+    check(err.rstrip().endswith(f"model: {work}/base"), "base: the last line names the model")
     loss = [m["loss_lm"] for m in metrics(work / "base/checkpoints/metrics.jsonl")]
     check(len(loss) == 200 and loss[-1] < loss[0] - 0.5, f"base: loss {loss[0]:.3f} -> {loss[-1]:.3f}")
     for ranks in (1, 3):
@@ -234,11 +237,16 @@ def stages(work):
     measured = ["--train.placement_tokens", "measured"]
     for ranks, size in [(1, 1), (2, 2), (3, 1), (4, 2)]:
         name = f"s1-{ranks}-{size}"
-        more = {(2, 2): [*measured, "--expert_ap.every", 20],
+        more = {(1, 1): ["--explain"], (2, 2): [*measured, "--expert_ap.every", 20],
                 (4, 2): [*measured, "--train.placement_tokens_from", work / "s1"]}.get((ranks, size), [])
         _, err = run(ranks, *stage1, "--output", work / name, "--train.expert_parallel_size", size, *more)
         where = {4: f"experts, placed by tokens counted in {work}/s1/step_0000000040:", 2: "there is no checkpoint to go on from"}
         check(where.get(ranks, "experts, placed by expected tokens:") in err, f"{name}: says by which tokens experts are placed")
+        if ranks == 1:
+            check("segment 1, layer 3: weight gradients: new experts, router;" in err, f"{name}: --explain lists backward")
+        else:
+            check("backward: 3 of 4 layers train (lowest: layer 0);" in err and "segment" not in err, f"{name}: one line of backward")
+        check(err.rstrip().endswith(f"checkpoint: {work / name}/step_0000000040"), f"{name}: the last line names the checkpoint")
         other = metrics(work / name / "metrics.jsonl")
         check(close([m["loss_lm"] for m in other[:10]], [m["loss_lm"] for m in base[:10]], 1e-4)
               and close([m["grad_norm"] for m in other[:10]], [m["grad_norm"] for m in base[:10]], 1e-3),

@@ -151,8 +151,8 @@ void for_each_field(Config& c, F&& f) {
 
   for_each_field(c.machine, f);
   f("plan.explain", c.plan.explain,
-    FieldInfo{"also print what backward computes and what forward keeps (plan --explain)", "", 0, 0, "",
-              true});
+    FieldInfo{"print what backward computes and what forward keeps, layer by layer (short: --explain)", "", 0,
+              0, "", true});
 
   f("evaluation.text", c.evaluation.texts, FieldInfo{"LANG:tokens.h5 for the perplexity; repeatable"});
   f("evaluation.max_tokens", c.evaluation.max_tokens,

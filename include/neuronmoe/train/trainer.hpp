@@ -2,7 +2,6 @@
 // The training loop of pretrain, stage 1 and stage 2 (DESIGN 4): one engine, three sets of trainables and
 // losses. Called by app's commands.
 #include <functional>
-#include <map>
 #include <optional>
 #include <string>
 
@@ -36,10 +35,11 @@ struct TrainRun {
 struct TrainResult {
   std::int64_t completed_steps = 0;
   bool saved_on_signal = false;
-  std::string checkpoint;   ///< the last one written or found complete
-  double tokens_per_s = 0;  ///< mean over this call's steps
-  RunAccounts accounts;     ///< of this rank, if at least one step was made
+  std::string checkpoint;  ///< the last one written or found complete
+  RunAccounts accounts;    ///< of this rank, if at least one step was made
 };
+
+class RunRecord;
 
 class Trainer {
  public:
@@ -54,26 +54,36 @@ class Trainer {
 
  private:
   struct StepBatch;  // the micro-batches this rank runs in one step
-  struct StepPlan {
+  /// What all ranks know of a step before they run it.
+  struct StepAgreement {
     std::int64_t num_labels;  // of the whole global batch
     bool stop_requested;
   };
+  /// Prepares the first step: checkpoint, memory, hashes of frozen weights.
+  void start();
   void resume();
   /// A run that starts at `step` may not find later checkpoints in its directory: they would be taken for its
   /// own.
   void refuse_newer_steps(std::int64_t step) const;
-  StepPlan agree_on_step(const StepBatch& batch);
+  StepAgreement agree_on_step(const StepBatch& batch);
   model::LossScales loss_scales(std::int64_t global_labels, std::int64_t micro_batch_labels) const;
-  StepMetrics train_step(const StepBatch& batch, const StepPlan& plan);
+  StepMetrics train_step(const StepBatch& batch, const StepAgreement& agreed);
+  /// Counts a step that was made; tells `metrics` which one it was.
+  void advance(StepMetrics& metrics);
+  /// @throws Error(nan_limit) after max_nan_steps skipped steps in a row
+  void require_finite_steps() const;
+  bool save_is_due() const;
   /// Adds the balancing statistics of all micro-batches, one per rank, in their one order (lbl.scope =
   /// global).
   void sum_statistics(std::span<double> statistics);
   bool global_balancing() const;
-  void reduce_losses(std::vector<double>& per_micro_batch, const StepPlan& plan, StepMetrics& metrics);
-  /// Bytes this rank has sent so far per collective, over the world and both groups.
-  std::map<std::string, std::int64_t> bytes_sent() const;
+  void reduce_losses(std::vector<double>& per_micro_batch, const StepAgreement& agreed, StepMetrics& metrics);
   PlanInput plan_input() const;
-  std::string save();
+  /// Waits for the weights that an update left for the next forward to fetch; their bytes belong to the count
+  /// of its step.
+  void finish_pending_gather(RunRecord& record);
+  /// Writes a checkpoint, with metrics.jsonl up to it on the disk. Returns its directory.
+  std::string save(RunRecord& record);
 
   const comm::ExecutionContext& context_;
   const TrainRun& run_;

@@ -1,0 +1,83 @@
+// What a run writes down about its steps.
+#include "run_record.hpp"
+
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+
+namespace nmoe::train {
+
+RunRecord::RunRecord(const comm::ExecutionContext& context, const TrainRun& run, const ParallelGroups& groups,
+                     std::int64_t first_step)
+    : context_(context),
+      config_(run.config),
+      groups_(groups),
+      first_step_(first_step),
+      progress_(context.log, "training", static_cast<std::uint64_t>(run.config.steps), "tokens") {
+  comm::agree(context.world, [&] {
+    if (context.world.rank() != 0) return;
+    io::make_directories(run.output_dir);
+    metrics_file_.emplace(run.output_dir + "/metrics.jsonl", first_step);
+  });
+}
+
+std::map<std::string, std::int64_t> RunRecord::bytes_sent() const {
+  std::map<std::string, std::int64_t> bytes;
+  for (const comm::Communicator* group :
+       {&context_.world, groups_.expert_parallel.get(), groups_.expert_data_parallel.get()}) {
+    for (std::size_t i = 0; i < comm::num_operations; ++i) {
+      const auto operation = static_cast<comm::Operation>(i);
+      const std::int64_t sent = group->counters()[operation].bytes_sent;
+      if (sent > 0) bytes[std::string(comm::name_of(operation))] += sent;
+    }
+  }
+  return bytes;
+}
+
+std::map<std::string, std::int64_t> RunRecord::bytes_sent_since(
+    const std::map<std::string, std::int64_t>& before) const {
+  std::map<std::string, std::int64_t> bytes = bytes_sent();
+  for (const auto& [operation, sent] : before) bytes[operation] -= sent;
+  return bytes;
+}
+
+void RunRecord::begin_step() {
+  step_start_ = Clock::now();
+  flops_before_ = context_.stream.flops();
+  bytes_before_ = bytes_sent();
+}
+
+void RunRecord::end_step(StepMetrics& metrics) {
+  metrics.flops = context_.stream.flops() - flops_before_;
+  metrics.bytes = bytes_sent_since(bytes_before_);
+  accounts_.add(metrics);
+  metrics.step_s = std::chrono::duration<double>(Clock::now() - step_start_).count();
+  metrics.tokens_per_s = static_cast<double>(config_.global_batch_size * config_.seq_length) / metrics.step_s;
+  comm::agree(context_.world, [&] {
+    if (metrics_file_) metrics_file_->write(metrics);
+  });
+}
+
+void RunRecord::show_progress(const StepMetrics& metrics) {
+  const bool due = metrics.step == first_step_ + 1 || metrics.step == config_.steps ||
+                   metrics.step % config_.log_every == 0;
+  if (!due) return;
+  progress_.update(static_cast<std::uint64_t>(metrics.step), static_cast<double>(metrics.tokens),
+                   fmt::format("loss {:.4f}, norm {:.3f}, lr {:.2e}", metrics.loss_lm, metrics.grad_norm,
+                               metrics.learning_rate));
+}
+
+void RunRecord::account_for(const std::function<void()>& work) {
+  const std::map<std::string, std::int64_t> before = bytes_sent();
+  work();
+  for (const auto& [operation, sent] : bytes_sent_since(before)) {
+    if (sent > 0) accounts_.bytes[operation] += sent;
+  }
+}
+
+void RunRecord::sync() {
+  comm::agree(context_.world, [&] {
+    if (metrics_file_) metrics_file_->sync();
+  });
+}
+
+}  // namespace nmoe::train

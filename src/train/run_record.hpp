@@ -1,0 +1,63 @@
+#pragma once
+// What a run writes down about its steps: metrics.jsonl, the progress line and the counters that end up
+// beside the plan (RunAccounts). Made by Trainer::run, which says when.
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "neuronmoe/base/log.hpp"
+#include "neuronmoe/comm/execution_context.hpp"
+#include "neuronmoe/train/metrics.hpp"
+#include "neuronmoe/train/parallel_groups.hpp"
+#include "neuronmoe/train/run_accounts.hpp"
+#include "neuronmoe/train/trainer.hpp"
+
+namespace nmoe::train {
+
+class RunRecord {
+ public:
+  /// Opens metrics.jsonl on rank 0 behind the lines of the steps up to `first_step`. Everything referenced
+  /// outlives the record. Collective over the world. @throws Error(io)
+  RunRecord(const comm::ExecutionContext& context, const TrainRun& run, const ParallelGroups& groups,
+            std::int64_t first_step);
+
+  /// Starts the clock and the counters of a step.
+  void begin_step();
+  /// Sets time, rate, FLOPs and bytes since begin_step() in `metrics`, adds them to the accounts and writes
+  /// the line of the step. Collective: a full disk ends the run on every rank alike. @throws Error(no_space,
+  /// io)
+  void end_step(StepMetrics& metrics);
+  /// Prints the progress line after the first step of this run, after the last one and when log_every asks.
+  void show_progress(const StepMetrics& metrics);
+  /// Calls `work` and adds the bytes that it sends to the accounts: they belong to a step whose line is
+  /// written.
+  void account_for(const std::function<void()>& work);
+  /// Waits until metrics.jsonl is on the disk. Collective. @throws Error(io)
+  void sync();
+  /// Counted so far, without the planned side.
+  const RunAccounts& accounts() const { return accounts_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  /// What this rank has sent so far per collective, over the world and both groups.
+  std::map<std::string, std::int64_t> bytes_sent() const;
+  /// What it has sent since it was `before`.
+  std::map<std::string, std::int64_t> bytes_sent_since(
+      const std::map<std::string, std::int64_t>& before) const;
+
+  const comm::ExecutionContext& context_;
+  const TrainConfig& config_;
+  const ParallelGroups& groups_;
+  std::int64_t first_step_;
+  std::optional<MetricsFile> metrics_file_;  // on rank 0
+  Progress progress_;
+  RunAccounts accounts_;
+  Clock::time_point step_start_;  // as begin_step() found them
+  std::int64_t flops_before_ = 0;
+  std::map<std::string, std::int64_t> bytes_before_;
+};
+
+}  // namespace nmoe::train
