@@ -1,6 +1,8 @@
 // Reductions on the CPU in ascending rank order, and how they are cut.
 #include "rank_order.hpp"
 
+#include "neuronmoe/comm/layout.hpp"
+
 #include <algorithm>
 #include <array>
 #include <type_traits>
@@ -65,8 +67,8 @@ ReducePath reduce_path(DType dtype, std::int64_t count, std::int64_t small_reduc
 }
 
 Slice slice_of(std::int64_t count, int rank, int size) {
-  const std::int64_t longer = count % size;  // the first ranks take one more
-  return {count / size * rank + std::min<std::int64_t>(rank, longer), count / size + (rank < longer ? 1 : 0)};
+  const std::int64_t begin = slice_begin(count, rank, size);
+  return {begin, slice_begin(count, rank + 1, size) - begin};
 }
 
 void reduce_in_rank_order(DType dtype, ReduceOp op, std::span<const void* const> sources, void* result,

@@ -9,8 +9,8 @@
 #include <utility>
 
 #include "neuronmoe/base/error.hpp"
+#include "neuronmoe/comm/layout.hpp"
 #include "neuronmoe/io/json_file.hpp"
-#include "neuronmoe/io/mapped_file.hpp"
 #include "utf8.hpp"
 
 namespace nmoe::data {
@@ -126,37 +126,11 @@ void report_bad_line(PieceReport& report, std::int64_t line, std::string reason)
     report.first_bad.push_back({line, shortened(std::move(reason))});
 }
 
-PieceReport read_piece(const std::string& path, std::int64_t begin, std::int64_t end,
-                       const OnDocument& on_document) {
-  const TextFormat format = text_format_of(path);
-  const io::MappedFile file(path);
-  return read_piece_of(file.bytes(), format, begin, end, on_document);
-}
-
-PieceReport read_piece_of(std::string_view file, TextFormat format, std::int64_t begin, std::int64_t end,
-                          const OnDocument& on_document) {
-  PieceReport report;
-  LineReader reader(file, begin, end);
-  for (Line line; reader.next(line);) {
-    std::string text;
-    try {
-      text = document_of(line.text, format);
-    } catch (const Error& e) {
-      report_bad_line(report, line.number, e.what());
-      continue;
-    }
-    ++report.num_docs;
-    on_document(text, line.end);
-  }
-  report.num_lines = reader.num_lines();
-  return report;
-}
-
 std::vector<InputPiece> pieces_of(std::span<const std::int64_t> input_bytes, int rank, int world_size) {
   std::int64_t total = 0;
   for (const std::int64_t n : input_bytes) total += n;
-  const std::int64_t begin = total / world_size * rank + total % world_size * rank / world_size;
-  const std::int64_t end = total / world_size * (rank + 1) + total % world_size * (rank + 1) / world_size;
+  const std::int64_t begin = comm::slice_begin(total, rank, world_size);
+  const std::int64_t end = comm::slice_begin(total, rank + 1, world_size);
   std::vector<InputPiece> pieces;
   std::int64_t start = 0;
   for (std::size_t i = 0; i < input_bytes.size(); ++i) {
@@ -165,17 +139,6 @@ std::vector<InputPiece> pieces_of(std::span<const std::int64_t> input_bytes, int
     start += input_bytes[i];
   }
   return pieces;
-}
-
-std::vector<std::string> read_documents(const std::string& path, BadLinePolicy policy, PieceReport* report) {
-  std::vector<std::string> documents;
-  const auto collect = [&](std::string_view text, std::int64_t) { documents.emplace_back(text); };
-  const PieceReport found = read_piece(path, 0, std::int64_t{1} << 62, collect);
-  NMOE_CHECK(policy == BadLinePolicy::skip || found.num_bad == 0, bad_data,
-             "{}:{}: {} ({} bad lines in all); mend them or set bad_line=skip", path, found.first_bad[0].line,
-             found.first_bad[0].reason, found.num_bad);
-  if (report != nullptr) *report = found;
-  return documents;
 }
 
 }  // namespace nmoe::data

@@ -26,12 +26,6 @@ bool is_tiktoken(const std::string& path) {
 
 }  // namespace
 
-std::vector<std::int32_t> Tokenizer::encode_with_specials(std::string_view text) const {
-  std::vector<std::int32_t> ids = encode(text);
-  if (add_bos()) ids.insert(ids.begin(), bos_id());
-  return ids;
-}
-
 std::string find_tokenizer_file(const std::string& path) {
   constexpr std::array<const char*, 3> names = {"tokenizer.model", "tokenizer.json", "qwen.tiktoken"};
   if (fs::is_directory(path)) {

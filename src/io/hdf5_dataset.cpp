@@ -73,12 +73,6 @@ std::vector<FileRange> whole(std::span<const std::int64_t> shape) {
   return {FileRange{0, product(shape)}};
 }
 
-std::vector<std::int64_t> shape_vector(const Shape& shape) {
-  std::vector<std::int64_t> v;
-  for (int axis = 0; axis < shape.rank(); ++axis) v.push_back(shape[axis]);
-  return v;
-}
-
 /// Only deflate, shuffle and fletcher32; no external files, no virtual layout; chunks of reasonable size.
 void guard_storage(const DatasetId& dataset, std::int64_t element_bytes, std::int64_t num_elements,
                    std::int64_t file_bytes, const std::string& path, const std::string& name) {
@@ -218,12 +212,6 @@ void H5File::check_count(const std::string& name, std::span<const std::int64_t> 
              count, to_string(shape));
 }
 
-void H5File::write(const std::string& name, ConstTensorView view) {
-  NMOE_CHECK(view && view.device() == Device::cpu, internal, "{}:{}: only CPU tensors can be written",
-             impl_->path, name);
-  write(name, element_type_of(view.dtype()), shape_vector(view.shape()), view.raw());
-}
-
 void H5File::write(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
                    const void* data) {
   const bool mine = impl_->comm == nullptr || impl_->comm->rank() == 0;
@@ -309,17 +297,6 @@ void H5File::read_all(const std::string& name, ElementType type, void* data) {
     const std::vector<FileRange> all = whole(shape_of(dataset.get(), impl_->path, name));
     impl_->read_raw(name, make_type(type).get(), all, data);
   });
-}
-
-void H5File::read(const std::string& name, TensorView out) {
-  NMOE_CHECK(out && out.device() == Device::cpu, internal, "{}:{}: only CPU tensors can be read", impl_->path,
-             name);
-  const std::vector<std::int64_t> shape = shape_vector(out.shape());
-  const DatasetInfo found = info(name);
-  NMOE_CHECK(found.shape == shape, bad_data, "{}:{} has shape {} but {} is needed", impl_->path, name,
-             to_string(found.shape), to_string(shape));
-  expect(name, element_type_of(out.dtype()), shape);
-  read_all(name, element_type_of(out.dtype()), out.raw());
 }
 
 void H5File::read_ranges(const std::string& name, ElementType type, std::span<const std::int64_t> shape,

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "../support/documents.hpp"
 #include "fuzz.hpp"
 #include "neuronmoe/data/jsonl.hpp"
 
@@ -19,11 +20,11 @@ struct Found {
 };
 
 void collect(std::string_view file, TextFormat format, std::int64_t begin, std::int64_t end, Found& found) {
-  const PieceReport report =
-      read_piece_of(file, format, begin, end, [&](std::string_view text, std::int64_t line_end) {
-        nmoe::fuzz::require(is_valid_utf8(text) && line_end <= static_cast<std::int64_t>(file.size()));
-        found.documents.emplace_back(text);
-      });
+  const auto [documents, report] = nmoe::test::documents_of(file, format, begin, end);
+  for (const std::string& text : documents) {
+    nmoe::fuzz::require(is_valid_utf8(text));
+    found.documents.push_back(text);
+  }
   for (const BadLine& bad : report.first_bad)
     nmoe::fuzz::require(is_valid_utf8(bad.reason) && bad.line >= 1 && bad.line <= report.num_lines);
   found.num_bad += report.num_bad;

@@ -7,6 +7,8 @@
 #include "neuronmoe/data/tokenize.hpp"
 #include "neuronmoe/data/tokenizer.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
+#include "neuronmoe/io/mapped_file.hpp"
+#include "support/documents.hpp"
 #include "support/temp_dir.hpp"
 
 using namespace nmoe;
@@ -14,6 +16,12 @@ using namespace nmoe::data;
 using test::expect_error;
 
 namespace {
+
+test::Documents documents_of_file(const std::string& path) {
+  const TextFormat format = text_format_of(path);
+  const io::MappedFile file(path);
+  return test::documents_of(file.bytes(), format, 0, static_cast<std::int64_t>(file.bytes().size()));
+}
 
 struct Parts {  // the datasets of a token file, to damage one at a time
   std::vector<std::uint32_t> ids = {1, 2, 9, 3, 9};
@@ -76,8 +84,7 @@ BOOST_AUTO_TEST_CASE(bad_lines_are_named_or_skipped) {
       "{\"text\": \"a\", \"text\": \"b\"}\n"            // 11: twice
       "{\"text\": \"\"}\n"                              // 12: empty but a document
       "{\"text\": \"last\"}");                          // 13: no newline at the end
-  PieceReport report;
-  const auto docs = read_documents(path, BadLinePolicy::skip, &report);
+  const auto [docs, report] = documents_of_file(path);
   BOOST_TEST(docs == (std::vector<std::string>{"one", "\xF0\x9F\x98\x80", "", "last"}),
              boost::test_tools::per_element());
   BOOST_TEST(report.num_lines == 13);
@@ -88,26 +95,23 @@ BOOST_AUTO_TEST_CASE(bad_lines_are_named_or_skipped) {
   BOOST_TEST(report.first_bad[4].reason.find("UTF-8") != std::string::npos);
   BOOST_TEST(report.first_bad[5].reason.find("NUL") != std::string::npos);
   BOOST_TEST(report.first_bad[6].reason.find("surrogate") != std::string::npos);
-  BOOST_TEST(expect_error(ErrorCode::bad_data, {"x.jsonl:3: ", "8 bad lines", "bad_line=skip"},
-                          [&] { read_documents(path, BadLinePolicy::error); }) == "");
   test::write_bytes(dir / "t.txt", "first document\r\n\n  \nzweites \xC3\x28\nthird\n");
-  BOOST_TEST(read_documents(dir / "t.txt", BadLinePolicy::skip) ==
-                 (std::vector<std::string>{"first document", "third"}),
+  BOOST_TEST(documents_of_file(dir / "t.txt").texts == (std::vector<std::string>{"first document", "third"}),
              boost::test_tools::per_element());
   test::write_bytes(dir / "empty.jsonl", "");
-  BOOST_TEST(read_documents(dir / "empty.jsonl", BadLinePolicy::error).empty());
+  BOOST_TEST(documents_of_file(dir / "empty.jsonl").texts.empty());
   BOOST_TEST(expect_error(ErrorCode::bad_data, {"x.parquet", ".jsonl"},
-                          [&] { read_documents(dir / "x.parquet", BadLinePolicy::error); }) == "");
+                          [&] { text_format_of(dir / "x.parquet"); }) == "");
   BOOST_TEST(expect_error(ErrorCode::bad_data, {"none.jsonl"},
-                          [&] { read_documents(dir / "none.jsonl", BadLinePolicy::error); }) == "");
+                          [&] { documents_of_file(dir / "none.jsonl"); }) == "");
   BOOST_TEST(expect_error(ErrorCode::config, {"ignore"}, [] { parse_bad_line_policy("ignore"); }) == "");
 }
 
 BOOST_AUTO_TEST_CASE(an_endless_line_is_a_bad_line) {
   const test::TempDir dir;
   test::write_bytes(dir / "x.txt", std::string((64 << 20) + 1, 'x') + "\nshort\n");
-  PieceReport report;
-  BOOST_TEST(read_documents(dir / "x.txt", BadLinePolicy::skip, &report).size() == 1U);
+  const auto [docs, report] = documents_of_file(dir / "x.txt");
+  BOOST_TEST(docs.size() == 1U);
   BOOST_TEST(report.num_bad == 1);
 }
 
@@ -126,8 +130,8 @@ BOOST_AUTO_TEST_CASE(pieces_give_every_document_once_in_order) {
     paths.push_back(dir / (std::to_string(f) + ".jsonl"));
     test::write_bytes(paths.back(), text);
     sizes.push_back(static_cast<std::int64_t>(text.size()));
-    PieceReport report;
-    for (auto& doc : read_documents(paths.back(), BadLinePolicy::skip, &report)) all.push_back(doc);
+    const auto [docs, report] = documents_of_file(paths.back());
+    all.insert(all.end(), docs.begin(), docs.end());
     bad += report.num_bad;
     lines += report.num_lines;
   }
@@ -136,9 +140,9 @@ BOOST_AUTO_TEST_CASE(pieces_give_every_document_once_in_order) {
     std::int64_t found_bad = 0, found_lines = 0;
     for (int rank = 0; rank < world_size; ++rank)
       for (const InputPiece& piece : pieces_of(sizes, rank, world_size)) {
-        const PieceReport r =
-            read_piece(paths[static_cast<std::size_t>(piece.input)], piece.begin, piece.end,
-                       [&](std::string_view doc, std::int64_t) { found.emplace_back(doc); });
+        const io::MappedFile file(paths[static_cast<std::size_t>(piece.input)]);
+        const auto [docs, r] = test::documents_of(file.bytes(), TextFormat::jsonl, piece.begin, piece.end);
+        found.insert(found.end(), docs.begin(), docs.end());
         found_bad += r.num_bad;
         found_lines += r.num_lines;
       }

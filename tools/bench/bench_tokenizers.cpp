@@ -11,6 +11,7 @@
 
 #include "neuronmoe/data/jsonl.hpp"
 #include "neuronmoe/data/tokenizer.hpp"
+#include "neuronmoe/io/mapped_file.hpp"
 
 namespace {
 
@@ -19,6 +20,16 @@ double thread_seconds() {
   timespec t{};
   ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+std::vector<std::string> read_documents(const std::string& path) {
+  const nmoe::data::TextFormat format = nmoe::data::text_format_of(path);
+  const nmoe::io::MappedFile file(path);
+  std::vector<std::string> documents;
+  nmoe::data::LineReader reader(file.bytes(), 0, static_cast<std::int64_t>(file.bytes().size()));
+  for (nmoe::data::Line line; reader.next(line);)
+    documents.push_back(nmoe::data::document_of(line.text, format));
+  return documents;
 }
 
 }  // namespace
@@ -32,7 +43,7 @@ int main(int argc, char** argv) {
   const auto tokenizer = nmoe::data::load_tokenizer(argv[1]);
   fmt::print("{}\n", thread_seconds() - begin);
   std::fflush(stdout);
-  const auto documents = nmoe::data::read_documents(argv[2], nmoe::data::BadLinePolicy::error);
+  const auto documents = read_documents(argv[2]);
   for (std::string line; std::getline(std::cin, line);) {
     std::size_t num_tokens = 0;
     begin = thread_seconds();

@@ -43,11 +43,6 @@ struct CollectiveCounters {
   std::array<Entry, num_operations> entries{};
   Entry& operator[](Operation operation) { return entries[static_cast<std::size_t>(operation)]; }
   const Entry& operator[](Operation operation) const { return entries[static_cast<std::size_t>(operation)]; }
-  std::int64_t total_bytes_sent() const {
-    std::int64_t total = 0;
-    for (const Entry& entry : entries) total += entry.bytes_sent;
-    return total;
-  }
 };
 
 /// A collective under way. `wait()` must be called once before the buffers are touched; it rethrows what went

@@ -3,7 +3,6 @@
 // (comm.gpu_transport) and splits it; everybody else only sees the interface.
 #include <cstdint>
 #include <memory>
-#include <string>
 
 #include "neuronmoe/comm/communicator.hpp"
 
@@ -26,9 +25,8 @@ struct NcclOptions {
   double timeout_s = 600.0;
 };
 
-/// Whether this program was built with NCCL, and the version of the library it found ("NCCL 2.28.9").
+/// Whether this program was built with NCCL.
 bool has_nccl();
-std::string nccl_version_text();
 
 /// Device tensors travel by NCCL, host tensors by `host`. One NCCL communicator per group, made over `host`:
 /// the world's here, that of a group at its first collective on device tensors. All work of this process goes

@@ -1,10 +1,17 @@
 #pragma once
 // Who is where: pure arithmetic, no communication (DESIGN 2, "mapping"). Used by train, model and io.
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 namespace nmoe::comm {
+
+/// Returns the first of `n` elements that rank `rank` of `size` has: ranks in order, shares that differ by at
+/// most one, the longer ones first. Of rank `size`: n.
+constexpr std::int64_t slice_begin(std::int64_t n, int rank, int size) {
+  return n / size * rank + std::min<std::int64_t>(rank, n % size);
+}
 
 /// Data-parallel group = world; expert-parallel group = `expert_parallel_size` consecutive ranks;
 /// expert-data-parallel group = the ranks at the same position of each expert-parallel group.

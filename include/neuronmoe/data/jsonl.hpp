@@ -1,8 +1,7 @@
 #pragma once
 // Documents from JSONL ("text" field) or plain text (one document per line), cut into pieces so that every
-// world size sees the same documents. tokenize reads corpora with it; evaluate reads its items.
+// world size sees the same documents. tokenize reads corpora with it.
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -53,25 +52,11 @@ class LineReader {
   std::size_t at_, stop_;
   std::int64_t num_lines_ = 0;
 };
-/// The document in a line. @throws Error(bad_data) with the bare reason (read_piece lists them)
+/// The document in a line. @throws Error(bad_data) with the bare reason (report_bad_line keeps it)
 std::string document_of(std::string_view line, TextFormat format);
 
 /// Notes a line that is no document; only the first ten keep their reason.
 void report_bad_line(PieceReport& report, std::int64_t line, std::string reason);
-
-/// Receives a document and the position in the file behind its line.
-using OnDocument = std::function<void(std::string_view text, std::int64_t line_end)>;
-
-/// Calls `on_document` for each document whose line begins in bytes [begin, end) of `path`, in file
-/// order. Pieces that tile a file give each document exactly once. Lines that are not documents (invalid
-/// JSON or UTF-8, no "text" string, NUL or lone surrogate in it, longer than 64 MiB) are reported, never
-/// passed on; blank lines are ignored.
-/// @throws Error(bad_data) if the file cannot be read or its name does not tell its format
-PieceReport read_piece(const std::string& path, std::int64_t begin, std::int64_t end,
-                       const OnDocument& on_document);
-/// The same on a file in memory.
-PieceReport read_piece_of(std::string_view file, TextFormat format, std::int64_t begin, std::int64_t end,
-                          const OnDocument& on_document);
 
 /// A byte range of one input.
 struct InputPiece {
@@ -81,11 +66,6 @@ struct InputPiece {
 /// Rank's share of all inputs laid end to end: contiguous, near-equal in bytes, possibly empty. Ranks in
 /// order tile the inputs.
 std::vector<InputPiece> pieces_of(std::span<const std::int64_t> input_bytes, int rank, int world_size);
-
-/// Whole file, not split. Skipped lines are counted in `report` (file line numbers).
-/// @throws Error(bad_data) "PATH:LINE: reason" under BadLinePolicy::error.
-std::vector<std::string> read_documents(const std::string& path, BadLinePolicy policy,
-                                        PieceReport* report = nullptr);
 
 /// True if `text` is well-formed UTF-8 (no overlong forms, surrogates or values above U+10FFFF).
 bool is_valid_utf8(std::string_view text);

@@ -30,8 +30,6 @@ class Tokenizer {
   /// Kind and file, for messages: "sentencepiece spm.model".
   virtual std::string name() const = 0;
 
-  /// BOS (if add_bos) + encode(text): what the lineage calls special tokens on.
-  std::vector<std::int32_t> encode_with_specials(std::string_view text) const;
   /// The file it came from and its SHA-256.
   const std::string& path() const { return path_; }
   const std::string& sha256() const { return sha256_; }

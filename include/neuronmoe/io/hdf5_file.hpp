@@ -100,7 +100,6 @@ class H5File {
 
   // ---- writing -------------------------------------------------------------------------------------------
   /// Writes a whole dataset; on a collective file every rank passes the same data and rank 0's is written.
-  void write(const std::string& name, ConstTensorView view);
   void write(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
              const void* data);
   template <typename T>
@@ -151,8 +150,6 @@ class H5File {
   std::vector<std::string> list(const std::string& group);
   /// Type and shape, after the guards against external, virtual and oversized storage.
   DatasetInfo info(const std::string& name);
-  /// Fills `out`; dtype and shape must be those of the file.
-  void read(const std::string& name, TensorView out);
   /// Whole dataset; `shape` (if not empty) must match, −1 accepts any extent.
   template <typename T>
   std::vector<T> read(const std::string& name, std::span<const std::int64_t> shape = {}) {

@@ -6,6 +6,7 @@
 #include "../large_copy.hpp"
 #include "../rank_order.hpp"
 #include "mpi_check.hpp"
+#include "neuronmoe/comm/layout.hpp"
 
 namespace nmoe::comm::detail {
 

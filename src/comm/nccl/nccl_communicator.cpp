@@ -9,6 +9,7 @@
 #include "nccl_engine.hpp"
 #include "nccl_reduce.hpp"
 #include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/comm/layout.hpp"
 
 namespace nmoe::comm {
 
@@ -44,6 +45,13 @@ bool all_equal(Counts counts) {
 
 std::size_t unsigned_of(std::int64_t count) {
   return static_cast<std::size_t>(count);
+}
+
+/// The library that was found: "NCCL 2.28.9".
+std::string nccl_version_text() {
+  int version = 0;
+  NMOE_NCCL(ncclGetVersion(&version));
+  return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
 class NcclCommunicator final : public Communicator {
@@ -331,12 +339,6 @@ void NcclCommunicator::close() {
 
 bool has_nccl() {
   return true;
-}
-
-std::string nccl_version_text() {
-  int version = 0;
-  NMOE_NCCL(ncclGetVersion(&version));
-  return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host,

@@ -6,9 +6,6 @@ namespace nmoe::comm {
 bool has_nccl() {
   return false;
 }
-std::string nccl_version_text() {
-  return "built without NCCL";
-}
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator>, const NcclOptions&) {
   throw Error(
       ErrorCode::config,

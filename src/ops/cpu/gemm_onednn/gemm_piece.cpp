@@ -243,8 +243,4 @@ void gemm_piece(const GemmShape& s, const bfloat16* a, const bfloat16* b, float*
   }
 }
 
-const char* gemm_backend() {
-  return "oneDNN";
-}
-
 }  // namespace nmoe::ops::cpu

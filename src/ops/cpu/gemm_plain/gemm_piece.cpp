@@ -94,8 +94,4 @@ bool rows_are_independent() {
   return true;  // every element of C is summed along k alone
 }
 
-const char* gemm_backend() {
-  return "own loops";
-}
-
 }  // namespace nmoe::ops::cpu
