@@ -135,8 +135,7 @@ std::string experts_cfg_text(const Allocation& allocation, const std::vector<std
                                  [](int e) { return e > 1; });
   add_comment(fmt::format("{} experts in {} layers, {} of them with new experts", allocation.total(),
                           allocation.num_experts.size(), moe));
-  text += fmt::format("ADA_MOE_NUM_EXPERTS_LIST={}\n", fmt::join(allocation.num_experts, ","));
-  return text;
+  return text + model::expert_counts_line(allocation.num_experts);
 }
 
 void write_experts_cfg(const std::string& path, const Allocation& allocation,

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/comm/layout.hpp"
 
 namespace nmoe::analysis {
 namespace {
@@ -16,10 +17,6 @@ constexpr std::int64_t read_back_piece_bytes = std::int64_t{64} << 20;
 
 std::int64_t key_of(const model::ActivationSite& site) {
   return (std::int64_t{site.layer} * 16 + static_cast<int>(site.projection)) * 65536 + site.expert + 1;
-}
-
-std::int64_t slice_begin(std::int64_t width, int rank, int size) {
-  return width * rank / size;
 }
 
 /// The lists of all ranks, one after another.
@@ -179,8 +176,8 @@ void exchange_site(SiteResponses& result, comm::ExecutionContext& context, const
   const auto samples = gather_all(comm, stream, mine.samples, num_rows);
   const auto tokens = gather_all(comm, stream, mine.num_tokens, num_rows);
 
-  result.first_unit = slice_begin(width, comm.rank(), size);
-  result.num_units = slice_begin(width, comm.rank() + 1, size) - result.first_unit;
+  result.first_unit = comm::slice_begin(width, comm.rank(), size);
+  result.num_units = comm::slice_begin(width, comm.rank() + 1, size) - result.first_unit;
   result.num_tokens.assign(static_cast<std::size_t>(num_samples), 0);
   for (std::size_t i = 0; i < samples.size(); ++i) {
     auto& count = result.num_tokens[static_cast<std::size_t>(samples[i])];
@@ -197,7 +194,7 @@ void exchange_site(SiteResponses& result, comm::ExecutionContext& context, const
   RawVector<float> send;
   send.reserve(mine.values.size());
   for (int r = 0; r < size; ++r) {
-    const std::int64_t begin = slice_begin(width, r, size), end = slice_begin(width, r + 1, size);
+    const std::int64_t begin = comm::slice_begin(width, r, size), end = comm::slice_begin(width, r + 1, size);
     for (std::size_t row = 0; row < mine.samples.size(); ++row) {
       const auto first = mine.values.begin() + static_cast<std::ptrdiff_t>(row) * width;
       send.insert(send.end(), first + begin, first + end);
@@ -221,8 +218,8 @@ std::vector<NeuronScore> gather_scores(comm::Communicator& comm, Stream& stream,
   static_assert(std::is_trivially_copyable_v<NeuronScore>);
   const bool root = comm.rank() == 0;
   const auto bytes_of = [&](int r) {
-    return (slice_begin(width, r + 1, comm.size()) - slice_begin(width, r, comm.size())) * languages *
-           static_cast<std::int64_t>(sizeof(NeuronScore));
+    return (comm::slice_begin(width, r + 1, comm.size()) - comm::slice_begin(width, r, comm.size())) *
+           languages * static_cast<std::int64_t>(sizeof(NeuronScore));
   };
   std::vector<std::int64_t> send_counts(static_cast<std::size_t>(comm.size()), 0), recv_counts(send_counts);
   send_counts[0] = bytes_of(comm.rank());

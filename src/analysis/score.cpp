@@ -11,6 +11,7 @@
 #include "neuron_file_parts.hpp"
 #include "neuronmoe/analysis/responses.hpp"
 #include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/comm/layout.hpp"
 #include "response_source.hpp"
 
 namespace nmoe::analysis {
@@ -73,9 +74,10 @@ struct Times {
 Times score_slabs(comm::ExecutionContext& context, ResponseSource& source, const SampleRoles& roles,
                   std::int64_t memory_bytes, std::vector<NeuronScore>& scores) {
   using Clock = std::chrono::steady_clock;
-  const std::int64_t rank = context.world.rank(), size = context.world.size(), samples = source.num_samples();
-  const std::int64_t first = source.num_neurons() * rank / size;
-  const std::int64_t count = source.num_neurons() * (rank + 1) / size - first;
+  const int rank = context.world.rank(), size = context.world.size();
+  const std::int64_t samples = source.num_samples();
+  const std::int64_t first = comm::slice_begin(source.num_neurons(), rank, size);
+  const std::int64_t count = comm::slice_begin(source.num_neurons(), rank + 1, size) - first;
   const std::int64_t row_bytes =
       samples * static_cast<std::int64_t>(source.wide() ? sizeof(double) : sizeof(float));
   Times times;
@@ -146,9 +148,8 @@ void score_responses(comm::ExecutionContext& context, const ScoreRequest& reques
     context.log.info("{}: {} neurons scored for {} labels over {} samples", source->name(), neurons,
                      scored.size(), source->num_samples());
     context.log.info(
-        "rank 0: {} slabs of at most {} neurons; {:.2f} s of input; {:.2f} s of scoring, {:.2f} s of "
-        "processor "
-        "time: {:.0f} neurons/s and core",
+        "rank 0: {} slabs of at most {} neurons; {:.2f} s of input; {:.2f} "
+        "s of scoring, {:.2f} s of processor time: {:.0f} neurons/s and core",
         times.slabs, times.rows, times.read_s, times.score_s, times.score_processor_s,
         times.score_processor_s > 0.0 ? mine / times.score_processor_s : 0.0);
   });

@@ -1,10 +1,11 @@
 #include "describe_file.hpp"
 
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <sstream>
 #include <vector>
 
@@ -88,16 +89,9 @@ std::string describe_h5(const std::string& path) {
 }
 
 std::string describe_experts(const std::string& path) {
-  constexpr std::string_view key = "ADA_MOE_NUM_EXPERTS_LIST=";
-  const std::string text = io::read_file(path, 1 << 20);
-  const auto at = text.find(key);
-  NMOE_CHECK(at != std::string::npos, bad_data, "{}: no line {}", path, key);
-  const std::string list = text.substr(at + key.size(), text.find('\n', at) - at - key.size());
-  const int num_layers = static_cast<int>(std::count(list.begin(), list.end(), ',')) + 1;
-  const auto counts = model::load_expert_counts(path, num_layers);
-  int total = 0;
-  for (const int count : counts) total += count;
-  return fmt::format("{}: {} experts in {} layers: {}\n", path, total, num_layers, list);
+  const std::vector<int> counts = model::load_expert_counts(path);
+  return fmt::format("{}: {} experts in {} layers: {}\n", path,
+                     std::accumulate(counts.begin(), counts.end(), 0), counts.size(), fmt::join(counts, ","));
 }
 
 std::string describe_safetensors(const std::string& path) {
@@ -143,8 +137,8 @@ std::string describe_file(const std::string& path) {
 std::string describe_model(const std::string& directory) {
   const auto c = model::load_model_config(directory + "/config.json");
   return fmt::format(
-      "{}: Hugging Face model ({})\n  {} layers, hidden {}, intermediate {}, {} heads ({} key-value), "
-      "vocabulary {}\n"
+      "{}: Hugging Face model ({})\n  {} layers, hidden {}, "
+      "intermediate {}, {} heads ({} key-value), vocabulary {}\n"
       "  sha256 of config and weights {}\n",
       directory, c.model_type, c.num_layers, c.hidden_size, c.intermediate_size, c.num_attention_heads,
       c.num_key_value_heads, c.vocab_size, model::model_directory_hash(directory));

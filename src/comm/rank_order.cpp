@@ -1,11 +1,11 @@
 // Reductions on the CPU in ascending rank order, and how they are cut.
 #include "rank_order.hpp"
 
-#include "neuronmoe/comm/layout.hpp"
-
 #include <algorithm>
 #include <array>
 #include <type_traits>
+
+#include "neuronmoe/comm/layout.hpp"
 
 namespace nmoe::comm::detail {
 

@@ -1,3 +1,4 @@
+// PEFT-MoE adapters read and written, with the names they give to our parameters.
 #include "neuronmoe/model/adapter.hpp"
 
 #include <algorithm>
@@ -145,10 +146,8 @@ void write_adapter(const std::string& directory, const ModelConfig& config, cons
   metadata[router_key] = config.release_router ? "release" : "none";
   io::write_tensor_sources((fs::path(directory) / weights_file).string(), std::move(sources), metadata);
   json layers = json::array();
-  std::string list;
   for (std::size_t l = 0; l < config.num_experts.size(); ++l) {
     if (config.num_experts[l] > 1) layers.push_back(l);
-    list += fmt::format("{}{}", l == 0 ? "" : ",", config.num_experts[l]);
   }
   const int most = *std::max_element(config.num_experts.begin(), config.num_experts.end());
   io::write_json((fs::path(directory) / config_file).string(), {{"peft_type", "MOE"},
@@ -164,9 +163,8 @@ void write_adapter(const std::string& directory, const ModelConfig& config, cons
                                                                 {"lpr_loss_coef", nullptr}});
   io::write_file_atomically(
       (fs::path(directory) / "experts.cfg").string(),
-      "# experts per layer, base included; adapter_config.json has room for one number only\n"
-      "ADA_MOE_NUM_EXPERTS_LIST=" +
-          list + "\n");
+      "# experts per layer, base included; adapter_config.json has room for one number only\n" +
+          expert_counts_line(config.num_experts));
 }
 
 }  // namespace nmoe::model

@@ -1,4 +1,7 @@
+// What a configuration says in sum, and the expert counts of an experts.cfg.
 #include "neuronmoe/model/config.hpp"
+
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <sstream>
@@ -12,8 +15,17 @@ int ModelConfig::num_moe_layers() const {
   return static_cast<int>(std::count_if(num_experts.begin(), num_experts.end(), [](int e) { return e > 1; }));
 }
 
-std::vector<int> load_expert_counts(const std::string& path, int num_layers) {
-  constexpr std::string_view key = "ADA_MOE_NUM_EXPERTS_LIST=";
+namespace {
+
+constexpr std::string_view key = "ADA_MOE_NUM_EXPERTS_LIST=";
+
+}  // namespace
+
+std::string expert_counts_line(const std::vector<int>& num_experts) {
+  return fmt::format("{}{}\n", key, fmt::join(num_experts, ","));
+}
+
+std::vector<int> load_expert_counts(const std::string& path, std::optional<int> num_layers) {
   std::istringstream text(io::read_file(path, 1 << 20));
   std::vector<int> counts;
   bool found = false;
@@ -34,14 +46,14 @@ std::vector<int> load_expert_counts(const std::string& path, int num_layers) {
       } catch (const std::exception&) {
         used = std::string::npos;
       }
-      NMOE_CHECK(used == entry.size() && count >= 1 && count <= 4096, bad_data,
-                 "{}:{}: entry {} is \"{}\", expected a count from 1 (dense) to 4096", path, number,
-                 counts.size(), entry);
+      NMOE_CHECK(used == entry.size() && count >= 1 && count <= max_num_experts, bad_data,
+                 "{}:{}: entry {} is \"{}\", expected a count from 1 (dense) to {}", path, number,
+                 counts.size(), entry, max_num_experts);
       counts.push_back(count);
     }
-    NMOE_CHECK(static_cast<int>(counts.size()) == num_layers, bad_data,
+    NMOE_CHECK(!num_layers || static_cast<int>(counts.size()) == *num_layers, bad_data,
                "{}:{}: {} expert counts for a model of {} layers; allocate for this model", path, number,
-               counts.size(), num_layers);
+               counts.size(), *num_layers);
   }
   NMOE_CHECK(found, bad_data, "{}: no line {}", path, key);
   return counts;

@@ -1,3 +1,4 @@
+// ZeRO-2 of one group of parameters: buckets of gradients to their owners, updated weights back.
 #include "neuronmoe/train/shard_group.hpp"
 
 #include <algorithm>
@@ -23,11 +24,6 @@ std::vector<int> segments_of(const std::vector<model::Parameter*>& parameters) {
   std::vector<int> segments;
   for (const model::Parameter* p : parameters) segments.push_back(p->last_writer);
   return segments;
-}
-
-/// Elements [begin, begin + count) of a parameter's flat value.
-TensorView flat(model::Parameter& p, std::int64_t begin, std::int64_t count) {
-  return p.value.view().reshape({p.shape.num_elements()}).rows(begin, count);
 }
 
 /// `count` elements of a buffer of bytes, from element `begin` on.
@@ -64,6 +60,10 @@ std::int64_t bucket_elements(const ReduceOptions& options, int group_size, int l
 bool sends_sum_of_leaves(const ReduceOptions& options, int count, int leaves) {
   return options.wire_dtype == DType::float32 && count == leaves && leaves > 1 &&
          std::has_single_bit(static_cast<unsigned>(leaves));
+}
+
+TensorView flat_value(model::Parameter& parameter, std::int64_t begin, std::int64_t count) {
+  return parameter.value.view().reshape({parameter.shape.num_elements()}).rows(begin, count);
 }
 
 ShardGroup::ShardGroup(std::vector<model::Parameter*> parameters, comm::Communicator& comm, int leaves,
@@ -359,7 +359,7 @@ void ShardGroup::start_next_gather() {
   std::int64_t done = 0;
   for_each_piece(units_[unit], comm_.rank(), begin, begin + mine,
                  [&](model::Parameter& p, std::int64_t at, std::int64_t count) {
-                   copy(part_of(flight.send, dtype, done, count), flat(p, at, count), stream());
+                   copy(part_of(flight.send, dtype, done, count), flat_value(p, at, count), stream());
                    done += count;
                  });
   flight.work = comm_.all_gather_v(part_of(flight.receive.view(), dtype, 0, sum_of(flight.recv_counts)),
@@ -377,7 +377,8 @@ void ShardGroup::land_oldest_gather() {
   for (int r = 0; r < comm_.size(); ++r) {
     for_each_piece(units_[flight.unit], r, begin, begin + flight.recv_counts[static_cast<std::size_t>(r)],
                    [&](model::Parameter& p, std::int64_t at, std::int64_t count) {
-                     copy(flat(p, at, count), part_of(flight.receive.view(), dtype, done, count), stream());
+                     copy(flat_value(p, at, count), part_of(flight.receive.view(), dtype, done, count),
+                          stream());
                      done += count;
                    });
   }

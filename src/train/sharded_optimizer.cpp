@@ -1,3 +1,4 @@
+// AdamW over both groups of parameters: when they reduce, the global norm, the update.
 #include "neuronmoe/train/sharded_optimizer.hpp"
 
 #include <algorithm>
@@ -10,26 +11,17 @@ namespace nmoe::train {
 
 namespace {
 
-/// New experts that belong to one rank of an expert-parallel group; all else is replicated over the world.
-bool is_owned_expert(const model::Decoder& decoder, const model::Parameter& p) {
-  return p.is_new_expert() && !decoder.expert_parallel_group().placement.is_replicated(p.layer, p.expert);
-}
-
 std::vector<model::Parameter*> select(model::Decoder& decoder, bool experts) {
+  const model::ExpertPlacement& placement = decoder.expert_parallel_group().placement;
   std::vector<model::Parameter*> selected;
   model::for_each_parameter(decoder, [&](model::Parameter& p) {
-    if (p.trainable && p.held() && is_owned_expert(decoder, p) == experts) selected.push_back(&p);
+    if (p.trainable && p.held() && placement.is_owned(p.layer, p.expert) == experts) selected.push_back(&p);
   });
   return selected;
 }
 
 std::int64_t num_blocks(std::int64_t elements) {
   return (elements + ops::norm_block - 1) / ops::norm_block;
-}
-
-/// Elements [begin, begin + count) of a parameter's flat value.
-TensorView flat(model::Parameter& p, std::int64_t begin, std::int64_t count) {
-  return p.value.view().reshape({p.shape.num_elements()}).rows(begin, count);
 }
 
 }  // namespace
@@ -72,7 +64,7 @@ void ShardedOptimizer::reset_state() {
   for (ShardGroup* group : groups()) {
     for (const HeldSlice& slice : group->held()) {
       ops::cast(group->master().view().rows(slice.offset, slice.size),
-                flat(*slice.parameter, slice.begin, slice.size), stream);
+                flat_value(*slice.parameter, slice.begin, slice.size), stream);
     }
     zero(group->exp_avg().view(), stream);
     zero(group->exp_avg_sq().view(), stream);
@@ -146,7 +138,7 @@ void ShardedOptimizer::update(const ops::AdamWStep& step, Stream& stream) {
     group->gather_gradients();
     for (const HeldSlice& slice : group->held()) {
       const std::int64_t at = slice.offset, n = slice.size;
-      ops::adamw_update(flat(*slice.parameter, slice.begin, n), group->master().view().rows(at, n),
+      ops::adamw_update(flat_value(*slice.parameter, slice.begin, n), group->master().view().rows(at, n),
                         group->exp_avg().view().rows(at, n), group->exp_avg_sq().view().rows(at, n),
                         group->gradient().rows(at, n), step, stream);
     }
@@ -160,10 +152,11 @@ std::vector<model::ParameterPiece> ShardedOptimizer::owned_pieces() const {
     for (const HeldSlice& slice : group->owned())
       pieces.push_back({slice.parameter, slice.begin, slice.begin + slice.size});
   }
+  const model::ExpertPlacement& placement = decoder_.expert_parallel_group().placement;
   for (const model::Parameter& p : decoder_.parameters()) {
     if (p.trainable || !p.held() || !model::is_stored(p)) continue;
-    const bool first_holder =
-        is_owned_expert(decoder_, p) ? layout_.expert_data_parallel_rank() == 0 : layout_.rank() == 0;
+    const bool first_holder = placement.is_owned(p.layer, p.expert) ? layout_.expert_data_parallel_rank() == 0
+                                                                    : layout_.rank() == 0;
     if (first_holder) pieces.push_back({&p, 0, p.shape.num_elements()});
   }
   return pieces;

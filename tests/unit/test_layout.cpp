@@ -24,6 +24,19 @@ BOOST_AUTO_TEST_CASE(groups_of_six_ranks_with_three_expert_ranks) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(slices_tile_and_differ_by_at_most_one) {
+  for (const std::int64_t n : {std::int64_t{0}, std::int64_t{1}, std::int64_t{10}, std::int64_t{1} << 60}) {
+    for (int size = 1; size <= 7; ++size) {
+      BOOST_TEST(slice_begin(n, 0, size) == 0);
+      BOOST_TEST(slice_begin(n, size, size) == n);
+      for (int r = 0; r < size; ++r) {
+        const std::int64_t share = slice_begin(n, r + 1, size) - slice_begin(n, r, size);
+        BOOST_TEST(share == n / size + (r < n % size ? 1 : 0));
+      }
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(bad_expert_parallel_size_names_the_nearest_valid_one) {
   const auto message = [](int world, int wanted) -> std::string {
     try {

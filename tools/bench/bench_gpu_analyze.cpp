@@ -35,11 +35,7 @@ struct Options {
 };
 
 model::ModelConfig model_of(const std::string& name) {
-  if (name != "toy") {
-    model::ModelConfig config = model::load_model_config(name);
-    config.num_experts.assign(static_cast<std::size_t>(config.num_layers), 1);
-    return config;
-  }
+  if (name != "toy") return model::load_model_config(name);
   model::ModelConfig toy;
   toy.vocab_size = 96;
   toy.hidden_size = 32;

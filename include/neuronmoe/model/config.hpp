@@ -2,6 +2,7 @@
 // Architecture of a decoder: what, not where. Read from a Hugging Face config.json; carried into every
 // checkpoint.
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,7 +45,10 @@ ModelConfig load_model_config(const std::string& path);
 /// The same fields as JSON text, loadable by transformers.
 std::string model_config_json(const ModelConfig& config);
 /// Reads `ADA_MOE_NUM_EXPERTS_LIST=` from an experts.cfg (METHOD 3.5); parsed, never sourced.
+/// @param num_layers how many counts there must be; none = any number
 /// @throws Error(bad_data) naming file and line for a missing list, a wrong length or an entry < 1.
-std::vector<int> load_expert_counts(const std::string& path, int num_layers);
+std::vector<int> load_expert_counts(const std::string& path, std::optional<int> num_layers = {});
+/// Returns the line of an experts.cfg that load_expert_counts() reads, with its end.
+std::string expert_counts_line(const std::vector<int>& num_experts);
 
 }  // namespace nmoe::model

@@ -31,6 +31,8 @@ class ExpertPlacement {
                   ExpertHome home = ExpertHome::owned, const ExpertTokens& measured = {});
   /// True if every rank holds the expert. Never with one rank per group, where it would say nothing.
   bool is_replicated(int layer, int expert_id) const { return at(layer, expert_id) == replicated; }
+  /// True for a new expert of one rank of the expert-parallel group; what is not an expert has expert_id < 1.
+  bool is_owned(int layer, int expert_id) const { return expert_id >= 1 && !is_replicated(layer, expert_id); }
   bool holds(int layer, int expert_id, int expert_parallel_rank) const {
     return is_replicated(layer, expert_id) || at(layer, expert_id) == expert_parallel_rank;
   }

@@ -31,6 +31,9 @@ std::int64_t bucket_elements(const ReduceOptions& options, int group_size, int l
 /// one summation tree (DESIGN 6).
 bool sends_sum_of_leaves(const ReduceOptions& options, int count, int leaves);
 
+/// Returns elements [begin, begin + count) of a parameter's value as one axis.
+TensorView flat_value(model::Parameter& parameter, std::int64_t begin, std::int64_t count);
+
 /// A piece of a tensor and where its state lies in this rank's flat arrays.
 struct HeldSlice {
   model::Parameter* parameter;
