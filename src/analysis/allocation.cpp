@@ -137,8 +137,7 @@ Allocation allocate_by_similarity(std::span<const double> similarity, int n) {
   for (std::size_t l = 0; l < similarity.size(); ++l) {
     NMOE_CHECK(std::isfinite(similarity[l]) && similarity[l] > 0.0, bad_data,
                "layer {} has similarity {}, and the allocation divides by it: 1/Sim means nothing for zero "
-               "or negative "
-               "values; use allocation.mode = union (neuron counts) or uniform for this model",
+               "or negative values; use allocation.mode = union (neuron counts) or uniform for this model",
                l, similarity[l]);
     inverse.push_back(1.0 / similarity[l]);
   }

@@ -68,8 +68,8 @@ void append_probe(const std::string& path, std::int64_t step, const ExpertStatis
     NMOE_CHECK(
         before.languages == probe.languages && before.layers == probe.layers && before.ids == probe.ids,
         config,
-        "{}: made with {} languages and {} experts, this run has {} and {}; remove it or write to another "
-        "--output",
+        "{}: made with {} languages and {} experts, this run "
+        "has {} and {}; remove it or write to another --output",
         path, before.languages.size(), before.layers.size(), probe.languages.size(), probe.layers.size());
     std::size_t kept = 0;
     while (kept < before.steps.size() && before.steps[kept] < probe.steps[0]) ++kept;

@@ -50,8 +50,8 @@ Grid parse_grid(const std::string& text) {
                                   : key == "top_k"     ? &grid.top_k
                                                        : nullptr;
     NMOE_CHECK(values != nullptr && equals != std::string::npos && values->empty(), config,
-               "allocation.sweep: '{}' is not one of e_min=, e_max=, threshold=, top_k= with values, each at "
-               "most once",
+               "allocation.sweep: '{}' is not one of e_min=, e_max=, "
+               "threshold=, top_k= with values, each at most once",
                part);
     for (const auto& value : split_list(part.substr(equals + 1))) values->push_back(parse_number(value, key));
     NMOE_CHECK(!values->empty(), config, "allocation.sweep: '{}' has no value", part);

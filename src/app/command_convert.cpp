@@ -20,9 +20,8 @@ std::string detect_form(const std::string& path) {
   if (has("adapter_config.json")) return "adapter";
   if (has("model.safetensors") || has("model.safetensors.index.json")) return "huggingface";
   NMOE_CHECK(!has("pytorch_model.bin") && !has("pytorch_model.bin.index.json"), bad_data,
-             "{}: its weights are Python pickles (pytorch_model.bin), which are never read; save them as "
-             "safetensors "
-             "in Python",
+             "{}: its weights are Python pickles (pytorch_model.bin), "
+             "which are never read; save them as safetensors in Python",
              path);
   return "checkpoint";  // a run directory, or an error that says what was looked for
 }

@@ -124,8 +124,8 @@ class Evaluation {
 int run_evaluate(comm::ExecutionContext& context, const AppConfig& config) {
   require_option(config.run.output, "output", "the eval.json to write");
   NMOE_CHECK(!config.evaluation.texts.empty() || !config.evaluation.continuations.empty(), config,
-             "nothing to evaluate: give --evaluation.text LANG:tokens.h5 or --evaluation.continuation "
-             "LANG:items.jsonl");
+             "nothing to evaluate: give --evaluation.text LANG:tokens.h5 "
+             "or --evaluation.continuation LANG:items.jsonl");
   const std::string& resume = config.run.resume;
   const bool dense = resume == "auto" || resume == "none";
   const LoadedModel loaded = load_for_inference(

@@ -54,8 +54,8 @@ Device choose_device(comm::Communicator& world, const GuardOptions& options, con
   const int local_rank = rank_on_node().rank;
   comm::agree(world, [&] {
     NMOE_CHECK(visible > 0, config,
-               "--device cuda: this process sees no CUDA device, or the program was built without CUDA; use "
-               "--device cpu");
+               "--device cuda: this process sees no CUDA device, or "
+               "the program was built without CUDA; use --device cpu");
     // One visible: the launcher has chosen (--gpus-per-task, cgroups). All visible on every rank: ours to do.
     select_cuda_device(visible == 1 ? 0 : local_rank % visible);
     ops::require_gpu_libraries();
@@ -84,8 +84,8 @@ std::string choose_gpu_transport(comm::Communicator& world, const GuardOptions& 
   bool shared = false;
   for (std::size_t r = 0; r < seats.size(); ++r) shared = shared || first_of(seats, seats[r]) != r;
   NMOE_CHECK(wanted != "nccl" || !shared, config,
-             "comm.gpu_transport = nccl: NCCL refuses several ranks on one GPU (comm.share_gpu); use auto or "
-             "host");
+             "comm.gpu_transport = nccl: NCCL refuses several "
+             "ranks on one GPU (comm.share_gpu); use auto or host");
   if (wanted != "auto") return wanted;
   // One rank has nobody to talk to.
   return comm::has_nccl() && !shared && world.size() > 1 ? "nccl" : "host";

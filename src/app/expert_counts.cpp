@@ -38,11 +38,10 @@ train::MeasuredTokens placement_tokens(comm::ExecutionContext& context, const Ap
                                        const model::ModelConfig& architecture, const std::string& init_from) {
   const std::string& from = config.train.placement_tokens_from;
   if (config.train.placement_tokens == "expected") {
-    NMOE_CHECK(
-        from.empty(), config,
-        "train.placement_tokens_from = {} says nothing with train.placement_tokens = expected; set it to "
-        "measured",
-        from);
+    NMOE_CHECK(from.empty(), config,
+               "train.placement_tokens_from = {} says nothing with "
+               "train.placement_tokens = expected; set it to measured",
+               from);
     return {};
   }
   std::vector<std::string> sources;

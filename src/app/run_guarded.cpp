@@ -132,9 +132,8 @@ void start_mpi(int* argc, char*** argv, const LauncherHint& hint) {
              static_cast<int>(MPI_THREAD_SERIALIZED));
   // Without PMIx, srun starts N jobs of one rank that would all write the same files.
   NMOE_CHECK(hint.num_processes == 0 || hint.num_processes == size, config,
-             "the launcher started {} processes ({}) but MPI sees {}; start with srun --mpi=pmix or with "
-             "mpirun of the "
-             "MPI this program was built with",
+             "the launcher started {} processes ({}) but MPI sees {}; start with "
+             "srun --mpi=pmix or with mpirun of the MPI this program was built with",
              hint.num_processes, hint.variable, size);
 }
 

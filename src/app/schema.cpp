@@ -144,8 +144,8 @@ void check_together(const AppConfig& config, const std::vector<std::vector<Assig
   };
   const auto& t = config.train;
   NMOE_CHECK(t.global_batch_size % t.micro_batch_size == 0, config,
-             "{}train.micro_batch_size = {} does not divide train.global_batch_size = {}; the nearest that "
-             "does is {}",
+             "{}train.micro_batch_size = {} does not divide "
+             "train.global_batch_size = {}; the nearest that does is {}",
              where("train.micro_batch_size"), t.micro_batch_size, t.global_batch_size,
              nearest_divisor(t.global_batch_size, t.micro_batch_size));
   NMOE_CHECK(t.epochs > 0 || t.warmup_steps <= t.steps, config,

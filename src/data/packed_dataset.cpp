@@ -30,8 +30,8 @@ PackedDataset::PackedDataset(const DataSetConfig& config, std::shared_ptr<const 
   }
   cut_batches(packing);
   NMOE_CHECK(num_blocks_ >= 1, bad_data,
-             "data.{}: {} gives {} documents with {} tokens, less than one sequence of {} in each batch of "
-             "documents",
+             "data.{}: {} gives {} documents with {} tokens, less "
+             "than one sequence of {} in each batch of documents",
              name_, file_->path(), num_docs(), num_tokens(), seq_length_);
 }
 

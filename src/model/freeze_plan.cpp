@@ -1,3 +1,4 @@
+// Which gradients backward computes for a set of trainable parameters, and the listing of it.
 #include "neuronmoe/model/freeze_plan.hpp"
 
 #include <fmt/format.h>
@@ -70,10 +71,8 @@ std::string FreezePlan::to_string() const {
                                       {p.experts, "new experts"},
                                       {p.router, "router"}});
     text += fmt::format(
-        "segment {}, layer {}: weight gradients: {}; input gradients: {}; kept by forward: {}; complete "
-        "after "
-        "it: "
-        "{}\n",
+        "segment {}, layer {}: weight gradients: {}; input "
+        "gradients: {}; kept by forward: {}; complete after it: {}\n",
         segment_of_layer(l), l, weights,
         list({{p.mlp_input, "mlp input"}, {p.layer_input, "layer input (through attention)"}}),
         list({{true, "residual after attention"},

@@ -1,3 +1,4 @@
+// Counts of tokens per expert: summed over ranks, written to and read from state.h5.
 #include "neuronmoe/train/expert_tokens.hpp"
 
 #include <fmt/format.h>
@@ -81,11 +82,10 @@ model::ExpertTokens read_expert_tokens(io::H5File& state, const model::ModelConf
   const std::size_t width = widest(tokens);
   const std::string found = state.read_string_attribute(dataset, "num_experts"),
                     wanted = fmt::format("{}", fmt::join(model.num_experts, ","));
-  NMOE_CHECK(
-      found == wanted, bad_data,
-      "{}: {} counts tokens of {} experts per layer, the model has {}; take counts of a run with the same "
-      "experts",
-      state.path(), dataset, found, wanted);
+  NMOE_CHECK(found == wanted, bad_data,
+             "{}: {} counts tokens of {} experts per layer, the model "
+             "has {}; take counts of a run with the same experts",
+             state.path(), dataset, found, wanted);
   const std::int64_t shape[] = {model.num_layers, static_cast<std::int64_t>(width)};
   const auto rows = state.read<std::uint64_t>(dataset, shape);
   for (std::size_t at = 0; at < rows.size(); ++at) {

@@ -1,3 +1,4 @@
+// Hashes of the weights that do not train, compared over ranks, steps and checkpoints.
 #include "neuronmoe/train/frozen_weights.hpp"
 
 #include <cstddef>
@@ -69,9 +70,8 @@ void FrozenWeights::check() const {
     const std::vector<std::int64_t> now = hash();
     for (std::size_t i = 0; i < parameters_.size(); ++i)
       NMOE_CHECK(now[i] == hashes_[i], internal,
-                 "frozen tensor {} has changed since the run began ({:015x}, was {:015x}): no checkpoint is "
-                 "written; "
-                 "check the memory of this node and resume from the last one",
+                 "frozen tensor {} has changed since the run began ({:015x}, was {:015x}): no "
+                 "checkpoint is written; check the memory of this node and resume from the last one",
                  parameters_[i]->name, now[i], hashes_[i]);
   });
 }

@@ -28,9 +28,8 @@ std::string parameters_text(const PlanInput& input) {
   int experts = 0;
   for (const int e : input.model.num_experts) experts += e;
   return fmt::format(
-      "parameters (exact): {} in all, {} active at top-{}, {} in new experts, {} train; {} experts in {} "
-      "layers, {} "
-      "of them MoE\n",
+      "parameters (exact): {} in all, {} active at top-{}, {} in new "
+      "experts, {} train; {} experts in {} layers, {} of them MoE\n",
       count_text(n.total), count_text(n.active), input.model.top_k, count_text(n.new_experts),
       count_text(n.trainable), experts, input.model.num_layers, input.model.num_moe_layers());
 }
@@ -65,9 +64,8 @@ std::string work_text(const PlanInput& input) {
   }
   const double total = tokens * static_cast<double>(input.config.steps);
   return fmt::format(
-      "work (exact for balanced routing): forward {:.4f} GF/token, backward {:.4f}, together {:.4f}; lm-head "
-      "{:.0f} "
-      "% of it; {:.3e} tokens in {} steps, {:.3e} FLOP\n",
+      "work (exact for balanced routing): forward {:.4f} GF/token, backward {:.4f}, "
+      "together {:.4f}; lm-head {:.0f} % of it; {:.3e} tokens in {} steps, {:.3e} FLOP\n",
       forward / tokens / 1e9, backward / tokens / 1e9, (forward + backward) / tokens / 1e9,
       100 * static_cast<double>(plan.segments[0].forward_flops + plan.segments[0].backward_flops) /
           (forward + backward),
@@ -85,10 +83,9 @@ std::string memory_text(const PlanInput& input, const MachineConfig& machine) {
   std::int64_t saved = 0;
   for (const std::int64_t bytes : plan_saved_bytes(input, 0)) saved += bytes;
   return fmt::format(
-      "memory of a rank: weights {}, gradient leaves of {} {}, gradient sum {}, master and "
-      "moments {}, "
-      "activations kept {} ({}/token in layers), scratch {}, rows to and from experts of other ranks {}, "
-      "partial sums {}, message buffers {}: {} "
+      "memory of a rank: weights {}, gradient leaves of {} {}, gradient sum {}, master "
+      "and moments {}, activations kept {} ({}/token in layers), scratch {}, rows to "
+      "and from experts of other ranks {}, partial sums {}, message buffers {}: {} "
       "with balanced routing, {} with room for any on one rank, of {:.0f} GB{}\n",
       bytes_text(m.weights),
       PlanShape(input, 0).reduce.once_per_step ? "all segments" : "the largest segment",
@@ -110,9 +107,8 @@ std::string bytes_of_step_text(const PlanInput& input) {
     exchange += s.exchange_bytes;
   }
   return fmt::format(
-      "sent by rank 0 in a step (exact): gradients to their owners {}, weights to everybody {}, tokens to "
-      "experts and "
-      "back {}, the rest {}\n",
+      "sent by rank 0 in a step (exact): gradients to their owners {}, "
+      "weights to everybody {}, tokens to experts and back {}, the rest {}\n",
       bytes_text(reduce), bytes_text(gather), bytes_text(exchange), bytes_text(plan.all_reduce_bytes));
 }
 
@@ -120,23 +116,20 @@ std::string time_text(const PlanInput& input, const MachineConfig& machine) {
   const TimePlan t = plan_time(input, machine, ReduceRoute::direct);
   const double hours = t.step_s() * static_cast<double>(input.config.steps) * input.num_ranks / 3600;
   return fmt::format(
-      "time of a step (modelled): compute {:.1f} ms at {:.3g} TFLOP/s x {:.0f} %, gradients {:.1f} ms and "
-      "weights {:.1f} "
-      "ms on the wire of which {:.1f} ms are not hidden, tokens to experts {:.1f} ms: {:.1f} ms; {} steps "
-      "are {:.2f} "
-      "GPU-hours\n",
+      "time of a step (modelled): compute {:.1f} ms at {:.3g} TFLOP/s x {:.0f} %, "
+      "gradients {:.1f} ms and weights {:.1f} ms on the wire of which {:.1f} ms are not "
+      "hidden, tokens to experts {:.1f} ms: {:.1f} ms; {} steps are {:.2f} GPU-hours\n",
       t.compute_s * 1e3, machine.gemm_tflops, 100 * machine.gemm_efficiency, t.reduce_s * 1e3,
       t.gather_s * 1e3, t.exposed_s * 1e3, t.exchange_s * 1e3, t.step_s() * 1e3, input.config.steps, hours);
 }
 
 std::string layouts_text(const PlanInput& input, const MachineConfig& machine) {
   std::string text =
-      "layouts (modelled; weak: one micro-batch per rank; strong: the configured global batch; ring: a "
-      "library's "
-      "reduce-scatter, direct: the deterministic mode's; efficiency = compute / step, in brackets without "
-      "overlap)\n"
-      "nodes  ranks  use                           step ms   weak ring        weak direct      strong ring   "
-      "   memory GB\n";
+      "layouts (modelled; weak: one micro-batch per rank; strong: the configured "
+      "global batch; ring: a library's reduce-scatter, direct: the deterministic "
+      "mode's; efficiency = compute / step, in brackets without overlap)\n"
+      "nodes  ranks  use                           step ms   weak "
+      "ring        weak direct      strong ring      memory GB\n";
   for (int nodes = 1; nodes <= (machine.network_gbs > 0 ? 64 : 1); nodes *= 2) {
     const auto weak = plan_layouts(input, machine, nodes, false, ReduceRoute::ring);
     const LayoutChoice& best = weak.front();

@@ -1,3 +1,4 @@
+// What a run counted beside what was planned for its routing, as numbers and as text.
 #include "neuronmoe/train/run_accounts.hpp"
 
 #include <fmt/format.h>
@@ -70,9 +71,9 @@ std::string RunAccounts::to_string() const {
                                  num_steps, with(planned_flops, flops), balanced_flops);
   text += fmt::format("bytes sent by rank 0: {}\n", with(sum(planned_bytes), sum(bytes)));
   text += fmt::format(
-      "memory of rank 0, MB planned/counted: weights {:.1f}/{:.1f}, gradients {:.1f}/{:.1f}, optimizer "
-      "{:.1f}/{:.1f}, "
-      "activations {:.1f}/{:.1f} (planned for balanced routing), messages and partial sums {:.1f}/{:.1f}",
+      "memory of rank 0, MB planned/counted: weights {:.1f}/{:.1f}, gradients "
+      "{:.1f}/{:.1f}, optimizer {:.1f}/{:.1f}, activations {:.1f}/{:.1f} "
+      "(planned for balanced routing), messages and partial sums {:.1f}/{:.1f}",
       planned_memory.weights * 1e-6, memory.weights * 1e-6,
       (planned_memory.gradients + planned_memory.gradient_sum) * 1e-6,
       (memory.gradients + memory.gradient_sum) * 1e-6, planned_memory.optimizer * 1e-6,
@@ -81,9 +82,8 @@ std::string RunAccounts::to_string() const {
       (memory.buffers + memory.partial_sums) * 1e-6);
   if (device.num_allocations > 0) {
     text += fmt::format(
-        "\nGPU memory of rank 0, MB: {:.1f} planned, {:.1f} allocated at most; allocations after the first "
-        "step: "
-        "{}",
+        "\nGPU memory of rank 0, MB: {:.1f} planned, {:.1f} "
+        "allocated at most; allocations after the first step: {}",
         planned_memory.total() * 1e-6, device.peak * 1e-6, device.num_allocations - first_allocations);
   }
   return text;

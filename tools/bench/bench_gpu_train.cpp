@@ -225,19 +225,18 @@ int run(comm::ExecutionContext& context, const Options& options) {
   const double tokens_per_s = static_cast<double>(tokens) / median(steps);
   const train::MemoryPlan plan = train::plan_memory(input, 0);
   fmt::print(
-      "{} stage {} {}: {} x {} tokens: {:.1f} ms a step (min {:.1f}), {:.0f} tokens/s, {:.1f} GPU-hours for "
-      "1.966 G "
-      "tokens\n",
+      "{} stage {} {}: {} x {} tokens: {:.1f} ms a step (min {:.1f}), "
+      "{:.0f} tokens/s, {:.1f} GPU-hours for 1.966 G tokens\n",
       options.text("model", "llama3.2-3b"), stage1 ? 1 : 2, routing, input.config.micro_batch_size,
       input.config.seq_length, median(steps) * 1e3, *std::min_element(steps.begin(), steps.end()) * 1e3,
       tokens_per_s, tokens_of_the_run / tokens_per_s / 3600.0);
   fmt::print(
-      "  useful {:.1f} TFLOP/s of {:.1f} TFLOP/s of a {}^3 product = {:.1f} %; largest load {:.2f} x mean; "
-      "loss {:.3f}\n",
+      "  useful {:.1f} TFLOP/s of {:.1f} TFLOP/s of a {}^3 product "
+      "= {:.1f} %; largest load {:.2f} x mean; loss {:.3f}\n",
       rate / 1e12, gemm_rate / 1e12, n, 100.0 * rate / gemm_rate, largest_load(decoder), loss);
   fmt::print(
-      "  memory: planned {:.2f} GB, allocated at most {:.2f} GB = {:.3f} x plan; {} allocations after "
-      "warm-up\n",
+      "  memory: planned {:.2f} GB, allocated at most {:.2f} "
+      "GB = {:.3f} x plan; {} allocations after warm-up\n",
       static_cast<double>(plan.total()) / 1e9, static_cast<double>(memory.peak) / 1e9,
       static_cast<double>(memory.peak) / static_cast<double>(plan.total()), memory.num_allocations);
   return 0;

@@ -186,11 +186,9 @@ class Side {
                                  decoder_.peak_bytes().total() + buffers;
     const auto mb = [](std::int64_t n) { return static_cast<double>(n) * 1e-6; };
     memory = fmt::format(
-        "  memory of rank 0, MB planned/used: weights {:.1f}/{:.1f}, gradients {:.1f}/{:.1f}, optimizer "
-        "{:.1f}/{:.1f}, "
-        "activations {:.1f}/{:.1f}, messages and partial sums {:.1f}/{:.1f}, all {:.1f}/{:.1f} ({:.3f}); "
-        "with what is "
-        "reserved {:.1f}/{:.1f} resident ({:.3f})\n",
+        "  memory of rank 0, MB planned/used: weights {:.1f}/{:.1f}, gradients {:.1f}/{:.1f}, "
+        "optimizer {:.1f}/{:.1f}, activations {:.1f}/{:.1f}, messages and partial sums {:.1f}/{:.1f}, "
+        "all {:.1f}/{:.1f} ({:.3f}); with what is reserved {:.1f}/{:.1f} resident ({:.3f})\n",
         mb(plan.weights), mb(decoder_.weight_bytes()), mb(plan.gradients + plan.gradient_sum),
         mb(decoder_.gradient_bytes() + sums), mb(plan.optimizer), mb(state), mb(plan.activations()),
         mb(decoder_.peak_bytes().total()), mb(plan.buffers + plan.partial_sums), mb(buffers),
@@ -253,8 +251,8 @@ void time_experts(comm::ExecutionContext& context, const model::ModelConfig& con
   }
   if (context.world.rank() != 0) return;
   fmt::print(
-      "an expert, forward and backward, {} rows at once {:.3f} ms, from 2 sources {:.3f} x, from 4 {:.3f} "
-      "x\n",
+      "an expert, forward and backward, {} rows at once "
+      "{:.3f} ms, from 2 sources {:.3f} x, from 4 {:.3f} x\n",
       rows, median(seconds[0]) * 1e3, median(seconds[1]) / median(seconds[0]),
       median(seconds[2]) / median(seconds[0]));
 }
@@ -264,9 +262,9 @@ void report(const std::vector<std::unique_ptr<Side>>& sides, const Options& opti
     const double seconds = median(side->seconds), rate = side->flops / seconds;
     const int ranks = side->input.num_ranks;
     fmt::print(
-        "{}{}: {} ranks x {} micro-steps x {} sequences of {}: {:.1f} ms a step (min {:.1f}), {:.0f} "
-        "tokens/s; per "
-        "rank {:.1f} useful GF/s of {:.1f} GF/s GEMM = {:.0f} %; rows sent to and from experts {:.2f} MB\n",
+        "{}{}: {} ranks x {} micro-steps x {} sequences of {}: {:.1f} ms a "
+        "step (min {:.1f}), {:.0f} tokens/s; per rank {:.1f} useful GF/s of "
+        "{:.1f} GF/s GEMM = {:.0f} %; rows sent to and from experts {:.2f} MB\n",
         options.kind, side->name, ranks, options.micro_steps, options.sequences, length, seconds * 1e3,
         *std::min_element(side->seconds.begin(), side->seconds.end()) * 1e3,
         ranks * options.micro_steps * options.sequences * length / seconds, rate / 1e9, gemm_rate / 1e9,

@@ -13,11 +13,9 @@ namespace cuda {
 CublasLt::CublasLt() {
   // The major version of the header; NMOE_CUBLASLT is the file that CMake found beside it.
   const std::string names[] = {fmt::format("libcublasLt.so.{}", CUBLAS_VER_MAJOR), NMOE_CUBLASLT};
-  const SharedLibrary library(
-      names,
-      fmt::format("products on a GPU need cuBLAS {}: install it, add its folder to LD_LIBRARY_PATH, or "
-                  "use --device cpu",
-                  CUBLAS_VER_MAJOR));
+  const SharedLibrary library(names, fmt::format("products on a GPU need cuBLAS {}: install it, add "
+                                                 "its folder to LD_LIBRARY_PATH, or use --device cpu",
+                                                 CUBLAS_VER_MAJOR));
   library.find(status_string, "cublasLtGetStatusString");
   library.find(create, "cublasLtCreate");
   library.find(destroy, "cublasLtDestroy");

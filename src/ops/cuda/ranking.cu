@@ -212,8 +212,7 @@ void sum_negatives(const RankedRows& results, ConstTensorView responses, const R
   if (!tables.disjoint) return launch(off_sums_kernel<false>, blocks, threads, 0, stream, sums);
   const std::size_t bytes = static_cast<std::size_t>(tables.roles.dim(1)) * sizeof(double);
   NMOE_CHECK(bytes <= 200 * 1024, config,
-             "rank_rows: {} classes of samples are too many for a GPU; use "
-             "--device cpu",
+             "rank_rows: {} classes of samples are too many for a GPU; use --device cpu",
              tables.roles.dim(1));
   launch(off_sums_kernel<true>, blocks, threads, bytes, stream, sums);
 }
