@@ -1,3 +1,4 @@
+// Forward and backward of the attention half of a layer.
 #include "neuronmoe/model/attention_layer.hpp"
 
 #include <cmath>

@@ -1,3 +1,4 @@
+// Sequences put together into a micro-batch.
 #include "neuronmoe/model/batch.hpp"
 
 #include <algorithm>

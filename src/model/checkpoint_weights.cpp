@@ -1,3 +1,4 @@
+// model.h5: which parameters are in it, and where in its datasets each of them lies.
 #include "neuronmoe/model/checkpoint_weights.hpp"
 
 #include <algorithm>

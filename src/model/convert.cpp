@@ -1,3 +1,4 @@
+// Conversion between the forms of a model, as streams of tensors.
 #include "neuronmoe/model/convert.hpp"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Forward and backward of a SwiGLU network.
 #include "neuronmoe/model/feed_forward.hpp"
 
 #include "neuronmoe/ops/linear.hpp"

@@ -1,3 +1,4 @@
+// Dense weights from and to a Hugging Face directory, and its hash.
 #include "neuronmoe/model/hf_model.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// The final projection with cross-entropy, chunk by chunk.
 #include "neuronmoe/model/lm_head.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Forward and backward of a mixture-of-experts layer.
 #include "neuronmoe/model/moe_layer.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Rotary frequencies, plain or scaled, and the table of their cosines and sines.
 #include "neuronmoe/model/rope_table.hpp"
 
 #include <algorithm>

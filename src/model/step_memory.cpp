@@ -1,3 +1,4 @@
+// Send buffers of a micro-batch, grown as its exchanges ask.
 #include "neuronmoe/model/step_memory.hpp"
 
 #include <algorithm>

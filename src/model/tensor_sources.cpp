@@ -1,3 +1,4 @@
+// Finding the weights of a model in its files, and the demand that they fit the architecture.
 #include "neuronmoe/model/tensor_sources.hpp"
 
 #include <charconv>

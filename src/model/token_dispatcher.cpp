@@ -1,3 +1,4 @@
+// Order of routed rows, exchange of their counts, dispatch and combine.
 #include "neuronmoe/model/token_dispatcher.hpp"
 
 #include "neuronmoe/model/step_memory.hpp"

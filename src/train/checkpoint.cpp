@@ -1,3 +1,4 @@
+// Checkpoints of a run: the sharded optimizer state and the progress, written and read on any layout.
 #include "neuronmoe/train/checkpoint.hpp"
 
 #include <algorithm>

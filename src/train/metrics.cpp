@@ -1,3 +1,4 @@
+// metrics.jsonl: cut back at a resume, then one line a step.
 #include "neuronmoe/train/metrics.hpp"
 
 #include <cerrno>

@@ -1,3 +1,4 @@
+// The world split into this rank's expert-parallel and expert-data-parallel groups.
 #include "neuronmoe/train/parallel_groups.hpp"
 
 namespace nmoe::train {

@@ -1,3 +1,4 @@
+// Sizes, placement and cut of one rank, as the formulas of plan share them.
 #include "plan_shape.hpp"
 
 #include "neuronmoe/train/reduce_options.hpp"

@@ -1,3 +1,4 @@
+// Modeled time of a step and of layouts on a machine, from the counts of a plan.
 #include "neuronmoe/train/plan_time.hpp"
 
 #include <algorithm>

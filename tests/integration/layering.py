@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """The house rules that a compiler does not check (DESIGN 3, ENGINEERING 5.9): include direction, headers that compile
 alone, transports that know nothing of each other, no conditional compilation outside the CUDA files, MPI_COMM_WORLD, the
-environment and exit only in app.
+environment and exit only in app; the first line of a source says what the file is.
 Usage: layering.py CXX SOURCE_DIR BUILD_DIR"""
 import concurrent.futures
 import os
@@ -20,6 +20,8 @@ BELOW["model"] = BELOW["data"] + ["data"]
 for sibling in ("train", "analysis", "evaluation"):
     BELOW[sibling] = BELOW["model"] + ["model"]
 BELOW["app"] = BELOW["model"] + ["model", "train", "analysis", "evaluation"]
+
+SAY_WHAT_THEY_ARE = {"model", "train"}  # folders of which every source does
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
 CONDITIONAL = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif)\b.*$", re.M)
@@ -58,7 +60,10 @@ def check_text(path, problems):
     if layer not in BELOW:
         problems.append(f"{name}: '{layer}' is not a layer")
         return
-    code = without_comments(path.read_text())
+    text = path.read_text()
+    code = without_comments(text)
+    if path.suffix in (".cpp", ".cu") and layer in SAY_WHAT_THEY_ARE and not text.startswith("// "):
+        problems.append(f"{name}: the first line does not say what the file is")
 
     def report(match, what):
         problems.append(f"{name}:{code.count(chr(10), 0, match.start()) + 1}: {what}")
