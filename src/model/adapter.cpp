@@ -34,7 +34,7 @@ const Parameter* find_by_adapter_name(const std::map<std::string, Parameter>& kn
 std::map<std::string, Parameter> expert_parameters(const ModelConfig& config) {
   std::map<std::string, Parameter> known;
   for (Parameter& p : list_parameters(config))
-    if (p.is_router || p.is_new_expert()) known.emplace(adapter_name(p.name), std::move(p));
+    if (!p.is_dense()) known.emplace(adapter_name(p.role, p.layer, p.expert), std::move(p));
   return known;
 }
 
@@ -43,7 +43,7 @@ std::vector<int> count_experts(const io::SafetensorsReader& reader, const ModelC
                                const std::string& path) {
   std::vector<int> counts(static_cast<std::size_t>(base.num_layers), 1);
   for (int l = 0; l < base.num_layers; ++l) {
-    const std::string name = adapter_name(fmt::format("model.layers.{}.mlp.router.weight", l));
+    const std::string name = adapter_name(Role::router, l);
     if (!reader.contains(name)) continue;
     const Shape& shape = reader.entry(name).shape;
     NMOE_CHECK(
@@ -88,15 +88,10 @@ int read_adapter_config(const std::string& path, const std::vector<int>& counts)
 
 }  // namespace
 
-std::string adapter_name(const std::string& parameter_name) {
-  std::string name = "base_model.model." + parameter_name;
-  if (const auto at = name.find(".mlp.router."); at != std::string::npos)
-    return name.replace(at, 12, ".mlp.moe_router_embedding.");
-  const auto at = name.find(".mlp.experts."), number = at + 13, dot = name.find('.', number);
-  NMOE_CHECK(at != std::string::npos && dot != std::string::npos, internal,
-             "{} is no router and no new expert", parameter_name);
-  const int expert = std::stoi(name.substr(number, dot - number));
-  return fmt::format("{}.mlp.moe_experts.{}{}", name.substr(0, at), expert - 1, name.substr(dot));
+std::string adapter_name(Role role, int layer, int expert) {
+  const std::string mlp = "base_model.model." + layer_prefix(layer) + "mlp.";
+  if (role == Role::router) return mlp + "moe_router_embedding.weight";
+  return fmt::format("{}moe_experts.{}.{}", mlp, expert - 1, properties(role).name);
 }
 
 Adapter open_adapter(const std::string& directory, const ModelConfig& base, const std::string& base_hash) {
@@ -129,17 +124,19 @@ Adapter open_adapter(const std::string& directory, const ModelConfig& base, cons
                                   reader->read_bytes(name, begin, out);
                                 }};
   }
-  require_tensors(adapter.tensors, adapter.config, path,
-                  [](const Parameter& p) { return p.is_router || p.is_new_expert(); });
+  require_tensors(adapter.tensors, adapter.config, path, [](const Parameter& p) { return !p.is_dense(); });
   return adapter;
 }
 
 void write_adapter(const std::string& directory, const ModelConfig& config, const TensorSources& tensors,
                    const std::string& base_model, const std::string& base_hash) {
+  std::map<std::string, std::string> names;  // ours to the lineage's
+  for (const auto& [name, p] : expert_parameters(config)) names[p.name] = name;
   std::vector<io::TensorSource> sources;
   for (const auto& [name, source] : tensors) {
+    NMOE_CHECK(names.contains(name), internal, "{} is no router and no new expert", name);
     sources.push_back(source);
-    sources.back().entry.name = adapter_name(name);
+    sources.back().entry.name = names.at(name);
   }
   std::map<std::string, std::string> metadata = {{"format", "pt"}};
   if (!base_hash.empty()) metadata[hash_key] = base_hash;

@@ -12,8 +12,10 @@ namespace nmoe::model {
 
 namespace {
 
-std::string layer_group(int layer) {
-  return fmt::format("/model/layers/{:02d}", layer);
+std::string layer_dataset(int layer, Role role) {
+  const auto* const found = std::find_if(layer_datasets.begin(), layer_datasets.end(),
+                                         [&](const LayerDataset& dataset) { return dataset.role == role; });
+  return fmt::format("/model/layers/{:02d}/{}", layer, found->name);
 }
 
 std::int64_t product(const std::vector<std::int64_t>& shape) {
@@ -44,19 +46,13 @@ io::ElementType element_type_of(const std::string& dtype) {
 }  // namespace
 
 FileLocation file_location(const ModelConfig& config, const Parameter& p) {
-  if (p.is_router) return {layer_group(p.layer) + "/router", {p.shape[0], p.shape[1]}, 0};
-  if (p.is_new_expert()) {
-    const std::string which = p.name.ends_with("gate_proj.weight") ? "gate"
-                              : p.name.ends_with("up_proj.weight") ? "up"
-                                                                   : "down";
-    const std::int64_t rows = config.num_experts[static_cast<std::size_t>(p.layer)] - 1;
-    return {layer_group(p.layer) + "/experts/" + which,
-            {rows, p.shape[0], p.shape[1]},
-            (p.expert - 1) * p.shape.num_elements()};
-  }
   std::vector<std::int64_t> shape;
   for (int axis = 0; axis < p.shape.rank(); ++axis) shape.push_back(p.shape[axis]);
-  return {"/model/" + p.name, shape, 0};
+  if (p.is_dense()) return {"/model/" + p.name, shape, 0};
+  const std::string dataset = layer_dataset(p.layer, p.role);
+  if (p.is_router()) return {dataset, shape, 0};
+  shape.insert(shape.begin(), config.num_experts[static_cast<std::size_t>(p.layer)] - 1);
+  return {dataset, shape, (p.expert - 1) * p.shape.num_elements()};
 }
 
 void write_model_file(comm::Communicator& comm, const std::string& path, const Decoder& decoder,
@@ -100,7 +96,7 @@ void write_model_file(comm::Communicator& comm, const std::string& path, const M
                       const TensorSources& sources) {
   struct Dataset {
     std::vector<std::int64_t> shape;
-    std::vector<io::TensorSource> rows;  // the experts of a layer, or the one tensor
+    std::map<std::int64_t, io::TensorSource> parts;  // by first element: a layer's experts, or the one tensor
   };
   std::map<std::string, Dataset> datasets;
   std::set<std::string> dtypes, left;
@@ -110,37 +106,35 @@ void write_model_file(comm::Communicator& comm, const std::string& path, const M
     const FileLocation location = file_location(config, p);
     Dataset& dataset = datasets[location.dataset];
     dataset.shape = location.shape;
-    dataset.rows.push_back(sources.at(p.name));
+    dataset.parts.emplace(location.first_element, sources.at(p.name));
   }
   for (const std::string& name : left) {  // what the architecture derives travels along
     const io::TensorSource& source = sources.at(name);
-    datasets["/model/" + name] = {{}, {source}};
+    Dataset& dataset = datasets["/model/" + name];
+    dataset.parts.emplace(0, source);
     for (int axis = 0; axis < source.entry.shape.rank(); ++axis)
-      datasets["/model/" + name].shape.push_back(source.entry.shape[axis]);
+      dataset.shape.push_back(source.entry.shape[axis]);
   }
-  for (auto& [name, dataset] : datasets) {
-    // list_parameters sorts by name: expert 10 before expert 2
-    std::sort(dataset.rows.begin(), dataset.rows.end(), [](const auto& a, const auto& b) {
-      return std::pair(a.entry.name.size(), a.entry.name) < std::pair(b.entry.name.size(), b.entry.name);
-    });
-    const std::string& dtype = dataset.rows.front().entry.dtype;
-    dtypes.insert(dtype);
-    for (const io::TensorSource& row : dataset.rows)
-      NMOE_CHECK(row.entry.dtype == dtype, bad_data, "{} is {} but {} is {}; set convert.dtype",
-                 dataset.rows.front().entry.name, dtype, row.entry.name, row.entry.dtype);
+  for (const auto& [name, dataset] : datasets) {
+    const io::SafetensorsEntry& first = dataset.parts.begin()->second.entry;
+    dtypes.insert(first.dtype);
+    for (const auto& [at, part] : dataset.parts)
+      NMOE_CHECK(part.entry.dtype == first.dtype, bad_data, "{} is {} but {} is {}; set convert.dtype",
+                 first.name, first.dtype, part.entry.name, part.entry.dtype);
   }
   const std::string dtype =
       dtypes.size() == 1 ? std::string(io::name_of(element_type_of(*dtypes.begin()))) : "mixed";
   io::H5File file = create_model_file(comm, path, config, dtype);
   for (const auto& [name, dataset] : datasets) {
-    const std::int64_t row_bytes = dataset.rows.front().entry.num_bytes();
-    const io::ElementType type = element_type_of(dataset.rows.front().entry.dtype);
+    const io::SafetensorsEntry& first = dataset.parts.begin()->second.entry;
+    const io::ElementType type = element_type_of(first.dtype);
+    const std::int64_t part_bytes = first.num_bytes(), part_elements = part_bytes / io::size_of(type);
     file.write_streamed(
-        name, type, dataset.shape, [&, &rows = dataset.rows](std::int64_t begin, std::span<char> bytes) {
+        name, type, dataset.shape, [&, &parts = dataset.parts](std::int64_t begin, std::span<char> bytes) {
           for (std::int64_t at = begin * io::size_of(type); !bytes.empty();) {
-            const std::int64_t rest = row_bytes - at % row_bytes;
+            const std::int64_t rest = part_bytes - at % part_bytes;
             const auto count = std::min(bytes.size(), static_cast<std::size_t>(rest));
-            rows[static_cast<std::size_t>(at / row_bytes)].read(at % row_bytes, bytes.first(count));
+            parts.at(at / part_bytes * part_elements).read(at % part_bytes, bytes.first(count));
             bytes = bytes.subspan(count);
             at += static_cast<std::int64_t>(count);
           }
@@ -169,7 +163,7 @@ ModelConfig apply_checkpoint_config(ModelConfig dense, const std::string& checkp
   dense.release_router = compat == "release";
   file.close();
   require_tensors(checkpoint_tensors(checkpoint_dir), dense, checkpoint_dir + "/model.h5",
-                  [](const Parameter& p) { return p.is_router || p.is_new_expert(); });
+                  [](const Parameter& p) { return !p.is_dense(); });
   return dense;
 }
 

@@ -12,10 +12,6 @@ namespace nmoe::model {
 
 namespace {
 
-bool ends_with_any(std::string_view name, std::initializer_list<std::string_view> suffixes) {
-  return std::any_of(suffixes.begin(), suffixes.end(), [&](std::string_view s) { return name.ends_with(s); });
-}
-
 void fill_normal(TensorView there, std::string_view name, std::uint64_t seed, double stddev, Stream& stream) {
   HostSide side(there, stream);
   const TensorView values = side.view();
@@ -113,52 +109,46 @@ Parameter& Decoder::parameter(std::string_view name) {
   return *it;
 }
 
-Weight Decoder::weight_of(std::string_view name, int leaf) {
-  Parameter& p = parameter(name);
+Parameter& Decoder::parameter(Role role, int layer, int expert) {
+  return parameter(parameter_name(role, layer, expert));
+}
+
+Weight Decoder::weight_of(Role role, int layer, int expert, int leaf) {
+  if (!has_parameter(config_, role, layer)) return {};
+  Parameter& p = parameter(role, layer, expert);
   Weight weight;
   weight.value = ConstTensorView(p.value.view());
   if (p.grad) weight.grad = p.grad.rows(leaf, 1).reshape(p.shape);
   return weight;
 }
 
-FeedForwardWeights Decoder::expert_weights(const std::string& prefix, int leaf) {
-  return {weight_of(prefix + "gate_proj.weight", leaf), weight_of(prefix + "up_proj.weight", leaf),
-          weight_of(prefix + "down_proj.weight", leaf)};
+FeedForwardWeights Decoder::expert_weights(int layer, int expert, int leaf) {
+  FeedForwardWeights weights;
+  for_each_weight(weights, [&](Role role, Weight& w) { w = weight_of(role, layer, expert, leaf); });
+  return weights;
 }
 
 void Decoder::bind_weights() {
-  embedding_ = weight_of("model.embed_tokens.weight");
-  final_norm_ = weight_of("model.norm.weight");
-  head_ = config_.tie_word_embeddings ? embedding_ : weight_of("lm_head.weight");
+  embedding_ = weight_of(Role::embedding);
+  final_norm_ = weight_of(Role::final_norm);
+  head_ = config_.tie_word_embeddings ? embedding_ : weight_of(Role::head);
   layers_.resize(static_cast<std::size_t>(config_.num_layers));
   for (int l = 0; l < config_.num_layers; ++l) {
-    const std::string layer = fmt::format("model.layers.{}.", l);
     LayerWeights& w = layers_[static_cast<std::size_t>(l)];
-    w.attention.norm = weight_of(layer + "input_layernorm.weight");
-    w.attention.q = weight_of(layer + "self_attn.q_proj.weight");
-    w.attention.k = weight_of(layer + "self_attn.k_proj.weight");
-    w.attention.v = weight_of(layer + "self_attn.v_proj.weight");
-    w.attention.o = weight_of(layer + "self_attn.o_proj.weight");
-    if (config_.attention_bias) {
-      w.attention.q_bias = weight_of(layer + "self_attn.q_proj.bias");
-      w.attention.k_bias = weight_of(layer + "self_attn.k_proj.bias");
-      w.attention.v_bias = weight_of(layer + "self_attn.v_proj.bias");
-    }
-    w.mlp_norm = weight_of(layer + "post_attention_layernorm.weight");
-    w.mlp = expert_weights(layer + "mlp.", 0);
+    for_each_weight(w.attention, [&](Role role, Weight& weight) { weight = weight_of(role, l); });
+    w.mlp_norm = weight_of(Role::mlp_norm, l);
+    w.mlp = expert_weights(l);
     if (!config_.is_moe(l)) continue;
-    w.moe.router = weight_of(layer + "mlp.router.weight");
+    w.moe.router = weight_of(Role::router, l);
     w.moe.place_of_expert = places_[static_cast<std::size_t>(l)].view();
     w.moe.base = w.mlp;
     w.moe.experts.resize(static_cast<std::size_t>(config_.num_experts[static_cast<std::size_t>(l)]));
     for (const int e : group_.placement.replicated_experts(l)) {
-      w.moe.experts[static_cast<std::size_t>(e)].push_back(
-          expert_weights(fmt::format("{}mlp.experts.{}.", layer, e), 0));
+      w.moe.experts[static_cast<std::size_t>(e)].push_back(expert_weights(l, e));
     }
     for (const int e : group_.placement.experts_on(l, group_.comm.rank())) {
       for (int source = 0; source < group_.comm.size(); ++source) {
-        w.moe.experts[static_cast<std::size_t>(e)].push_back(
-            expert_weights(fmt::format("{}mlp.experts.{}.", layer, e), source));
+        w.moe.experts[static_cast<std::size_t>(e)].push_back(expert_weights(l, e, source));
       }
     }
   }
@@ -167,17 +157,16 @@ void Decoder::bind_weights() {
 void Decoder::initialise_dense(std::uint64_t seed) {
   const double depth = std::sqrt(2.0 * config_.num_layers);
   for (Parameter& p : parameters_) {
-    if (!p.held() || p.is_new_expert() || p.is_router) continue;
-    if (p.name.ends_with("norm.weight")) {
-      ops::fill(p.value.view(), 1.0, stream_);
-    } else if (p.name.ends_with(".bias")) {
-      ops::fill(p.value.view(), 0.0, stream_);
-    } else if (ends_with_any(p.name, {"embed_tokens.weight", "lm_head.weight"})) {
+    if (!p.held() || !p.is_dense()) continue;
+    const Initial initial = properties(p.role).initial;
+    if (initial == Initial::ones || initial == Initial::zeros) {
+      ops::fill(p.value.view(), initial == Initial::ones ? 1.0 : 0.0, stream_);
+    } else if (initial == Initial::embedding) {
       fill_normal(p.value.view(), p.name, seed, 0.02, stream_);
     } else {
       const double fan_in = std::sqrt(static_cast<double>(p.shape[1]));
-      const bool residual = ends_with_any(p.name, {"o_proj.weight", "down_proj.weight"});
-      fill_normal(p.value.view(), p.name, seed, residual ? 1.0 / (fan_in * depth) : 1.0 / fan_in, stream_);
+      const double stddev = initial == Initial::residual ? 1.0 / (fan_in * depth) : 1.0 / fan_in;
+      fill_normal(p.value.view(), p.name, seed, stddev, stream_);
     }
   }
 }
@@ -186,11 +175,8 @@ void Decoder::upcycle(std::uint64_t seed) {
   for (Parameter& p : parameters_) {
     if (!p.held()) continue;
     if (p.is_new_expert()) {
-      std::string base = p.name;
-      const auto at = base.find("experts.");
-      base.erase(at, base.find('.', at + 8) + 1 - at);
-      ops::cast(p.value.view(), parameter(base).value.view(), stream_);
-    } else if (p.is_router) {
+      ops::cast(p.value.view(), parameter(p.role, p.layer).value.view(), stream_);
+    } else if (p.is_router()) {
       const double fans = static_cast<double>(p.shape[0] + p.shape[1]);
       fill_normal(p.value.view(), p.name, seed, std::sqrt(2.0 / fans), stream_);
     }

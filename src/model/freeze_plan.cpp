@@ -30,20 +30,19 @@ FreezePlan make_freeze_plan(const ModelConfig& config, TrainableSet trainable) {
 }
 
 bool FreezePlan::trains(const Parameter& p) const {
-  if (p.layer < 0) {
-    if (p.name == "model.norm.weight") return final_norm;
-    return p.name == "lm_head.weight" ? head : embedding;
-  }
+  if (p.role == Role::embedding) return embedding;
+  if (p.role == Role::head) return head;
+  if (p.role == Role::final_norm) return final_norm;
   const LayerPlan& layer = layers[static_cast<std::size_t>(p.layer)];
-  if (p.is_router) return layer.router;
+  if (p.is_router()) return layer.router;
   if (p.is_new_expert()) return layer.experts;
-  return p.name.find(".mlp.") != std::string::npos ? layer.base_mlp_weights : layer.attention_weights;
+  return properties(p.role).block == Block::mlp ? layer.base_mlp_weights : layer.attention_weights;
 }
 
 int FreezePlan::last_writer(const Parameter& p) const {
   if (!trains(p)) return -1;
   if (p.layer >= 0) return segment_of_layer(p.layer);
-  return p.name == "model.embed_tokens.weight" ? embedding_segment() : 0;
+  return p.role == Role::embedding ? embedding_segment() : 0;
 }
 
 namespace {

@@ -22,7 +22,7 @@ void require_dense_weights(const ModelConfig& config, const std::string& directo
 void load_dense_weights(Decoder& decoder, const std::string& directory) {
   const TensorSources sources = dense_tensors(directory);
   for_each_parameter(decoder, [&](Parameter& p) {
-    if (p.is_router || p.is_new_expert()) return;
+    if (!p.is_dense()) return;
     HostSide side(p.value.view(), decoder.stream());
     read_tensor(sources, p.name, side.view(), directory);
     side.send();
@@ -34,7 +34,7 @@ void save_dense_model(const Decoder& decoder, const std::string& directory) {
   std::vector<io::NamedTensor> tensors;
   std::vector<Tensor> copies;  // of what is on a GPU
   for_each_parameter(decoder, [&](const Parameter& p) {
-    if (p.is_router || p.is_new_expert()) return;
+    if (!p.is_dense()) return;
     ConstTensorView value = p.value.view();
     if (value.device() != Device::cpu) {
       value = copies.emplace_back(copied_to(Device::cpu, value, decoder.stream())).view();

@@ -1,6 +1,7 @@
 // Finding the weights of a model in its files, and the demand that they fit the architecture.
 #include "neuronmoe/model/tensor_sources.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <filesystem>
 #include <memory>
@@ -65,30 +66,29 @@ class CheckpointLister {
                  bad_data, "{}: /model/layers/{} is no layer", path_, number);
       const std::string group = "/model/layers/" + number;
       for (const std::string& member : file_->list(group)) {
-        NMOE_CHECK(member == "router" || member == "experts", bad_data, "{}: {}/{} has no place", path_,
-                   group, member);
-        if (member == "router")
-          add(group + "/router", fmt::format("model.layers.{}.mlp.router.weight", layer), 0,
-              file_->info(group + "/router").shape);
-        else
-          list_experts(group + "/experts", layer);
+        if (member != "experts") {
+          list_layer_dataset(group, member, layer);
+          continue;
+        }
+        for (const std::string& which : file_->list(group + "/experts"))
+          list_layer_dataset(group, "experts/" + which, layer);
       }
     }
   }
 
-  void list_experts(const std::string& group, int layer) {
-    for (const std::string& which : file_->list(group)) {
-      const std::string dataset = group + "/" + which;
-      NMOE_CHECK(which == "gate" || which == "up" || which == "down", bad_data, "{}: {} has no place", path_,
-                 dataset);
-      const std::vector<std::int64_t> shape = file_->info(dataset).shape;
-      NMOE_CHECK(shape.size() == 3 && shape[0] < max_num_experts, bad_data,
-                 "{}: {} has {} axes and not experts, out, in, or too many experts", path_, dataset,
-                 shape.size());
-      for (std::int64_t e = 0; e < shape[0]; ++e)
-        add(dataset, fmt::format("model.layers.{}.mlp.experts.{}.{}_proj.weight", layer, e + 1, which),
-            e * shape[1] * shape[2], std::span(shape).subspan(1));
-    }
+  void list_layer_dataset(const std::string& group, const std::string& name, int layer) {
+    const std::string dataset = group + "/" + name;
+    const auto* const known = std::find_if(layer_datasets.begin(), layer_datasets.end(),
+                                           [&](const LayerDataset& d) { return d.name == name; });
+    NMOE_CHECK(known != layer_datasets.end(), bad_data, "{}: {} has no place", path_, dataset);
+    const std::vector<std::int64_t> shape = file_->info(dataset).shape;
+    if (known->role == Role::router) return add(dataset, parameter_name(Role::router, layer), 0, shape);
+    NMOE_CHECK(shape.size() == 3 && shape[0] < max_num_experts, bad_data,
+               "{}: {} has {} axes and not experts, out, in, or too many experts", path_, dataset,
+               shape.size());
+    for (int e = 1; e <= shape[0]; ++e)
+      add(dataset, parameter_name(known->role, layer, e), (e - 1) * shape[1] * shape[2],
+          std::span(shape).subspan(1));
   }
 
   void add(const std::string& dataset, const std::string& name, std::int64_t first,
@@ -113,7 +113,7 @@ class CheckpointLister {
 bool is_derived(const std::string& name, const ModelConfig& config) {
   const bool rotary = name.starts_with("model.") && name.ends_with("rotary_emb.inv_freq");
   return (rotary && name.find('/') == std::string::npos) ||
-         (name == "lm_head.weight" && config.tie_word_embeddings);
+         (config.tie_word_embeddings && name == parameter_name(Role::head));
 }
 
 }  // namespace

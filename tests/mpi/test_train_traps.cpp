@@ -40,7 +40,7 @@ BOOST_AUTO_TEST_CASE(trap_16_all_tokens_to_one_expert_none_to_the_others,
                  .prepare =
                      [](model::Decoder& decoder) {
                        for (model::Parameter& p : decoder.parameters()) {
-                         if (p.is_router) p.value.zero();
+                         if (p.is_router()) p.value.zero();
                        }
                      },
                  .scales = {.lm = 0.02, .balancing = 0.01}});

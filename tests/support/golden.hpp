@@ -63,7 +63,7 @@ inline void load_weights(model::Decoder& decoder, const std::string& file) {
     const Shape stored = reader.entry(p.name).shape;
     Tensor whole(stored, p.value.dtype());
     reader.read(p.name, whole.view());
-    const ConstTensorView first = p.is_router ? whole.view().rows(0, p.shape[0]) : whole.view();
+    const ConstTensorView first = p.is_router() ? whole.view().rows(0, p.shape[0]) : whole.view();
     BOOST_REQUIRE_EQUAL(first.num_elements(), p.shape.num_elements());
     copy(p.value.view(), first, decoder.stream());
   }

@@ -98,9 +98,9 @@ BOOST_AUTO_TEST_CASE(checkpoints_that_do_not_fit) {
 }
 
 BOOST_AUTO_TEST_CASE(names_of_the_lineage) {
-  BOOST_TEST(model::adapter_name("model.layers.21.mlp.router.weight") ==
+  BOOST_TEST(model::adapter_name(model::Role::router, 21) ==
              "base_model.model.model.layers.21.mlp.moe_router_embedding.weight");
-  BOOST_TEST(model::adapter_name("model.layers.0.mlp.experts.5.gate_proj.weight") ==
+  BOOST_TEST(model::adapter_name(model::Role::gate, 0, 5) ==
              "base_model.model.model.layers.0.mlp.moe_experts.4.gate_proj.weight");
 }
 
@@ -112,7 +112,7 @@ BOOST_AUTO_TEST_CASE(an_adapter_gives_the_same_logits) {
   test::perturb(trained.decoder, 7, 0.1);
   model::TensorSources sources;
   for (const model::Parameter& p : trained.decoder.parameters()) {
-    if (!p.is_router && !p.is_new_expert()) continue;
+    if (p.is_dense()) continue;
     const auto* const data = static_cast<const char*>(p.value.view().raw());
     sources[p.name] = {{p.name, "F32", p.shape}, [data](std::int64_t begin, std::span<char> out) {
                          std::copy_n(data + begin, out.size(), out.data());
@@ -135,7 +135,7 @@ BOOST_AUTO_TEST_CASE(an_adapter_gives_the_same_logits) {
   test::LocalDecoder again(model::apply_checkpoint_config(dense, dir.path()), DType::float32,
                            model::TrainableSet::none, 99);
   for (model::Parameter& p : again.decoder.parameters())
-    if (!p.is_router && !p.is_new_expert())
+    if (p.is_dense())
       std::memcpy(p.value.view().raw(), trained.decoder.parameter(p.name).value.view().raw(),
                   static_cast<std::size_t>(p.value.view().num_bytes()));
   model::load_checkpoint_weights(again.decoder, dir.path());

@@ -8,9 +8,10 @@
 
 namespace nmoe::model {
 
-/// `model.layers.<l>.mlp.router.weight` and `.experts.<e>.` (e >= 1) under the lineage's names:
-/// `base_model.model.model.layers.<l>.mlp.moe_router_embedding.weight`, `.moe_experts.<e − 1>.`
-std::string adapter_name(const std::string& parameter_name);
+/// Returns the lineage's name of a router,
+/// `base_model.model.model.layers.<l>.mlp.moe_router_embedding.weight`, or of a new expert's weight,
+/// `.mlp.moe_experts.<e − 1>.{gate,up,down}_proj.weight`.
+std::string adapter_name(Role role, int layer, int expert = -1);
 
 /// An adapter as read: the base's config with its experts and top_k, its tensors under our names.
 struct Adapter {

@@ -19,6 +19,18 @@ struct AttentionWeights {
   Weight q, k, v, o;              // [H·d, D], [G·d, D], [G·d, D], [D, H·d]
   Weight q_bias, k_bias, v_bias;  // [H·d], [G·d], [G·d]; value {} when the model has none
 };
+/// Calls f(role, weight) for every weight of the layer's attention.
+template <typename F>
+void for_each_weight(AttentionWeights& weights, F&& f) {
+  f(Role::attention_norm, weights.norm);
+  f(Role::q_weight, weights.q);
+  f(Role::k_weight, weights.k);
+  f(Role::v_weight, weights.v);
+  f(Role::o_weight, weights.o);
+  f(Role::q_bias, weights.q_bias);
+  f(Role::k_bias, weights.k_bias);
+  f(Role::v_bias, weights.v_bias);
+}
 
 /// Positions and sequence cuts of the batch, shared by all layers.
 struct SequenceInfo {

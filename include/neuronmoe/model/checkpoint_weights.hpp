@@ -2,6 +2,7 @@
 // model.h5 of a checkpoint: everything the dense base does not have (routers and new experts, frozen or not),
 // anything else that trains, and the expert list. Written by train; read by train, analysis and evaluation,
 // on any number of ranks.
+#include <array>
 #include <functional>
 #include <span>
 #include <string>
@@ -18,8 +19,18 @@ inline constexpr std::string_view model_file_format = "neuronmoe-model";
 
 /// Whether a checkpoint holds the parameter: all but the frozen base.
 inline bool is_stored(const Parameter& p) {
-  return p.trainable || p.is_router || p.is_new_expert();
+  return p.trainable || !p.is_dense();
 }
+
+/// Datasets of a layer's group /model/layers/NN.
+struct LayerDataset {
+  Role role;
+  std::string_view name;
+};
+inline constexpr std::array<LayerDataset, 4> layer_datasets = {{{Role::router, "router"},
+                                                                {Role::gate, "experts/gate"},
+                                                                {Role::up, "experts/up"},
+                                                                {Role::down, "experts/down"}}};
 
 /// Where a parameter lives in model.h5: dataset name, its full shape, and the parameter's first element in
 /// it.

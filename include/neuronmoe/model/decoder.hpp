@@ -63,8 +63,9 @@ class Decoder {
   /// Sorted by name: the canonical order of files, norms and shards.
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
-  /// @throws Error(internal) if there is none of that name.
+  /// @throws Error(internal) if there is none of that name or role.
   Parameter& parameter(std::string_view name);
+  Parameter& parameter(Role role, int layer = -1, int expert = -1);
 
   /// Random dense weights, a pure function of (seed, name, element): N(0, 1/sqrt(fan_in)); o and down further
   /// divided by sqrt(2 L); embeddings N(0, 0.02); norms 1; biases 0.
@@ -138,8 +139,9 @@ class Decoder {
   void own_gradients();
   void place_experts();
   void bind_weights();
-  Weight weight_of(std::string_view name, int leaf = 0);
-  FeedForwardWeights expert_weights(const std::string& prefix, int leaf);
+  /// Returns {} for a role that the architecture does not have.
+  Weight weight_of(Role role, int layer = -1, int expert = -1, int leaf = 0);
+  FeedForwardWeights expert_weights(int layer, int expert = -1, int leaf = 0);
   /// The batch as kernels read it, on the stream's device; row_sample, which only observers read, stays on
   /// the host.
   struct Prepared {

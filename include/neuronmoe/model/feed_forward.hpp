@@ -9,6 +9,13 @@ namespace nmoe::model {
 struct FeedForwardWeights {
   Weight gate, up, down;  // [F, D], [F, D], [D, F]
 };
+/// Calls f(role, weight) for every weight of the network.
+template <typename F>
+void for_each_weight(FeedForwardWeights& weights, F&& f) {
+  f(Role::gate, weights.gate);
+  f(Role::up, weights.up);
+  f(Role::down, weights.down);
+}
 
 /// Outputs kept for backward, owned by the step's arena. h is not kept: backward recomputes it from gate and
 /// up.
