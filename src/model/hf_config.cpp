@@ -1,80 +1,20 @@
 // config.json of Hugging Face: read strictly, because a field that is passed over may change the numbers.
 #include <algorithm>
 #include <array>
-#include <nlohmann/json.hpp>
 #include <utility>
 
-#include "neuronmoe/base/error.hpp"
+#include "config_fields.hpp"
+#include "families.hpp"
 #include "neuronmoe/io/json_file.hpp"
-#include "neuronmoe/model/config.hpp"
 
 namespace nmoe::model {
 
 namespace {
 
-using nlohmann::json;
-
-// Far beyond any model, and small enough that no product of two extents overflows.
-constexpr std::int64_t max_layers = 1024, max_heads = 1 << 12, max_head_dim = 1 << 14, max_width = 1 << 20,
-                       max_positions = std::int64_t{1} << 31, max_vocabulary = 1 << 26;
-
-/// Reads fields of one config.json with messages that name file and field.
-class FieldReader {
- public:
-  FieldReader(std::string path, const json& object) : path_(std::move(path)), object_(object) {
-    NMOE_CHECK(object.is_object(), bad_data, "{}: expected a JSON object", path_);
-  }
-  std::int64_t integer(const char* key, std::int64_t min, std::int64_t max) const {
-    return check(key, required(key), min, max);
-  }
-  std::int64_t integer_or(const char* key, std::int64_t fallback, std::int64_t min, std::int64_t max) const {
-    return has(key) ? check(key, object_.at(key), min, max) : fallback;
-  }
-  double number(const char* key) const {
-    const json& value = required(key);
-    NMOE_CHECK(value.is_number() && value.get<double>() > 0.0, bad_data,
-               "{}: \"{}\" is {}, expected a positive number", path_, key, value.dump());
-    return value.get<double>();
-  }
-  double number_or(const char* key, double fallback) const { return has(key) ? number(key) : fallback; }
-  bool boolean_or(const char* key, bool fallback) const {
-    if (!has(key)) return fallback;
-    NMOE_CHECK(object_.at(key).is_boolean(), bad_data, "{}: \"{}\" is {}, expected true or false", path_, key,
-               object_.at(key).dump());
-    return object_.at(key).get<bool>();
-  }
-  std::string text(const char* key) const {
-    const json& value = required(key);
-    NMOE_CHECK(value.is_string(), bad_data, "{}: \"{}\" is {}, expected a string", path_, key, value.dump());
-    return value.get<std::string>();
-  }
-  std::string text_or(const char* key, const std::string& fallback) const {
-    return has(key) ? text(key) : fallback;
-  }
-  /// An id, or the first of a list of ids (Llama's instruct models name several ends); −1 if there is none.
-  std::int64_t token_id(const char* key, std::int64_t vocab_size) const {
-    if (!has(key)) return -1;
-    const json& value = object_.at(key);
-    if (value.is_array() && !value.empty()) return check(key, value.front(), 0, vocab_size - 1);
-    return check(key, value, 0, vocab_size - 1);
-  }
-  bool has(const char* key) const { return object_.contains(key) && !object_.at(key).is_null(); }
-  const json& required(const char* key) const {
-    NMOE_CHECK(has(key), bad_data, "{}: field \"{}\" is missing", path_, key);
-    return object_.at(key);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::int64_t check(const char* key, const json& value, std::int64_t min, std::int64_t max) const {
-    NMOE_CHECK(
-        value.is_number_integer() && value.get<std::int64_t>() >= min && value.get<std::int64_t>() <= max,
-        bad_data, "{}: \"{}\" is {}, expected an integer from {} to {}", path_, key, value.dump(), min, max);
-    return value.get<std::int64_t>();
-  }
-  std::string path_;
-  const json& object_;
-};
+/// transformers has two names for x * sigmoid(x).
+bool same_function(const json& a, const json& b) {
+  return a == "swish" && b == "silu";
+}
 
 /// Fields that change the numbers and are not implemented, with the one value at which they do not.
 void refuse_other_numbers(const FieldReader& fields) {
@@ -107,9 +47,10 @@ void refuse_other_numbers(const FieldReader& fields) {
       {"num_experts", nullptr},
   };
   for (const auto& [key, value] : neutral)
-    NMOE_CHECK(!fields.has(key) || fields.required(key) == value, bad_data,
-               "{}: \"{}\" is {:.80}, which is not supported{}", fields.path(), key,
-               fields.required(key).dump(), value.is_null() ? "" : fmt::format(", only {} is", value.dump()));
+    NMOE_CHECK(
+        !fields.has(key) || fields.required(key) == value || same_function(fields.required(key), value),
+        bad_data, "{}: \"{}\" is {:.80}, which is not supported{}", fields.path(), key,
+        fields.required(key).dump(), value.is_null() ? "" : fmt::format(", only {} is", value.dump()));
   if (!fields.has("layer_types")) return;
   const json& types = fields.required("layer_types");
   for (const json& type : types)
@@ -160,18 +101,6 @@ void read_rope(ModelConfig& config, const FieldReader& fields) {
              scaling.low_freq_factor, scaling.high_freq_factor);
 }
 
-void read_architecture(ModelConfig& config, const FieldReader& fields) {
-  config.model_type = fields.text("model_type");
-  NMOE_CHECK(config.model_type == "llama" || config.model_type == "qwen2", bad_data,
-             "{}: model_type \"{}\" is not supported; known are llama, qwen2", fields.path(),
-             config.model_type);
-  if (!fields.has("architectures")) return;
-  const json expected = {config.model_type == "qwen2" ? "Qwen2ForCausalLM" : "LlamaForCausalLM"};
-  NMOE_CHECK(fields.required("architectures") == expected, bad_data,
-             "{}: architectures {:.80} are not supported; a {} has {}", fields.path(),
-             fields.required("architectures").dump(), config.model_type, expected.dump());
-}
-
 void read_attention(ModelConfig& config, const FieldReader& fields) {
   config.num_attention_heads = static_cast<int>(fields.integer("num_attention_heads", 1, max_heads));
   config.num_key_value_heads =
@@ -186,10 +115,6 @@ void read_attention(ModelConfig& config, const FieldReader& fields) {
   NMOE_CHECK(config.num_attention_heads % config.num_key_value_heads == 0, bad_data,
              "{}: num_key_value_heads {} does not divide num_attention_heads {}", fields.path(),
              config.num_key_value_heads, config.num_attention_heads);
-  config.attention_bias = fields.boolean_or("attention_bias", config.model_type == "qwen2");
-  NMOE_CHECK(config.model_type == "qwen2" || !config.attention_bias, bad_data,
-             "{}: attention_bias is supported for qwen2 only (llama's would bias o_proj as well)",
-             fields.path());
 }
 
 }  // namespace
@@ -199,7 +124,8 @@ ModelConfig load_model_config(const std::string& path) {
   const json object = io::read_json(path, max_bytes);
   const FieldReader fields(path, object);
   ModelConfig config;
-  read_architecture(config, fields);
+  const Family& family = read_family(fields);
+  config.model_type = family.model_type;
   refuse_other_numbers(fields);
   config.vocab_size = fields.integer("vocab_size", 1, max_vocabulary);
   config.hidden_size = fields.integer("hidden_size", 1, max_width);
@@ -212,13 +138,15 @@ ModelConfig load_model_config(const std::string& path) {
   config.tie_word_embeddings = fields.boolean_or("tie_word_embeddings", false);
   config.bos_token_id = fields.token_id("bos_token_id", config.vocab_size);
   config.eos_token_id = fields.token_id("eos_token_id", config.vocab_size);
+  family.read(config, fields);
   config.num_experts.assign(static_cast<std::size_t>(config.num_layers), 1);
   return config;
 }
 
 std::string model_config_json(const ModelConfig& config) {
+  const Family& family = family_of(config);
   json object = {
-      {"architectures", {config.model_type == "qwen2" ? "Qwen2ForCausalLM" : "LlamaForCausalLM"}},
+      {"architectures", json::array({family.architecture})},
       {"model_type", config.model_type},
       {"hidden_act", "silu"},
       {"vocab_size", config.vocab_size},
@@ -232,8 +160,8 @@ std::string model_config_json(const ModelConfig& config) {
       {"rope_theta", config.rope_theta},
       {"rms_norm_eps", config.rms_norm_eps},
       {"tie_word_embeddings", config.tie_word_embeddings},
-      {"attention_bias", config.attention_bias},
   };
+  family.write(object, config);
   if (config.rope_scaling.type != "default") {
     const RopeScaling& s = config.rope_scaling;
     object["rope_scaling"] = {{"rope_type", s.type}, {"factor", s.factor}};

@@ -101,7 +101,7 @@ const RoleProperties& properties(Role role) {
 }
 
 std::string layer_prefix(int layer) {
-  return fmt::format("model.layers.{}.", layer);
+  return fmt::format("{}layers.{}.", base_prefix, layer);
 }
 
 std::string parameter_name(Role role, int layer, int expert) {

@@ -109,9 +109,17 @@ class CheckpointLister {
   TensorSources sources_;
 };
 
+/// Whether a file is of transformers' class without the head, which leaves the prefix of its names out.
+bool is_without_prefix(const io::SafetensorsReader& reader) {
+  const std::vector<std::string> names = reader.names();
+  return reader.contains(parameter_name(Role::embedding).substr(base_prefix.size())) &&
+         std::none_of(names.begin(), names.end(),
+                      [](const std::string& name) { return name.starts_with(base_prefix); });
+}
+
 /// Names that a file may have although no parameter is filled from them.
 bool is_derived(const std::string& name, const ModelConfig& config) {
-  const bool rotary = name.starts_with("model.") && name.ends_with("rotary_emb.inv_freq");
+  const bool rotary = name.starts_with(base_prefix) && name.ends_with("rotary_emb.inv_freq");
   return (rotary && name.find('/') == std::string::npos) ||
          (config.tie_word_embeddings && name == parameter_name(Role::head));
 }
@@ -121,11 +129,15 @@ bool is_derived(const std::string& name, const ModelConfig& config) {
 TensorSources dense_tensors(const std::string& directory) {
   if (fs::exists(fs::path(directory) / "model.h5")) return checkpoint_tensors(directory);
   const auto reader = std::make_shared<io::SafetensorsReader>(directory);
+  const std::string prefix(is_without_prefix(*reader) ? base_prefix : "");
   TensorSources sources;
-  for (const std::string& name : reader->names())
-    sources[name] = {reader->entry(name), [reader, name](std::int64_t begin, std::span<char> out) {
-                       reader->read_bytes(name, begin, out);
-                     }};
+  for (const std::string& name : reader->names()) {
+    io::SafetensorsEntry entry = reader->entry(name);
+    entry.name = prefix + name;
+    sources[entry.name] = {entry, [reader, name](std::int64_t begin, std::span<char> out) {
+                             reader->read_bytes(name, begin, out);
+                           }};
+  }
   return sources;
 }
 

@@ -173,6 +173,15 @@ def round_trips(work):
     check(json.loads((work / "half/config.json").read_text())["torch_dtype"] == "bfloat16", "to bfloat16: config.json says so")
 
 
+def without_head(work):
+    """A file of transformers' class without the head, whose names lack "model.": the same model."""
+    tensors = read_model(work / "tied-f32")
+    make_model(work / "base-class", {name.removeprefix("model."): t for name, t in tensors.items()},
+               config_json(rope_scaling=LLAMA3, architectures=["LlamaModel"]), 2)
+    run(1, "convert", work / "base-class", "--convert.to", "huggingface", "--output", work / "base-class-back")
+    check(read_model(work / "base-class-back") == tensors, "names without \"model.\" get it, the bytes are the same")
+
+
 def token_file(path):
     rng = np.random.default_rng(5)
     documents = [np.append(rng.integers(3, VOCAB, rng.integers(5, 40)), 2) for _ in range(80)]
@@ -308,6 +317,7 @@ def main():
     work = Path(tempfile.mkdtemp(prefix="nmoe-convert-"))
     try:
         round_trips(work)
+        without_head(work)
         adapters(work)
         refusals(work)
     finally:

@@ -5,6 +5,7 @@
 #include "neuronmoe/io/safetensors.hpp"
 #include "neuronmoe/model/config.hpp"
 #include "neuronmoe/model/hf_model.hpp"
+#include "support/golden.hpp"
 #include "support/temp_dir.hpp"
 #include "support/tiny_model.hpp"
 
@@ -67,6 +68,40 @@ BOOST_AUTO_TEST_CASE(what_is_read) {
                      {"use_sliding_window", false}, {"layer_types", {"full_attention", "full_attention"}}};
   BOOST_TEST(load(qwen).attention_bias);
   BOOST_TEST(!plain.attention_bias);
+}
+
+/// What transformers writes or reads in another way and computes alike.
+BOOST_AUTO_TEST_CASE(spellings_that_change_nothing) {
+  const std::string expected = model::model_config_json(load(json::object()));
+  const json changes[] = {{{"hidden_act", "swish"}},
+                          {{"architectures", {"LlamaModel"}}},
+                          {{"architectures", nullptr}},
+                          {{"sliding_window", nullptr}},
+                          {{"sliding_window", 8}},  // not a field of Llama
+                          {{"use_sliding_window", false}, {"sliding_window", 8}},
+                          {{"layer_types", nullptr}},
+                          {{"head_dim", nullptr}},
+                          {{"attention_bias", nullptr}},
+                          {{"partial_rotary_factor", 1}},
+                          {{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 500000.0}}}},
+                          {{"torch_dtype", "float16"}, {"_name_or_path", "somebody/something"}},
+                          {{"dtype", "bfloat16"}, {"transformers_version", "5.23.0"}},
+                          {{"pad_token_id", -1}, {"pretraining_tp", 1}, {"use_cache", true}}};
+  for (const json& change : changes)
+    BOOST_TEST(model::model_config_json(load(change)) == expected, change.dump());
+}
+
+/// Written and read again, the features of each family are the same, and so is the text.
+BOOST_AUTO_TEST_CASE(every_family_round_trips) {
+  for (const char* name : {"llama", "qwen"}) {
+    const model::ModelConfig config = model::load_model_config(test::golden_path(name) + "/config.json");
+    const test::TempDir dir;
+    test::write_bytes(dir / "config.json", model::model_config_json(config));
+    const model::ModelConfig again = model::load_model_config(dir / "config.json");
+    BOOST_TEST(model::model_config_json(again) == model::model_config_json(config));
+    BOOST_TEST(again.attention_bias == config.attention_bias);
+    BOOST_TEST(again.head_dim == config.head_dim);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(fields_that_would_change_the_numbers) {
@@ -163,4 +198,26 @@ BOOST_AUTO_TEST_CASE(weights_are_compared_before_anything_is_allocated) {
   shallower.num_layers = 1;
   BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"model.layers.1.", "no place"},
                                 [&] { model::require_dense_weights(shallower, dir.path()); }) == "");
+}
+
+/// transformers' class without the head leaves "model." out of every name; the head of a tied model is the
+/// embedding.
+BOOST_AUTO_TEST_CASE(weights_of_the_class_without_the_head) {
+  const test::TempDir dir;
+  test::LocalDecoder local(test::tiny_config({1, 1}), DType::float32, model::TrainableSet::none);
+  std::vector<io::NamedTensor> tensors;
+  for (const model::Parameter& p : local.decoder.parameters())
+    tensors.push_back({p.name.substr(model::base_prefix.size()), p.value.view()});
+  io::write_safetensors(dir / "model.safetensors", std::move(tensors));
+  test::LocalDecoder found(test::tiny_config({1, 1}), DType::float32, model::TrainableSet::none, 2);
+  model::require_dense_weights(found.decoder.config(), dir.path());
+  model::load_dense_weights(found.decoder, dir.path());
+  for (const model::Parameter& p : local.decoder.parameters())
+    BOOST_TEST(std::memcmp(found.decoder.parameter(p.name).value.view().raw(), p.value.view().raw(),
+                           static_cast<std::size_t>(p.value.view().num_bytes())) == 0,
+               p.name);
+  model::ModelConfig untied = found.decoder.config();
+  untied.tie_word_embeddings = false;
+  BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"lm_head.weight", "missing"},
+                                [&] { model::require_dense_weights(untied, dir.path()); }) == "");
 }

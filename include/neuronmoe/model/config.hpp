@@ -19,15 +19,16 @@ struct RopeScaling {
   std::int64_t original_max_position_embeddings = 8192;  ///< llama3
 };
 
-/// Llama or Qwen decoder. `num_experts` has one entry per layer, base included; all ones = dense.
+/// A decoder of any family. `num_experts` has one entry per layer, base included; all ones = dense.
 struct ModelConfig {
-  std::string model_type = "llama";  ///< llama | qwen2 (Qwen1.5 and Qwen2: bias on q, k, v)
+  std::string model_type = "llama";  ///< Hugging Face's name of the family, for files and messages only
   std::int64_t vocab_size = 0, hidden_size = 0, intermediate_size = 0;
   int num_layers = 0, num_attention_heads = 0, num_key_value_heads = 0, head_dim = 0;
   std::int64_t max_position_embeddings = 0;
   double rope_theta = 10000.0, rms_norm_eps = 1e-5;
   RopeScaling rope_scaling;
-  bool tie_word_embeddings = true, attention_bias = false;
+  bool tie_word_embeddings = true;
+  bool attention_bias = false;  ///< on q, k and v
   std::int64_t bos_token_id = -1, eos_token_id = -1;
   std::vector<int> num_experts;
   int top_k = 2;

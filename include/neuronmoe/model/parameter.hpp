@@ -51,6 +51,8 @@ struct RoleProperties {
 };
 const RoleProperties& properties(Role role);
 
+/// Prefix of every name but the head's.
+inline constexpr std::string_view base_prefix = "model.";
 /// Returns the prefix of everything in a layer: `model.layers.<l>.`
 std::string layer_prefix(int layer);
 /// Returns the name of a parameter, Hugging Face's; router: `model.layers.<l>.mlp.router.weight`; new expert
