@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Makes tests/golden/{llama,qwen,moe} and tests/golden/reference.json: what PyTorch and transformers compute on tiny
+"""Makes tests/golden/{llama,qwen,mistral,qwen3,moe} and tests/golden/reference.json: what PyTorch and transformers compute on tiny
 random models, for tests/unit/test_golden_*.cpp and tests/mpi/test_golden_train.cpp. Run by hand, never in CI:
 
     python3 -m venv venv && venv/bin/pip install torch transformers
-    venv/bin/python tools/make_golden.py [--output tests/golden]
+    venv/bin/python tools/make_golden.py [--output tests/golden] [--only mistral qwen3]
 
+`--only` makes dense models again, or new ones, and leaves the rest of the files as they are.
 Everything is computed in float64 from float32 weights unless it says otherwise, so the oracle's own error is not that
 of the program under test. (transformers keeps RMSNorm and the rotary angles in float32 even then; `float32_error` in
 the file, the distance of a whole float32 run, bounds what that can do.) The seeds are in the file; two runs with the
@@ -17,7 +18,8 @@ import pathlib
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+                          Qwen3Config, Qwen3ForCausalLM)
 
 import golden_moe as gm
 
@@ -32,6 +34,19 @@ LLAMA = dict(vocab_size=96, hidden_size=32, intermediate_size=40, num_hidden_lay
 QWEN = dict(vocab_size=96, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=4, max_position_embeddings=32768, rms_norm_eps=1e-6, rope_theta=1000000.0,
             tie_word_embeddings=False, use_sliding_window=False, bos_token_id=1, eos_token_id=EOS, hidden_act="silu")
+MISTRAL = dict(vocab_size=96, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+               num_key_value_heads=2, max_position_embeddings=32768, rms_norm_eps=1e-5, rope_theta=1000000.0,
+               tie_word_embeddings=False, sliding_window=None, bos_token_id=1, eos_token_id=EOS, hidden_act="silu")
+QWEN3 = dict(vocab_size=96, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, head_dim=16, max_position_embeddings=40960, rms_norm_eps=1e-6, rope_theta=1000000.0,
+             tie_word_embeddings=True, attention_bias=False, use_sliding_window=False, sliding_window=None,
+             bos_token_id=1, eos_token_id=EOS, hidden_act="silu")
+DENSE = {  # folder: what dense_case takes
+    "llama": (LLAMA, LlamaConfig, LlamaForCausalLM),
+    "qwen": (QWEN, Qwen2Config, Qwen2ForCausalLM),
+    "mistral": (MISTRAL, MistralConfig, MistralForCausalLM),
+    "qwen3": (QWEN3, Qwen3Config, Qwen3ForCausalLM),
+}
 MOE = dict(vocab_size=64, hidden_size=32, intermediate_size=24, num_hidden_layers=4, num_attention_heads=4,
            num_key_value_heads=2, head_dim=8, max_position_embeddings=64, rms_norm_eps=1e-5, rope_theta=10000.0,
            tie_word_embeddings=True, attention_bias=False, bos_token_id=1, eos_token_id=EOS, hidden_act="silu",
@@ -75,7 +90,7 @@ def labels_of(ids, generator):
 
 # ---- dense models, by transformers --------------------------------------------------------------------------------
 
-def dense_case(folder, settings, config_class, model_class, kind):
+def dense_case(folder, settings, config_class, model_class):
     generator = torch.Generator().manual_seed(DENSE_SEED)
     config = config_class(**settings)
     model = model_class(config)
@@ -83,7 +98,7 @@ def dense_case(folder, settings, config_class, model_class, kind):
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors({n: p for n, p in model.named_parameters()}), folder / "model.safetensors", {"format": "pt"})
     # transformers 5 writes rope_parameters; model hubs hold this form
-    text = dict(settings, model_type=kind, architectures=[model_class.__name__], torch_dtype="float32")
+    text = dict(settings, model_type=config_class.model_type, architectures=[model_class.__name__], torch_dtype="float32")
     (folder / "config.json").write_text(json.dumps(text, indent=1) + "\n")
     ids = torch.randint(3, settings["vocab_size"], (2, 48), generator=generator)
     labels = labels_of(ids, generator)
@@ -276,16 +291,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default=pathlib.Path(__file__).resolve().parent.parent / "tests/golden",
                         type=pathlib.Path)
-    output = parser.parse_args().output
+    parser.add_argument("--only", nargs="+", choices=DENSE, metavar="MODEL")
+    args = parser.parse_args()
+    output = args.output
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     result = dict(made_by="tools/make_golden.py", torch=torch.__version__, transformers=transformers.__version__,
                   seeds=dict(dense=DENSE_SEED, moe=MOE_SEED, data=DATA_SEED))
-    result["llama"] = dense_case(output / "llama", LLAMA, LlamaConfig, LlamaForCausalLM, "llama")
-    result["qwen"] = dense_case(output / "qwen", QWEN, Qwen2Config, Qwen2ForCausalLM, "qwen2")
-    state = moe_weights(output / "moe")
-    result["moe"] = dict(num_experts=EXPERTS, step=step_cases(output / "moe", state),
-                         train=trajectories(output / "moe", state), exact=exact_model(output / "moe"))
+    if args.only:
+        versions = {name: result[name] for name in ("torch", "transformers")}
+        result = json.loads((output / "reference.json").read_text())
+    for name in args.only or DENSE:
+        result[name] = dense_case(output / name, *DENSE[name])
+        if args.only:
+            result[name] |= versions
+    if not args.only:
+        state = moe_weights(output / "moe")
+        result["moe"] = dict(num_experts=EXPERTS, step=step_cases(output / "moe", state),
+                             train=trajectories(output / "moe", state), exact=exact_model(output / "moe"))
     (output / "reference.json").write_text(json.dumps(result) + "\n")
     size = sum(f.stat().st_size for f in output.rglob("*") if f.is_file())
     print(f"{output}: {size / 1e6:.2f} MB")

@@ -27,9 +27,29 @@ void read_qwen2(ModelConfig& config, const FieldReader& fields) {
   config.attention_bias = fields.boolean_or("attention_bias", true);
 }
 
+/// Mistral without a window. One that holds every position masks nothing.
+void read_mistral(ModelConfig& config, const FieldReader& fields) {
+  refuse_attention_bias(config, fields);
+  const std::int64_t all = config.max_position_embeddings;
+  const std::int64_t window = fields.integer_or("sliding_window", all, 1, max_positions);
+  NMOE_CHECK(
+      window >= all, bad_data,
+      "{}: \"sliding_window\" is {}, below \"max_position_embeddings\" {}, which is not supported; only "
+      "null, or a window of all positions, is",
+      fields.path(), window, all);
+}
+
+void write_mistral(json& object, const ModelConfig&) {
+  object["sliding_window"] = nullptr;
+}
+
+constexpr const char* mistral_required[] = {"num_key_value_heads", "max_position_embeddings",
+                                            "sliding_window"};
+
 constexpr Family families[] = {
     {"llama", "LlamaForCausalLM", "LlamaModel", {}, refuse_attention_bias, write_attention_bias},
     {"qwen2", "Qwen2ForCausalLM", "Qwen2Model", {}, read_qwen2, write_attention_bias},
+    {"mistral", "MistralForCausalLM", "MistralModel", mistral_required, read_mistral, write_mistral},
 };
 
 const Family* find_family(std::string_view model_type) {

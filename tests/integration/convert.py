@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 MPIEXEC, BINARY = sys.argv[1], sys.argv[2]
+TOKENIZER = Path(__file__).resolve().parent.parent / "golden/tiny_spm.model"
 HIDDEN, WIDE, VOCAB, LAYERS = 16, 24, 64, 3
 NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 failures = []
@@ -120,6 +121,7 @@ def make_model(path, tensors, config, num_shards=1):
 
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32}
+MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None, "tie_word_embeddings": False}
 QWEN = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": False,
         "max_window_layers": 2, "tie_word_embeddings": False}
 
@@ -132,6 +134,7 @@ def round_trips(work):
         "untied-f16": (dense_shapes(False, True, head_dim=4, kv=2),  "F16",
                        config_json(tie_word_embeddings=False, head_dim=4, num_key_value_heads=2, rope_scaling=None), 5),
         "qwen-bias-f32": (dense_shapes(True, True), "F32", config_json(**QWEN), 2),
+        "mistral-f32": (dense_shapes(False, True), "F32", config_json(**MISTRAL), 1),
         "transformers-5-bf16": (dense_shapes(False, False), "BF16",
                                 config_json(rope_parameters={**LLAMA3, "rope_theta": 5e5}, rope_theta=None, dtype="bfloat16",
                                             eos_token_id=[2, 3], layer_types=["full_attention"] * LAYERS), 1),
@@ -182,6 +185,29 @@ def without_head(work):
     check(read_model(work / "base-class-back") == tensors, "names without \"model.\" get it, the bytes are the same")
 
 
+def families(work):
+    """Both stages and pretraining of families beside Llama: the same bits on one rank and on two."""
+    tokens = work / "family-tokens.h5"
+    token_file(tokens)
+    (work / "two.cfg").write_text("ADA_MOE_NUM_EXPERTS_LIST=2,1,3\n")
+    common = ["--tokens", tokens, "--train.seq_length", "16", "--train.global_batch_size", "4", "--train.micro_batch_size", "2",
+              "--train.learning_rate", "0.01", "--train.steps", "3"]
+    for name in ("mistral-f32",):
+        runs = {}
+        for ranks in (1, 2):
+            first, second, base = (work / f"{name}-{kind}{ranks}" for kind in ("s1", "s2", "base"))
+            run(ranks, "train", "--stage", "1", "--experts", work / "two.cfg", "--model", work / name, *common, "--output", first)
+            run(ranks, "train", "--stage", "2", "--model", work / name, "--train.init_from", first, *common, "--output", second)
+            run(ranks, "pretrain", "--pretrain.model_config", work / name / "config.json", "--pretrain.tokenizer", TOKENIZER,
+                *common, "--output", base)
+            runs[ranks] = [losses(d) for d in (first, second, base / "checkpoints")] + [read_model(base)]
+            runs[ranks] += [(next(d.glob("step_*")) / "model.h5").read_bytes() for d in (first, second)]
+        check(runs[1] == runs[2], f"{name}: stages 1 and 2 and pretraining give the same bits on 1 and 2 ranks")
+        given, written = (json.loads((d / "config.json").read_text()) for d in (work / name, work / f"{name}-base1"))
+        different = {k for k in written if k in given and written[k] != given[k]}
+        check(not different, f"{name}: config.json of pretraining is that of the family; not equal: {different}")
+
+
 def token_file(path):
     rng = np.random.default_rng(5)
     documents = [np.append(rng.integers(3, VOCAB, rng.integers(5, 40)), 2) for _ in range(80)]
@@ -191,7 +217,7 @@ def token_file(path):
         f["doc/lang"] = (np.arange(80) % 2).astype("u2")
         f["doc/mark"] = (np.arange(80) % 2).astype("u1")
         f["languages"] = np.array([b"el", b"en"], dtype="S2")
-        for key, value in {"format": "neuronmoe-tokens", "tokenizer_sha256": "00", "inputs_sha256": "00"}.items():
+        for key, value in {"format": "neuronmoe-tokens", "tokenizer_sha256": hashlib.sha256(TOKENIZER.read_bytes()).hexdigest(), "inputs_sha256": "00"}.items():
             f.attrs.create(key, np.bytes_(value.encode()))
         for key, value in {"format_version": 1, "vocab_size": VOCAB, "eos_id": 2, "complete": 1}.items():
             f.attrs.create(key, value, dtype="i8")
@@ -318,6 +344,7 @@ def main():
     try:
         round_trips(work)
         without_head(work)
+        families(work)
         adapters(work)
         refusals(work)
     finally:

@@ -1,4 +1,4 @@
-// Dense Llama and Qwen2 models against transformers: logits, loss and every gradient; and the upcycled model
+// Dense models of every family against transformers: logits, loss and every gradient; and the upcycled model
 // at step 0 against its dense base (METHOD 5).
 #include "neuronmoe/model/hf_model.hpp"
 #include "support/golden.hpp"
@@ -80,15 +80,18 @@ BOOST_AUTO_TEST_CASE(qwen_with_biases_and_untied_head) {
   check_float32("qwen");
 }
 
+BOOST_AUTO_TEST_CASE(mistral_without_a_window) {
+  check_float32("mistral");
+}
+
 BOOST_AUTO_TEST_CASE(bfloat16_models) {
-  check_bfloat16("llama");
-  check_bfloat16("qwen");
+  for (const char* name : {"llama", "qwen", "mistral"}) check_bfloat16(name);
 }
 
 // Copies of the base weighted with 1 in total: only the rounding of the weights and of the sum differs, a few
 // times 2^-24.
 BOOST_AUTO_TEST_CASE(an_upcycled_model_gives_the_logits_of_transformers_and_its_base) {
-  for (const std::string name : {"llama", "qwen"}) {
+  for (const std::string name : {"llama", "qwen", "mistral"}) {
     GoldenModel dense(name, DType::float32, TrainableSet::none);
     const Tensor expected = dense.local.decoder.logits(dense.builder.batch());
     for (const int top_k : {2, 6}) {

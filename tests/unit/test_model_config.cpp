@@ -91,9 +91,21 @@ BOOST_AUTO_TEST_CASE(spellings_that_change_nothing) {
     BOOST_TEST(model::model_config_json(load(change)) == expected, change.dump());
 }
 
+BOOST_AUTO_TEST_CASE(mistral_with_a_window_is_refused) {
+  json mistral = {{"model_type", "mistral"}, {"architectures", {"MistralForCausalLM"}}};
+  BOOST_TEST(refused(mistral, {"sliding_window", "missing"}) == "");  // transformers would take 4096
+  for (const json& all : {json(nullptr), json(128), json(4096)})
+    BOOST_TEST(load(with(mistral, "sliding_window", all)).model_type == "mistral");
+  BOOST_TEST(refused(with(mistral, "sliding_window", 127), {"sliding_window", "127", "128"}) == "");
+  mistral["sliding_window"] = nullptr;
+  BOOST_TEST(refused(with(mistral, "attention_bias", true), {"attention_bias", "mistral"}) == "");
+  BOOST_TEST(refused(with(mistral, "architectures", {"LlamaForCausalLM"}), {"MistralForCausalLM"}) == "");
+  BOOST_TEST(refused({{"model_type", "gemma"}}, {"gemma", "llama, qwen2, mistral"}) == "");
+}
+
 /// Written and read again, the features of each family are the same, and so is the text.
 BOOST_AUTO_TEST_CASE(every_family_round_trips) {
-  for (const char* name : {"llama", "qwen"}) {
+  for (const char* name : {"llama", "qwen", "mistral"}) {
     const model::ModelConfig config = model::load_model_config(test::golden_path(name) + "/config.json");
     const test::TempDir dir;
     test::write_bytes(dir / "config.json", model::model_config_json(config));
@@ -126,7 +138,7 @@ BOOST_AUTO_TEST_CASE(fields_that_would_change_the_numbers) {
       {"is_encoder_decoder", true},
       {"auto_map", {{"AutoConfig", "x.Config"}}},
       {"quantization_config", {{"bits", 4}}},
-      {"model_type", "mistral"},
+      {"model_type", "gemma"},
       {"architectures", {"LlamaForSequenceClassification"}},
       {"layer_types", {"full_attention", "sliding_attention"}},
   };
