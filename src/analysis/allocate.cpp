@@ -6,10 +6,10 @@
 
 #include <algorithm>
 
+#include "neuronmoe/analysis/compare_parameters.hpp"
 #include "neuronmoe/analysis/counts_csv.hpp"
 #include "neuronmoe/analysis/layer_sizes.hpp"
 #include "neuronmoe/analysis/neuron_file.hpp"
-#include "neuronmoe/analysis/parameter_count.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
@@ -114,9 +114,9 @@ Allocation allocate_from_files(const AllocationConfig& config,
              config.counts);
   Allocation allocation = allocate(config, model);
   if (!model) return allocation;
-  const auto counts = count_parameters(*model, allocation.num_experts);
+  const auto counts = model::count_parameters(*model, allocation.num_experts);
   const std::vector<int> uniform(allocation.num_experts.size(), config.experts);
-  for (auto& line : compare_parameters(counts, count_parameters(*model, uniform),
+  for (auto& line : compare_parameters(counts, model::count_parameters(*model, uniform),
                                        fmt::format("uniform {}", config.experts)))
     allocation.reasons.push_back(std::move(line));
   return allocation;

@@ -7,8 +7,8 @@
 
 #include "neuronmoe/analysis/allocate.hpp"
 #include "neuronmoe/analysis/layer_sizes.hpp"
-#include "neuronmoe/analysis/parameter_count.hpp"
 #include "neuronmoe/base/error.hpp"
+#include "neuronmoe/model/parameter_count.hpp"
 
 namespace nmoe::analysis {
 namespace {
@@ -97,8 +97,8 @@ std::string row(const Setting& setting, const CountRule& rule, const LayerSizes&
   line += fmt::format("{},{},{},", allocation.total(), moe_layers,
                       allocation.total() - static_cast<int>(allocation.num_experts.size()));
   if (model) {
-    const auto count = count_parameters(*model, allocation.num_experts);
-    line += fmt::format("{},{},{},", count.new_parameters(), count.total(), count.active);
+    const auto count = model::count_parameters(*model, allocation.num_experts);
+    line += fmt::format("{},{},{},", count.in_new_experts, count.total(), count.active);
   } else {
     line += ",,,";
   }

@@ -18,6 +18,7 @@ train::PlanInput input_of(const AppConfig& config) {
   train::PlanInput input;
   input.model = model::load_model_config(model.ends_with(".json") ? model : model + "/config.json");
   input.model.top_k = config.train.top_k;
+  input.model.release_router = config.train.router_compat == "release";
   input.config = config.train;
   input.num_ranks = config.machine.nodes * config.machine.gpus_per_node;
   if (config.run.experts.empty()) {

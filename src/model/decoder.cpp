@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "decoder_buffers.hpp"
 #include "neuronmoe/model/lm_head.hpp"
 #include "neuronmoe/ops/linear.hpp"
 #include "neuronmoe/ops/transformer.hpp"
@@ -78,58 +79,59 @@ Decoder::Prepared Decoder::prepare(const Batch& batch) {
     }
   }
   rope_.reserve(longest, stream_);
-  const auto staged = [&](ConstTensorView host) {
-    if (!host || stream_.device() == Device::cpu) return host;
-    TensorView there = memory_.saved.take(host.shape(), host.dtype());
+  const bool staged = stream_.device() != Device::cpu;
+  if (staged) check_ids(batch.ids, config_.vocab_size);  // kernels do not look
+  const auto on_device =
+      take_buffers<BatchBuffers>(memory_, FrameSizes{config_, num_tokens, dtype_},
+                                 BatchParts{bool(batch.labels), bool(batch.old_mask), staged});
+  copy(on_device.positions, ConstTensorView(positions.data(), DType::int32, {num_tokens}), stream_);
+  const auto read_from = [&](TensorView there, ConstTensorView host) {
+    if (!there) return host;
     copy(there, host, stream_);
     return ConstTensorView(there);
   };
-  if (stream_.device() != Device::cpu) check_ids(batch.ids, config_.vocab_size);  // kernels do not look
-  TensorView on_device = memory_.saved.take({num_tokens}, DType::int32);
-  copy(on_device, ConstTensorView(positions.data(), DType::int32, {num_tokens}), stream_);
-  Prepared prepared{batch, {on_device, batch.offsets, batch.row_sample}};
-  prepared.batch.ids = staged(batch.ids);
-  prepared.batch.labels = staged(batch.labels);
-  prepared.batch.old_mask = staged(batch.old_mask);
+  Prepared prepared{batch, {on_device.positions, batch.offsets, batch.row_sample}};
+  prepared.batch.ids = read_from(on_device.ids, batch.ids);
+  prepared.batch.labels = read_from(on_device.labels, batch.labels);
+  prepared.batch.old_mask = read_from(on_device.old_mask, batch.old_mask);
   return prepared;
 }
 
-ResidualStream Decoder::layer_forward(int l, TensorView y, const ResidualStream& in,
-                                      const SequenceInfo& sequence, ActivationObserver* observer) {
+LayerPass Decoder::layer_pass(int l, std::int64_t num_tokens, ActivationObserver* observer) {
+  return {{config_, plan_.layers[static_cast<std::size_t>(l)], l, num_tokens, dtype_},
+          memory_,
+          observer,
+          stream_};
+}
+
+ResidualStream Decoder::layer_forward(TensorView y, const ResidualStream& in, const SequenceInfo& sequence,
+                                      const LayerPass& pass) {
+  const int l = pass.sizes.layer;
   const LayerWeights& w = layers_[static_cast<std::size_t>(l)];
-  const LayerPlan& plan = plan_.layers[static_cast<std::size_t>(l)];
   LayerSaved& saved = saved_[static_cast<std::size_t>(l)];
   saved = LayerSaved{};
   const ScratchScope scope(memory_.scratch);
-  const std::int64_t num_tokens = y.dim(0);
-  saved.x_mid = memory_.saved.take(y.shape(), dtype_);
-  saved.inv_rms = memory_.saved.take({num_tokens}, accumulator_of(dtype_));
+  saved.middle = take_buffers<MiddleSaved>(memory_, pass.sizes);
+  const auto [x_mid, inv_rms] = saved.middle;
   {
     const ScratchScope attention(memory_.scratch);
-    AttentionLayer(l, config_)
-        .forward(saved.x_mid, in, sequence, w.attention, saved.attention, rope_, plan, memory_, observer,
-                 stream_);
+    AttentionLayer(w.attention, rope_).forward(x_mid, in, sequence, saved.attention, pass);
   }
-  const TensorView hn = memory_.scratch.take(y.shape(), dtype_);
-  norm_residual(hn, saved.inv_rms, {saved.x_mid, in.x}, w.mlp_norm.value, config_.rms_norm_eps, stream_);
-  const auto offer = [&](Projection projection, ConstTensorView values) {
-    const ActivationSite site{l, projection, -1};
-    if (observer != nullptr && observer->wants(site)) observer->observe(site, values, sequence.row_sample);
-  };
-  offer(Projection::mlp_input, hn);
+  const auto [hn] = take_buffers<NormedInput>(memory_, pass.sizes);
+  norm_residual(hn, inv_rms, {x_mid, in.x}, w.mlp_norm.value, config_.rms_norm_eps, stream_);
+  pass.offer(Projection::mlp_input, -1, hn, sequence.row_sample);
   if (config_.is_moe(l)) {
-    MoeLayer(l, config_, group_)
-        .forward(y, hn, sequence.row_sample, w.moe, saved.moe, plan, memory_, observer, stream_);
+    MoeLayer(group_, w.moe).forward(y, hn, sequence.row_sample, saved.moe, pass);
   } else {
-    const Shape wide{num_tokens, config_.intermediate_size};
-    Arena& kept = plan.keeps_base_mlp() ? memory_.saved : memory_.scratch;
-    saved.mlp = {hn, kept.take(wide, dtype_), kept.take(wide, dtype_)};
-    feed_forward_forward(y, saved.mlp, memory_.scratch.take(wide, dtype_), w.mlp, stream_);
-    offer(Projection::gate, saved.mlp.gate);
-    offer(Projection::up, saved.mlp.up);
-    offer(Projection::down, y);
+    const FeedForwardSizes sizes = dense_sizes(pass.sizes);
+    saved.mlp = take_buffers<FeedForwardSaved>(memory_, sizes);
+    saved.mlp.x = hn;
+    feed_forward_forward(y, saved.mlp, take_buffers<FeedForwardHidden>(memory_, sizes).h, w.mlp, stream_);
+    pass.offer(Projection::gate, -1, saved.mlp.gate, sequence.row_sample);
+    pass.offer(Projection::up, -1, saved.mlp.up, sequence.row_sample);
+    pass.offer(Projection::down, -1, y, sequence.row_sample);
   }
-  return {y, saved.x_mid};
+  return {y, x_mid};
 }
 
 ResidualStream Decoder::run_layers(const Batch& batch, const SequenceInfo& sequence,
@@ -137,25 +139,28 @@ ResidualStream Decoder::run_layers(const Batch& batch, const SequenceInfo& seque
   std::optional<HostObserver> on_host;
   if (observer != nullptr && stream_.device() != Device::cpu && !observer->takes_device_values())
     observer = &on_host.emplace(*observer, stream_);
-  const Shape shape{batch.num_tokens(), config_.hidden_size};
   Arena& kept = memory_.saved;
-  ResidualStream in{kept.take(shape, dtype_), {}};
+  const auto take_stream = [&] {
+    return take_buffers<StreamBuffer>(memory_, FrameSizes{config_, batch.num_tokens(), dtype_}).x;
+  };
+  ResidualStream in{take_stream(), {}};
   // Two buffers take turns below the lowest layer that trains; above it every layer's output is kept.
-  TensorView other = training && plan_.lowest_layer == 0 ? TensorView() : kept.take(shape, dtype_);
+  TensorView other = training && plan_.lowest_layer == 0 ? TensorView() : take_stream();
   weights_needed(plan_.embedding_segment());
   ops::embedding_forward(in.x, batch.ids, embedding_.value, stream_);
   for (int l = 0; l < config_.num_layers; ++l) {
     weights_needed(plan_.segment_of_layer(l));
+    const LayerPass pass = layer_pass(l, batch.num_tokens(), observer);
     const Arena::Mark mark = kept.mark();
     if (training && l >= plan_.lowest_layer) {
       const std::int64_t before = kept.in_use_bytes();
-      in = layer_forward(l, kept.take(shape, dtype_), in, sequence, observer);
+      in = layer_forward(take_stream(), in, sequence, pass);
       saved_bytes_[static_cast<std::size_t>(l)] = kept.in_use_bytes() - before;
     } else {
       // Of this layer only what is pending is read again: its memory is used for the next one, which gives
       // the place of the pending tensor to one of its own that it writes after the norm has read that.
       const TensorView before = in.x;
-      in = layer_forward(l, other, in, sequence, observer);
+      in = layer_forward(other, in, sequence, pass);
       other = before;
       if (l + 1 < config_.num_layers) kept.rewind(mark);
     }
@@ -185,38 +190,30 @@ std::int64_t Decoder::gradient_bytes() const {
   return bytes;
 }
 
-void Decoder::layer_backward(int l, TensorView dx, const SequenceInfo& sequence, const Batch& batch,
-                             const AuxLossScales& scales, const AuxLosses& losses) {
+void Decoder::layer_backward(TensorView dx, const SequenceInfo& sequence, const RouterLosses& losses,
+                             const LayerPass& pass) {
+  const int l = pass.sizes.layer;
+  const LayerPlan& plan = pass.plan();
   const LayerWeights& w = layers_[static_cast<std::size_t>(l)];
-  const LayerPlan& plan = plan_.layers[static_cast<std::size_t>(l)];
   LayerSaved& saved = saved_[static_cast<std::size_t>(l)];
+  const auto [x_mid, inv_rms] = saved.middle;
   {
-    Arena& scratch = memory_.scratch;
-    const ScratchScope scope(scratch);
-    TensorView dhn = plan.mlp_input ? scratch.take(dx.shape(), dtype_) : TensorView(), hn;
-    if (config_.is_moe(l) || plan.base_mlp_weights) {  // the normed input was not kept: norm again
-      hn = scratch.take(dx.shape(), dtype_);
-      ops::rms_norm_forward(hn, saved.inv_rms, saved.x_mid, w.mlp_norm.value, config_.rms_norm_eps, stream_);
-    }
+    const ScratchScope scope(memory_.scratch);
+    const auto [dhn, hn] = take_buffers<MlpBackwardScratch>(memory_, pass.sizes);
+    if (hn)  // the normed input was not kept: norm again
+      ops::rms_norm_forward(hn, inv_rms, x_mid, w.mlp_norm.value, config_.rms_norm_eps, stream_);
     if (config_.is_moe(l)) {
-      MoeLayer(l, config_, group_)
-          .backward(dhn, dx, hn, batch.old_mask, w.moe, saved.moe, scales, losses, plan, memory_, stream_);
-    } else if (plan.mlp_input || plan.base_mlp_weights) {
-      const Shape wide{dx.dim(0), config_.intermediate_size};
-      const FeedForwardScratch buffers{scratch.take(wide, dtype_), scratch.take(wide, dtype_),
-                                       scratch.take(wide, dtype_), scratch.take(wide, dtype_)};
+      MoeLayer(group_, w.moe).backward(dhn, dx, hn, saved.moe, losses, pass);
+    } else if (plan.keeps_base_mlp()) {
       saved.mlp.x = hn;
+      const auto buffers = take_buffers<FeedForwardScratch>(memory_, dense_sizes(pass.sizes));
       feed_forward_backward(dhn, false, dx, saved.mlp, buffers, w.mlp, stream_);
     }
-    if (plan.mlp_input) {
-      ops::rms_norm_backward(dx, w.mlp_norm.grad, dhn, saved.x_mid, w.mlp_norm.value, saved.inv_rms, true,
-                             stream_);
-    }
+    if (plan.mlp_input)
+      ops::rms_norm_backward(dx, w.mlp_norm.grad, dhn, x_mid, w.mlp_norm.value, inv_rms, true, stream_);
   }
-  if (plan.layer_input || plan.attention_weights) {
-    AttentionLayer(l, config_)
-        .backward(dx, sequence, w.attention, saved.attention, rope_, plan, memory_.scratch, stream_);
-  }
+  if (plan.keeps_attention())
+    AttentionLayer(w.attention, rope_).backward(dx, sequence, saved.attention, pass);
 }
 
 Losses Decoder::forward_backward(const Batch& host_batch, const LossScales& scales,
@@ -229,30 +226,29 @@ Losses Decoder::forward_backward(const Batch& host_batch, const LossScales& scal
     statistics = balancing_statistics(batch);
     sum_statistics(statistics);
   }
-  const std::int64_t num_tokens = batch.num_tokens();
-  const DType acc = accumulator_of(dtype_);
-  Arena& scratch = memory_.scratch;
-  const std::int64_t num_old = count_old(host_batch);
-  TensorView token_losses = memory_.saved.take({num_tokens}, acc);
-  TensorView aux_losses = memory_.saved.take({config_.num_layers, 2}, DType::float64);
-  zero(aux_losses, stream_);
-  TensorView dx = scratch.take(out.x.shape(), dtype_);
+  const FrameSizes frame{config_, batch.num_tokens(), dtype_};
+  const auto [token_losses, auxiliary, dx] = take_buffers<LossBuffers>(memory_, frame);
+  zero(auxiliary, stream_);
+  const AuxiliaryInput losses{scales, count_old(host_batch), std::move(statistics), auxiliary,
+                              batch.old_mask};
   begin_segment(0);
   {
-    const ScratchScope scope(scratch);
-    TensorView xf = scratch.take(out.x.shape(), dtype_), inv_rms = scratch.take({num_tokens}, acc);
-    TensorView dxf = scratch.take(out.x.shape(), dtype_);
+    const ScratchScope scope(memory_.scratch);
+    const auto [xf, inv_rms, dxf] = take_buffers<HeadScratch>(memory_, frame);
+    const auto [logits] =
+        take_buffers<LmHeadScratch>(memory_, batch.num_tokens(), config_.vocab_size, dtype_);
     final_norm(xf, inv_rms, out);
     ops::fill(dxf, 0.0, stream_);
-    lm_head_loss(token_losses, dxf, xf, head_, batch.labels, scales.lm, scratch, stream_);
+    lm_head_loss(token_losses, dxf, {xf, batch.labels, scales.lm}, head_, logits, stream_);
     ops::rms_norm_backward(dx, final_norm_.grad, dxf, out.x, final_norm_.value, inv_rms, false, stream_);
   }
   gradients_ready(0);
   for (int l = config_.num_layers - 1; l >= plan_.lowest_layer; --l) {
     begin_segment(plan_.segment_of_layer(l));
-    const TensorView of_layer = aux_losses.rows(l, 1).reshape({2});
-    layer_backward(l, dx, sequence, batch, layer_scales(l, scales, num_old, statistics),
-                   {of_layer.rows(0, 1), of_layer.rows(1, 1)});
+    LayerPass pass = layer_pass(l, batch.num_tokens(), nullptr);
+    pass.sizes.router_losses = has_auxiliary_loss(scales);
+    pass.sizes.global_balancing = sum_statistics && scales.balancing != 0.0;
+    layer_backward(dx, sequence, router_losses(l, losses), pass);
     gradients_ready(plan_.segment_of_layer(l));
   }
   if (plan_.embedding) {
@@ -260,7 +256,7 @@ Losses Decoder::forward_backward(const Batch& host_batch, const LossScales& scal
     ops::embedding_backward(embedding_.grad, dx, batch.ids, stream_);
     gradients_ready(plan_.embedding_segment());
   }
-  return read_losses(token_losses, aux_losses, host_batch, scales, statistics);
+  return read_losses(token_losses, losses, host_batch);
 }
 
 void Decoder::observe(const Batch& batch, ActivationObserver& observer) {
@@ -292,7 +288,8 @@ std::vector<double> Decoder::token_log_probs(const Batch& batch, ActivationObser
              inv_rms = memory_.scratch.take({num_tokens}, acc);
   TensorView losses = memory_.scratch.take({num_tokens}, acc);
   final_norm(xf, inv_rms, out);
-  lm_head_loss(losses, {}, xf, head_, prepared.batch.labels, 0.0, memory_.scratch, stream_);
+  const auto [logits] = take_buffers<LmHeadScratch>(memory_, num_tokens, config_.vocab_size, dtype_);
+  lm_head_loss(losses, {}, {xf, prepared.batch.labels}, head_, logits, stream_);
   const Tensor on_host = copied_to(Device::cpu, losses, stream_);
   std::vector<double> log_probs(static_cast<std::size_t>(num_tokens));
   for (std::int64_t t = 0; t < num_tokens; ++t) {

@@ -1,7 +1,7 @@
 // Losses of a micro-batch: scales and statistics of the auxiliary ones, and how all of them are read.
 #include <algorithm>
-#include <set>
 
+#include "decoder_buffers.hpp"
 #include "neuronmoe/model/decoder.hpp"
 #include "neuronmoe/tensor/device.hpp"
 
@@ -27,81 +27,61 @@ double sum_in_order(const Tensor& on_host) {
 
 }  // namespace
 
-double Decoder::lpr_mean_denominator(int l, bool by_expert_count, std::int64_t num_old) const {
-  if (num_old == 0) return 0.0;
-  if (!by_expert_count) return static_cast<double>(config_.num_moe_layers()) * static_cast<double>(num_old);
-  std::set<int> groups;
-  int layers_in_group = 0;
-  for (int other = 0; other < config_.num_layers; ++other) {
-    const int e = config_.num_experts[static_cast<std::size_t>(other)];
-    if (e > 1) groups.insert(e);
-    if (e == config_.num_experts[static_cast<std::size_t>(l)]) ++layers_in_group;
-  }
-  return static_cast<double>(groups.size()) * layers_in_group * static_cast<double>(num_old);
-}
-
 std::vector<double> Decoder::balancing_statistics(const Batch& batch) {
-  std::size_t size = 1;
-  for (int l = 0; l < config_.num_layers; ++l) {
-    if (config_.is_moe(l))
-      size += 2 * static_cast<std::size_t>(config_.num_experts[static_cast<std::size_t>(l)]);
-  }
-  std::vector<double> statistics(size);
-  const auto total = static_cast<std::int64_t>(size) - 1;
   const ScratchScope scope(memory_.scratch);
-  const TensorView all = memory_.scratch.take({total}, DType::float64);
+  const auto [all] =
+      take_buffers<BalancingStatistics>(memory_, FrameSizes{config_, batch.num_tokens(), dtype_});
   std::int64_t next = 0;
   for (int l = 0; l < config_.num_layers; ++l) {
     if (!config_.is_moe(l)) continue;
     const std::int64_t experts = config_.num_experts[static_cast<std::size_t>(l)];
-    MoeLayer(l, config_, group_)
-        .statistics(all.rows(next, experts), all.rows(next + experts, experts),
-                    saved_[static_cast<std::size_t>(l)].moe, stream_);
+    const RouterSaved& saved = saved_[static_cast<std::size_t>(l)].moe.router;
+    ops::balancing_statistics(all.rows(next, experts), all.rows(next + experts, experts), saved.probs,
+                              saved.indices, stream_);
     next += 2 * experts;
   }
-  copy(TensorView(statistics.data(), DType::float64, {total}), all, stream_);
+  std::vector<double> statistics(static_cast<std::size_t>(next) + 1);
+  copy(TensorView(statistics.data(), DType::float64, {next}), all, stream_);
   statistics.back() = static_cast<double>(batch.num_tokens());
   return statistics;
 }
 
-AuxLossScales Decoder::layer_scales(int l, const LossScales& scales, std::int64_t num_old,
-                                    const std::vector<double>& statistics) const {
-  AuxLossScales layer;
-  if (!config_.is_moe(l)) return layer;
-  layer.balancing = scales.balancing / config_.num_moe_layers();
-  const double denominator = lpr_mean_denominator(l, scales.lpr_by_expert_count, num_old);
-  layer.lpr = denominator > 0.0 ? scales.lpr / denominator : 0.0;
-  layer.lpr_form = scales.lpr_form;
-  if (statistics.empty()) return layer;
+RouterLosses Decoder::router_losses(int l, const AuxiliaryInput& input) const {
+  RouterLosses losses{
+      input.scales, input.values.rows(l, 1).reshape({num_auxiliary_losses, 1}), input.old_mask, {}, {}};
+  for (const AuxiliaryLoss& loss : auxiliary_losses) {
+    double& scale = losses.scales.*loss.scale;
+    const double divisor = config_.is_moe(l) ? loss.divisor(config_, l, input.scales, input.num_old) : 0.0;
+    scale = divisor > 0.0 ? scale / divisor : 0.0;
+  }
+  if (input.statistics.empty() || !config_.is_moe(l)) return losses;
   std::int64_t at = 0;
   for (int below = 0; below < l; ++below) {
     if (config_.is_moe(below)) at += 2 * config_.num_experts[static_cast<std::size_t>(below)];
   }
   const std::int64_t experts = config_.num_experts[static_cast<std::size_t>(l)];
-  layer.choice_counts = {statistics.data() + at, DType::float64, {experts}};
-  layer.prob_sums = {statistics.data() + at + experts, DType::float64, {experts}};
-  layer.num_tokens = statistics.back();
-  return layer;
+  losses.choice_counts = {input.statistics.data() + at, DType::float64, {experts}};
+  losses.prob_sums = {input.statistics.data() + at + experts, DType::float64, {experts}};
+  losses.num_tokens = input.statistics.back();
+  return losses;
 }
 
-Losses Decoder::read_losses(ConstTensorView token_losses, ConstTensorView aux_losses, const Batch& host_batch,
-                            const LossScales& scales, const std::vector<double>& statistics) {
-  const std::int64_t num_old = count_old(host_batch);
+Losses Decoder::read_losses(ConstTensorView token_losses, const AuxiliaryInput& input,
+                            const Batch& host_batch) {
   Losses losses;
   losses.lm_sum = sum_in_order(copied_to(Device::cpu, token_losses, stream_));
   losses.num_labels = count_valid(host_batch.labels);
-  const Tensor aux = copied_to(Device::cpu, aux_losses, stream_);
+  const Tensor computed = copied_to(Device::cpu, input.values, stream_);
   for (int l = config_.num_layers - 1; l >= plan_.lowest_layer; --l) {
     if (!config_.is_moe(l)) continue;
-    const AuxLossScales layer = layer_scales(l, scales, num_old, statistics);
-    const double* of_layer = aux.data<double>() + 2 * std::int64_t{l};
-    const double balancing =
-        layer.balancing != 0.0 && layer.choice_counts
-            ? ops::balancing_loss_of(layer.choice_counts, layer.prob_sums, layer.num_tokens)
-            : of_layer[0];
-    losses.balancing += balancing / config_.num_moe_layers();
-    const double denominator = lpr_mean_denominator(l, scales.lpr_by_expert_count, num_old);
-    if (denominator > 0.0) losses.lpr += of_layer[1] / denominator;
+    const RouterLosses of_layer = router_losses(l, input);
+    const double* value = computed.data<double>() + std::int64_t{l} * num_auxiliary_losses;
+    for (const AuxiliaryLoss& loss : auxiliary_losses) {
+      const double divisor = loss.divisor(config_, l, input.scales, input.num_old);
+      const double found = loss.known != nullptr ? loss.known(of_layer, *value) : *value;
+      if (divisor > 0.0) losses.*loss.value += found / divisor;
+      ++value;
+    }
   }
   return losses;
 }

@@ -5,6 +5,7 @@
 #include "neuronmoe/base/hash.hpp"
 #include "neuronmoe/base/philox.hpp"
 #include "neuronmoe/model/decoder.hpp"
+#include "neuronmoe/model/gradient_layout.hpp"
 #include "neuronmoe/ops/transformer.hpp"
 #include "neuronmoe/tensor/device.hpp"
 
@@ -66,31 +67,25 @@ void Decoder::place_experts() {
 }
 
 void Decoder::share_gradients() {
+  std::vector<std::int64_t> leaves;
+  for (const Parameter& p : parameters_) leaves.push_back(p.trainable && p.held() ? num_leaves(p) : 0);
+  const GradientLayout layout = lay_out_gradients(parameters_, leaves, plan_);
   const DType acc = accumulator_of(dtype_);
-  const auto padded = [](std::int64_t n) { return (n + 15) / 16 * 16; };  // every view starts on a cache line
   gradients_.clear();
   gradients_shared_ = true;
-  std::vector<std::int64_t> used(static_cast<std::size_t>(plan_.num_segments()), 0);
-  std::vector<std::int64_t> first(parameters_.size(), 0);
+  Tensor shared({layout.num_shared}, acc, stream_.device());
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
-    if (!p.trainable || !p.held()) continue;
-    if (written_twice(p)) {
-      gradients_.emplace_back(Shape{num_leaves(p), p.shape.num_elements()}, acc, stream_.device());
+    if (layout.first[i] == GradientLayout::none) continue;
+    const Shape shape{leaves[i], p.shape.num_elements()};
+    if (layout.first[i] == GradientLayout::own) {
+      gradients_.emplace_back(shape, acc, stream_.device());
       p.grad = gradients_.back().view();
-      continue;
+    } else {
+      p.grad = shared.view().rows(layout.first[i], shape.num_elements()).reshape(shape);
     }
-    std::int64_t& end = used[static_cast<std::size_t>(p.last_writer)];
-    first[i] = end;
-    end += padded(num_leaves(p) * p.shape.num_elements());
   }
-  gradients_.emplace_back(Shape{*std::max_element(used.begin(), used.end())}, acc, stream_.device());
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    Parameter& p = parameters_[i];
-    if (!p.trainable || !p.held() || written_twice(p)) continue;
-    const std::int64_t count = num_leaves(p) * p.shape.num_elements();
-    p.grad = gradients_.back().view().rows(first[i], count).reshape({num_leaves(p), p.shape.num_elements()});
-  }
+  gradients_.push_back(std::move(shared));
   layers_.clear();
   bind_weights();
 }
@@ -98,7 +93,7 @@ void Decoder::share_gradients() {
 void Decoder::begin_segment(int segment) {
   if (!gradients_shared_) return;
   for (Parameter& p : parameters_) {
-    if (p.grad && p.last_writer == segment && !written_twice(p)) ops::fill(p.grad, 0.0, stream_);
+    if (p.grad && p.last_writer == segment && !plan_.written_twice(p)) ops::fill(p.grad, 0.0, stream_);
   }
 }
 
@@ -186,7 +181,7 @@ void Decoder::upcycle(std::uint64_t seed) {
 void Decoder::zero_gradients() {
   if (gradients_.empty()) return own_gradients();  // which start as zeros
   for (Parameter& p : parameters_) {
-    if (p.grad && (!gradients_shared_ || written_twice(p))) ops::fill(p.grad, 0.0, stream_);
+    if (p.grad && (!gradients_shared_ || plan_.written_twice(p))) ops::fill(p.grad, 0.0, stream_);
   }
 }
 

@@ -32,4 +32,10 @@ void feed_forward_backward(TensorView dx, bool accumulate, ConstTensorView dy, c
   }
 }
 
+Flops feed_forward_flops(const ModelConfig& config, std::int64_t num_rows, bool input, bool weights) {
+  const std::int64_t product = 2 * num_rows * config.hidden_size * config.intermediate_size;
+  const int through_down = input || weights ? 1 : 0;
+  return {3 * product, product * (through_down + (weights ? 3 : 0) + (input ? 2 : 0))};
+}
+
 }  // namespace nmoe::model

@@ -1,4 +1,4 @@
-// Send buffers of a micro-batch, grown as its exchanges ask.
+// The memories of a micro-batch: taken from, and counted.
 #include "neuronmoe/model/step_memory.hpp"
 
 #include <algorithm>
@@ -6,10 +6,7 @@
 namespace nmoe::model {
 
 TensorView SendBuffer::take(Shape shape, DType dtype) {
-  constexpr std::int64_t alignment = 64;
-  const std::int64_t num_bytes =
-      (std::max<std::int64_t>(1, shape.num_elements() * size_of(dtype)) + alignment - 1) / alignment *
-      alignment;
+  const std::int64_t num_bytes = Arena::bytes_of(shape, dtype);
   peak_ = std::max(peak_, num_bytes);
   // A step that needs a little more than the one before is likely to be followed by others.
   if (num_bytes > capacity_) reserve(std::max(num_bytes, capacity_ + capacity_ / 4));
@@ -27,6 +24,39 @@ void SendBuffer::reserve(std::int64_t num_bytes) {
     memory_ = std::shared_ptr<void>(std::move(tensor), data);
   }
   capacity_ = num_bytes;
+}
+
+TensorView StepMemory::take(Memory memory, const Shape& shape, DType dtype) {
+  switch (memory) {
+    case Memory::saved:
+      return saved.take(shape, dtype);
+    case Memory::scratch:
+      return scratch.take(shape, dtype);
+    case Memory::to_experts:
+      return to_experts.take(shape, dtype);
+    case Memory::from_experts:
+      return from_experts.take(shape, dtype);
+  }
+  return {};
+}
+
+TensorView CountedMemory::take(Memory memory, const Shape& shape, DType dtype) {
+  const std::int64_t num_bytes = Arena::bytes_of(shape, dtype);
+  switch (memory) {
+    case Memory::saved:
+      saved.add(num_bytes);
+      break;
+    case Memory::scratch:
+      scratch.add(num_bytes);
+      break;
+    case Memory::to_experts:
+      to_experts_ = std::max(to_experts_, num_bytes);
+      break;
+    case Memory::from_experts:
+      from_experts_ = std::max(from_experts_, num_bytes);
+      break;
+  }
+  return {};
 }
 
 }  // namespace nmoe::model

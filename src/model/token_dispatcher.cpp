@@ -1,7 +1,6 @@
 // Order of routed rows, exchange of their counts, dispatch and combine.
 #include "neuronmoe/model/token_dispatcher.hpp"
 
-#include "neuronmoe/model/step_memory.hpp"
 #include "neuronmoe/ops/moe.hpp"
 #include "neuronmoe/tensor/device.hpp"
 
@@ -31,26 +30,18 @@ std::vector<std::int32_t> TokenDispatcher::places_of_experts(const ExpertParalle
   return place;
 }
 
-TokenDispatcher::TokenDispatcher(const ExpertParallelGroup& group, int layer, ConstTensorView place_of_expert,
-                                 ConstTensorView indices, Arena& arena, Stream& stream)
-    : group_(group),
-      num_tokens_(indices.dim(0)),
-      top_k_(indices.dim(1)),
-      dispatches_(group.placement.dispatches(layer)),
-      token_of_row_(arena.take({num_tokens_ * top_k_}, DType::int32)),
-      row_of_slot_(arena.take({num_tokens_, top_k_}, DType::int32)) {
-  const int num_ranks = group.comm.size();
-  const std::int64_t num_experts = place_of_expert.num_elements();
+TokenDispatcher::TokenDispatcher(const ExpertParallelGroup& group, const Choice& choice,
+                                 const RowOrder& order, const RowCounts& counts, Stream& stream)
+    : group_(group), dispatches_(group.placement.dispatches(choice.layer)), order_(order) {
+  const int num_ranks = group.comm.size(), layer = choice.layer;
+  const std::int64_t num_experts = choice.place_of_expert.num_elements();
   const std::vector<int> replicated = group.placement.replicated_experts(layer);
-  const std::vector<int> order = experts_by_owner(group.placement, layer, num_ranks);
-  {
-    const ScratchScope scope(arena);
-    TensorView counts = arena.take({num_experts}, DType::int64);
-    ops::lay_out_rows(token_of_row_, row_of_slot_, counts, indices, place_of_expert, stream);
-    slots_of_expert_.assign(static_cast<std::size_t>(num_experts), num_tokens_);
-    if (top_k_ != num_experts) {  // else every token visits every expert: nothing to read back
-      copy(TensorView(slots_of_expert_.data(), DType::int64, {num_experts}), counts, stream);
-    }
+  const std::vector<int> owned = experts_by_owner(group.placement, layer, num_ranks);
+  ops::lay_out_rows(order.token_of_row, order.row_of_slot, counts.slots_of_expert, choice.indices,
+                    choice.place_of_expert, stream);
+  slots_of_expert_.assign(static_cast<std::size_t>(num_experts), choice.indices.dim(0));
+  if (choice.indices.dim(1) != num_experts) {  // else every token visits every expert: nothing to read back
+    copy(TensorView(slots_of_expert_.data(), DType::int64, {num_experts}), counts.slots_of_expert, stream);
   }
   num_base_rows_ = num_local_rows_ = slots_of_expert_[0];
   for (const int e : replicated) {
@@ -59,13 +50,13 @@ TokenDispatcher::TokenDispatcher(const ExpertParallelGroup& group, int layer, Co
     local_blocks_.push_back({e, 0, begin, num_local_rows_});
   }
   send_counts_.assign(static_cast<std::size_t>(num_ranks), 0);
-  for (const int e : order) {
+  for (const int e : owned) {
     send_counts_[static_cast<std::size_t>(group.placement.owner(layer, e))] +=
         slots_of_expert_[static_cast<std::size_t>(e)];
   }
   recv_counts_.assign(static_cast<std::size_t>(num_ranks), 0);
   first_received_.assign(static_cast<std::size_t>(num_ranks), 0);
-  if (dispatches_) exchange_counts(layer, order, stream);
+  if (dispatches_) exchange_counts(layer, owned, stream);
 }
 
 void TokenDispatcher::exchange_counts(int layer, const std::vector<int>& order, Stream& stream) {

@@ -123,10 +123,14 @@ template Tensor make_tensor<std::int32_t>(const std::vector<std::int32_t>&, Shap
 template Tensor make_tensor<std::int64_t>(const std::vector<std::int64_t>&, Shape);
 template Tensor make_tensor<std::uint8_t>(const std::vector<std::uint8_t>&, Shape);
 
+std::int64_t Arena::bytes_of(const Shape& shape, DType dtype) {
+  const std::int64_t bytes = std::max<std::int64_t>(1, shape.num_elements() * size_of(dtype));
+  return static_cast<std::int64_t>(round_up(static_cast<std::size_t>(bytes)));
+}
+
 TensorView Arena::take(Shape shape, DType dtype) {
   constexpr std::size_t block_bytes = std::size_t{16} << 20;
-  const std::size_t bytes =
-      round_up(static_cast<std::size_t>(std::max<std::int64_t>(1, shape.num_elements() * size_of(dtype))));
+  const auto bytes = static_cast<std::size_t>(bytes_of(shape, dtype));
   while (block_ < blocks_.size() &&
          offset_ + bytes > static_cast<std::size_t>(blocks_[block_].num_elements())) {
     ++block_;

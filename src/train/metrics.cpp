@@ -39,19 +39,15 @@ MetricsFile::MetricsFile(const std::string& path, std::int64_t resumed_step) : p
 }
 
 void MetricsFile::write(const StepMetrics& m) {
-  nlohmann::ordered_json line = {
-      {"step", m.step},
-      {"tokens", m.tokens},
-      {"loss_lm", number(m.loss_lm)},
-      {"loss_lbl", number(m.loss_lbl)},
-      {"loss_lpr", number(m.loss_lpr)},
-      {"grad_norm", number(m.grad_norm)},
-      {"lr", m.learning_rate},
-      {"step_s", m.step_s},
-      {"tokens_per_s", m.tokens_per_s},
-      {"bytes", m.bytes},
-      {"flops", m.flops},
-  };
+  nlohmann::ordered_json line = {{"step", m.step}, {"tokens", m.tokens}, {"loss_lm", number(m.loss_lm)}};
+  for (std::size_t i = 0; i < m.auxiliary.size(); ++i)
+    line["loss_" + std::string(model::auxiliary_losses[i].name)] = number(m.auxiliary[i]);
+  line["grad_norm"] = number(m.grad_norm);
+  line["lr"] = m.learning_rate;
+  line["step_s"] = m.step_s;
+  line["tokens_per_s"] = m.tokens_per_s;
+  line["bytes"] = m.bytes;
+  line["flops"] = m.flops;
   if (m.skipped) line["skipped"] = true;
   errno = 0;
   out_ << line.dump() << "\n" << std::flush;

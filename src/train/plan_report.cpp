@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "neuronmoe/model/parameter_count.hpp"
 #include "neuronmoe/train/plan_time.hpp"
 #include "plan_shape.hpp"
 
@@ -24,14 +25,12 @@ std::string count_text(std::int64_t n) {
 }
 
 std::string parameters_text(const PlanInput& input) {
-  const ParameterCounts n = count_parameters(input);
-  int experts = 0;
-  for (const int e : input.model.num_experts) experts += e;
+  const model::ParameterCount n = model::count_parameters(input.model, trainables_of(input.kind));
   return fmt::format(
-      "parameters (exact): {} in all, {} active at top-{}, {} in new "
-      "experts, {} train; {} experts in {} layers, {} of them MoE\n",
-      count_text(n.total), count_text(n.active), input.model.top_k, count_text(n.new_experts),
-      count_text(n.trainable), experts, input.model.num_layers, input.model.num_moe_layers());
+      "parameters (exact): {} in all, {} active at top-{}, {} in new experts, {} train; "
+      "{} experts in {} layers, {} of them MoE\n",
+      count_text(n.total()), count_text(n.active), input.model.top_k, count_text(n.in_new_experts),
+      count_text(n.trainable), n.experts, input.model.num_layers, n.moe_layers);
 }
 
 std::string placement_text(const PlanInput& input) {
@@ -82,7 +81,9 @@ std::string memory_text(const PlanInput& input, const MachineConfig& machine) {
   }
   std::int64_t saved = 0;
   for (const std::int64_t bytes : plan_saved_bytes(input, 0)) saved += bytes;
-  return fmt::format(
+  const LibraryMemory libraries = library_memory(input, machine);
+  const std::int64_t needed = reserved + libraries.total();
+  std::string text = fmt::format(
       "memory of a rank: weights {}, gradient leaves of {} {}, gradient sum {}, master "
       "and moments {}, activations kept {} ({}/token in layers), scratch {}, rows to "
       "and from experts of other ranks {}, partial sums {}, message buffers {}: {} "
@@ -93,9 +94,16 @@ std::string memory_text(const PlanInput& input, const MachineConfig& machine) {
       bytes_text(static_cast<double>(saved) / static_cast<double>(input.tokens_per_micro_batch())),
       bytes_text(m.scratch), bytes_text(m.to_experts + m.from_experts), bytes_text(m.partial_sums),
       bytes_text(m.buffers), bytes_text(m.total()), bytes_text(reserved), machine.memory_gb,
-      static_cast<double>(reserved) <= machine.memory_gb * 1e9
+      static_cast<double>(needed) <= machine.memory_gb * 1e9
           ? ""
           : ": DOES NOT FIT; lower train.micro_batch_size");
+  if (libraries.total() > 0) {
+    text += fmt::format(
+        "beside it on a GPU (estimated): CUDA context {}, workspace of matrix products {}, NCCL {}: {}\n",
+        bytes_text(libraries.context), bytes_text(libraries.workspace), bytes_text(libraries.messages),
+        bytes_text(libraries.total()));
+  }
+  return text;
 }
 
 std::string bytes_of_step_text(const PlanInput& input) {

@@ -13,12 +13,7 @@ PlanShape::PlanShape(const PlanInput& the_input, int rank)
       freeze(model::make_freeze_plan(the_input.model, trainables_of(the_input.kind))),
       parameters(model::list_parameters(the_input.model, freeze)),
       reduce(reduce_options(the_input.config, the_input.num_ranks)),
-      hidden(the_input.model.hidden_size),
-      width(the_input.model.intermediate_size),
-      element(the_input.config.dtype == "bfloat16" ? 2 : 4),
-      query_width(static_cast<std::int64_t>(the_input.model.num_attention_heads) * the_input.model.head_dim),
-      key_width(static_cast<std::int64_t>(the_input.model.num_key_value_heads) * the_input.model.head_dim),
-      attention_weights(hidden * (2 * query_width + 2 * key_width)) {}
+      dtype(the_input.config.dtype == "bfloat16" ? DType::bfloat16 : DType::float32) {}
 
 std::int64_t num_reductions(const PlanInput& input) {
   return reduce_options(input.config, input.num_ranks).once_per_step
@@ -33,16 +28,34 @@ std::vector<int> PlanShape::group_ranks() const {
   return ranks;
 }
 
-std::vector<ShardUnit> PlanShape::units(bool experts) const {
-  std::vector<int> segments;
-  std::vector<std::int64_t> sizes;
-  for (const model::Parameter& p : parameters) {
-    if (!p.trainable || is_owned_expert(p) != experts || !holds(p)) continue;
-    segments.push_back(p.last_writer);
-    sizes.push_back(p.shape.num_elements());
-  }
-  return make_shard_units(segments, sizes,
-                          experts ? layout.expert_data_parallel_size() : layout.world_size());
+model::StepShape PlanShape::step(std::int64_t num_tokens) const {
+  return {input.model,
+          freeze,
+          placement,
+          layout.expert_parallel_size(),
+          layout.expert_parallel_rank(),
+          dtype,
+          num_tokens,
+          model::has_auxiliary_loss(auxiliary_scales(input.kind, input.config)),
+          global_balancing(input.kind, input.config)};
+}
+
+PlanGroup::PlanGroup(const PlanShape& shape, bool experts)
+    : size(experts ? shape.layout.expert_data_parallel_size() : shape.layout.world_size()),
+      me(experts ? shape.layout.expert_data_parallel_rank() : shape.layout.rank()),
+      cut([&] {
+        std::vector<int> segments;
+        std::vector<std::int64_t> sizes;
+        for (const model::Parameter& p : shape.parameters) {
+          if (!p.trainable || shape.is_owned_expert(p) != experts || !shape.holds(p)) continue;
+          segments.push_back(p.last_writer);
+          sizes.push_back(p.shape.num_elements());
+        }
+        return ShardCut(segments, sizes, size, experts ? shape.layout.expert_parallel_size() : 1,
+                        shape.reduce);
+      }()) {
+  for (std::int64_t s = 0; s < num_reductions(shape.input); ++s)
+    counts.push_back(leaf_counts(shape.layout, experts, s, shape.input.num_micro_batches()));
 }
 
 }  // namespace nmoe::train

@@ -1,7 +1,8 @@
 #pragma once
-// What the formulas of plan share: sizes, freeze plan, layout, placement and cut of one rank.
+// What the formulas of plan share: freeze plan, layout, placement and cut of one rank.
 #include <vector>
 
+#include "neuronmoe/model/step_cost.hpp"
 #include "neuronmoe/train/plan.hpp"
 #include "neuronmoe/train/sharded_optimizer.hpp"
 
@@ -14,9 +15,7 @@ struct PlanShape {
   model::FreezePlan freeze;
   std::vector<model::Parameter> parameters;
   ReduceOptions reduce;
-  std::int64_t hidden, width, element;  // D, F, bytes of a weight or activation
-  std::int64_t query_width, key_width;  // H·d, G·d
-  std::int64_t attention_weights;       // of one layer's four projections
+  DType dtype;  ///< of weights and activations
 
   PlanShape(const PlanInput& the_input, int rank);
   /// World ranks of this rank's expert-parallel group.
@@ -27,15 +26,19 @@ struct PlanShape {
   bool is_owned_expert(const model::Parameter& p) const {
     return p.is_new_expert() && !placement.is_replicated(p.layer, p.expert);
   }
-  /// The cut of one group of trainable parameters of this rank.
-  std::vector<ShardUnit> units(bool experts) const;
+  /// `num_tokens` of this rank as the decoder sees them; refers to this.
+  model::StepShape step(std::int64_t num_tokens) const;
 };
 
-/// Of both groups of parameters, bytes.
-struct BufferPlan {
-  std::int64_t messages = 0, partial_sums = 0;
+/// One group of trainable parameters of a rank, as its ShardGroup has it.
+struct PlanGroup {
+  int size, me;
+  ShardCut cut;
+  std::vector<std::vector<int>> counts;  ///< [reduction of a step][source rank] leaves
+
+  /// Owned experts among their holders, or all other parameters over the world.
+  PlanGroup(const PlanShape& shape, bool experts);
 };
-BufferPlan plan_buffers(const PlanShape& shape);
 
 /// How often gradients go to their owners in a step.
 std::int64_t num_reductions(const PlanInput& input);

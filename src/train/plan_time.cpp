@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "neuronmoe/model/parameter_count.hpp"
+#include "neuronmoe/ops/gpu_libraries.hpp"
 #include "neuronmoe/train/reduce_options.hpp"
 #include "plan_shape.hpp"
 
@@ -90,6 +92,22 @@ TimePlan time_of(const RankPlan& plan, std::int64_t micro_steps, std::int64_t re
 
 }  // namespace
 
+LibraryMemory library_memory(const PlanInput& input, const MachineConfig& machine) {
+  LibraryMemory memory;
+  if (machine.gpu_context_mb == 0.0) return memory;
+  memory.context = static_cast<std::int64_t>(machine.gpu_context_mb * 1e6);
+  memory.workspace = ops::gemm_workspace_bytes;
+  // A buffer of 10 MiB to receive in and one of 2 MiB to send from for each channel and peer, as counted in
+  // NVIDIA/nccl issue 1685; peers of other nodes share theirs.
+  constexpr std::int64_t channel_bytes = std::int64_t{12} << 20;
+  const int expert_parallel = input.config.expert_parallel_size;
+  for (const int size : {input.num_ranks, expert_parallel, input.num_ranks / expert_parallel}) {
+    const int peers = std::min(size, machine.gpus_per_node) - 1;
+    memory.messages += channel_bytes * machine.nccl_channels * peers;
+  }
+  return memory;
+}
+
 TimePlan plan_time(const PlanInput& input, const MachineConfig& machine, ReduceRoute route) {
   const Rates rates = rates_of(input, machine, route);
   const RoutingLoad routing = balanced_routing(input);
@@ -122,7 +140,8 @@ std::vector<LayoutChoice> plan_layouts(PlanInput input, const MachineConfig& mac
       const MemoryPlan memory = plan_memory(input, r);
       if (memory.total() > choice.memory.total()) choice.memory = memory;
     }
-    choice.fits = static_cast<double>(choice.memory.total()) <= machine.memory_gb * gb;
+    const std::int64_t with_libraries = choice.memory.total() + library_memory(input, machine).total();
+    choice.fits = static_cast<double>(with_libraries) <= machine.memory_gb * gb;
     choices.push_back(choice);
   }
   std::stable_sort(choices.begin(), choices.end(), [](const LayoutChoice& a, const LayoutChoice& b) {
@@ -132,12 +151,12 @@ std::vector<LayoutChoice> plan_layouts(PlanInput input, const MachineConfig& mac
 }
 
 std::optional<double> crossover_tokens(const PlanInput& input) {
-  const ParameterCounts parameters = count_parameters(input);
-  if (parameters.new_experts == 0 || input.kind != RunKind::stage1) return std::nullopt;
+  const model::ParameterCount parameters = model::count_parameters(input.model);
+  if (parameters.in_new_experts == 0 || input.kind != RunKind::stage1) return std::nullopt;
   // Bytes per rank without the factor (N − 1)/N, which both sides have.
   const ReduceOptions options = reduce_options(input.config, input.num_ranks);
   const std::int64_t element = input.config.dtype == "bfloat16" ? 2 : 4;
-  const double sharded = static_cast<double>(parameters.new_experts) *
+  const double sharded = static_cast<double>(parameters.in_new_experts) *
                          static_cast<double>(size_of(options.wire_dtype) + element);
   const model::FreezePlan freeze = model::make_freeze_plan(input.model, trainables_of(input.kind));
   double per_token = 0;

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <map>
 #include <numeric>
 
 #include "neuronmoe/ops/transformer.hpp"
@@ -11,9 +10,6 @@
 namespace nmoe::train {
 
 namespace {
-
-/// Buckets on their way at once: one travels while the next is packed.
-constexpr std::size_t max_in_flight = 2;
 
 std::vector<std::int64_t> sizes_of(const std::vector<model::Parameter*>& parameters) {
   std::vector<std::int64_t> sizes;
@@ -38,30 +34,6 @@ std::int64_t sum_of(const std::vector<std::int64_t>& counts) {
 
 }  // namespace
 
-std::vector<ShardUnit> make_shard_units(std::span<const int> segments, std::span<const std::int64_t> sizes,
-                                        int group_size) {
-  std::map<int, std::vector<std::int64_t>> tensors;
-  for (std::size_t i = 0; i < segments.size(); ++i)
-    tensors[segments[i]].push_back(static_cast<std::int64_t>(i));
-  std::vector<ShardUnit> units;
-  for (auto& [segment, list] : tensors) {
-    std::vector<std::int64_t> of_unit;
-    for (const std::int64_t t : list) of_unit.push_back(sizes[static_cast<std::size_t>(t)]);
-    units.push_back({segment, std::move(list), comm::ShardMap(of_unit, group_size)});
-  }
-  return units;
-}
-
-std::int64_t bucket_elements(const ReduceOptions& options, int group_size, int leaves) {
-  return std::max<std::int64_t>(1,
-                                options.bucket_bytes / (size_of(options.wire_dtype) * group_size * leaves));
-}
-
-bool sends_sum_of_leaves(const ReduceOptions& options, int count, int leaves) {
-  return options.wire_dtype == DType::float32 && count == leaves && leaves > 1 &&
-         std::has_single_bit(static_cast<unsigned>(leaves));
-}
-
 TensorView flat_value(model::Parameter& parameter, std::int64_t begin, std::int64_t count) {
   return parameter.value.view().reshape({parameter.shape.num_elements()}).rows(begin, count);
 }
@@ -73,19 +45,14 @@ ShardGroup::ShardGroup(std::vector<model::Parameter*> parameters, comm::Communic
       compute_(compute),
       own_(compute.device()),
       event_(compute.device()),
-      leaves_(leaves),
       options_(options),
-      bucket_elements_(bucket_elements(options, comm.size(), leaves)),
-      units_(make_shard_units(segments_of(parameters_), sizes_of(parameters_), comm.size())),
+      cut_(segments_of(parameters_), sizes_of(parameters_), comm.size(), leaves, options),
       packing_(compute.device()),
       sums_pool_(compute.device()) {
-  std::int64_t offset = 0, most_total = 0, most_part = 0;
-  for (const ShardUnit& unit : units_) {
+  std::int64_t offset = 0;
+  for (const ShardUnit& unit : cut_.units()) {
     UnitState& state = states_.emplace_back();
-    std::int64_t most = 0, total = 0;
     for (int r = 0; r < comm.size(); ++r) {
-      most = std::max(most, unit.map.num_owned(r));
-      total += std::min(bucket_elements_, unit.map.num_owned(r));
       const bool mine = r == comm.rank(), held = mine || !options.zero;
       state.first.push_back(held ? offset : -1);
       if (!held) continue;
@@ -96,19 +63,13 @@ ShardGroup::ShardGroup(std::vector<model::Parameter*> parameters, comm::Communic
         offset += slice.size();
       }
     }
-    most_total = std::max(most_total, total);
-    most_part = std::max(most_part, std::min(bucket_elements_, most));
-    state.num_buckets = (most + bucket_elements_ - 1) / bucket_elements_;
-    state.sums.resize(static_cast<std::size_t>(state.num_buckets));
+    state.sums.resize(static_cast<std::size_t>(cut_.num_buckets(states_.size() - 1)));
   }
   for (Tensor* t : {&gradient_, &master_, &exp_avg_, &exp_avg_sq_})
     *t = Tensor({offset}, DType::float32, compute.device());
-  if (parameters_.empty()) return;
-  const std::int64_t wire = size_of(options.wire_dtype), value = size_of(parameters_.front()->value.dtype());
-  send_bytes_ = std::max(most_total * leaves * wire, most_part * value);
-  receive_bytes_ = std::max(most_part * leaves * comm.size() * wire, most_total * value);
-  if (comm.size() == 1 && options.wire_dtype != DType::float32)
-    rounded_ = Tensor({most_part}, options.wire_dtype, compute.device());
+  if (cut_.rounded_bytes() > 0)
+    rounded_ =
+        Tensor({cut_.rounded_bytes() / size_of(options.wire_dtype)}, options.wire_dtype, compute.device());
 }
 
 std::int64_t ShardGroup::num_owned() const {
@@ -151,11 +112,6 @@ void ShardGroup::for_each_piece(const ShardUnit& unit, int rank, std::int64_t be
   }
 }
 
-std::int64_t ShardGroup::bucket_part(std::size_t unit, int rank, std::int64_t bucket) const {
-  return std::clamp<std::int64_t>(units_[unit].map.num_owned(rank) - bucket * bucket_elements_, 0,
-                                  bucket_elements_);
-}
-
 ShardGroup::Flight ShardGroup::take_flight(std::size_t unit, std::int64_t bucket) {
   Flight flight;
   if (!landed_.empty()) {
@@ -163,15 +119,17 @@ ShardGroup::Flight ShardGroup::take_flight(std::size_t unit, std::int64_t bucket
     landed_.erase(landed_.begin());
     flight.exchange.reclaim();
   } else {
+    const std::int64_t value_bytes = size_of(parameters_.front()->value.dtype());
+    const std::int64_t send_bytes = cut_.send_bytes(value_bytes);
     if (compute_.device() == Device::cpu) {
-      flight.memory = comm_.allocate_send(send_bytes_);
-      flight.send = {flight.memory.get(), DType::uint8, {send_bytes_}};
+      flight.memory = comm_.allocate_send(send_bytes);
+      flight.send = {flight.memory.get(), DType::uint8, {send_bytes}};
     } else {
-      const auto memory = std::make_shared<Tensor>(Shape{send_bytes_}, DType::uint8, compute_.device());
+      const auto memory = std::make_shared<Tensor>(Shape{send_bytes}, DType::uint8, compute_.device());
       flight.memory = memory;
       flight.send = memory->view();
     }
-    flight.receive = Tensor({receive_bytes_}, DType::uint8, compute_.device());
+    flight.receive = Tensor({cut_.receive_bytes(value_bytes)}, DType::uint8, compute_.device());
   }
   flight.unit = unit;
   flight.bucket = bucket;
@@ -188,14 +146,14 @@ void ShardGroup::add(Tensor& a, Tensor& b, BufferPool& pool, Stream& stream) {
 /// Where a bucket of this rank's part of a unit is summed up; empty buckets lie nowhere.
 TensorView ShardGroup::gradient_of(std::size_t unit, std::int64_t bucket) {
   const std::int64_t first = states_[unit].first[static_cast<std::size_t>(comm_.rank())];
-  const std::int64_t mine = bucket_part(unit, comm_.rank(), bucket);
-  return gradient_.view().rows(mine > 0 ? first + bucket * bucket_elements_ : 0, mine);
+  const std::int64_t mine = cut_.part(unit, comm_.rank(), bucket);
+  return gradient_.view().rows(mine > 0 ? first + bucket * cut_.bucket_elements() : 0, mine);
 }
 
 void ShardGroup::pack_leaf(std::size_t unit, int rank, std::int64_t bucket, int leaf, TensorView out) const {
-  const std::int64_t begin = bucket * bucket_elements_;
+  const std::int64_t begin = bucket * cut_.bucket_elements();
   std::int64_t done = 0;
-  for_each_piece(units_[unit], rank, begin, begin + bucket_part(unit, rank, bucket),
+  for_each_piece(cut_.units()[unit], rank, begin, begin + cut_.part(unit, rank, bucket),
                  [&](model::Parameter& p, std::int64_t at, std::int64_t count) {
                    const TensorView leaves = p.grad.reshape({p.grad.num_elements()});
                    copy(out.rows(done, count), leaves.rows(leaf * p.shape.num_elements() + at, count),
@@ -208,19 +166,19 @@ void ShardGroup::pack(Flight& flight) {
   const int my_count = flight.leaf_counts[static_cast<std::size_t>(comm_.rank())];
   for (int r = 0; r < comm_.size(); ++r) {
     const auto at = static_cast<std::size_t>(r);
-    flight.send_counts[at] = bucket_part(flight.unit, r, flight.bucket) * nodes_of(my_count);
+    flight.send_counts[at] = cut_.part(flight.unit, r, flight.bucket) * cut_.nodes_of(my_count);
     flight.recv_counts[at] =
-        bucket_part(flight.unit, comm_.rank(), flight.bucket) * nodes_of(flight.leaf_counts[at]);
+        cut_.part(flight.unit, comm_.rank(), flight.bucket) * cut_.nodes_of(flight.leaf_counts[at]);
   }
   std::int64_t done = 0;
   const auto add_leaves = [&](Tensor& a, Tensor& b) { add(a, b, packing_, compute_); };
   for (int r = 0; r < comm_.size(); ++r) {
-    const std::int64_t part = bucket_part(flight.unit, r, flight.bucket);
+    const std::int64_t part = cut_.part(flight.unit, r, flight.bucket);
     comm::BinaryCounterSum<Tensor> node;
     for (int leaf = 0; leaf < my_count; ++leaf) {
       Tensor values = packing_.take(part);
       pack_leaf(flight.unit, r, flight.bucket, leaf, values.view());
-      if (nodes_of(my_count) == 1 && my_count > 1) {
+      if (cut_.nodes_of(my_count) == 1 && my_count > 1) {
         node.push(std::move(values), add_leaves);
         if (leaf + 1 < my_count) continue;
         values = node.finish(add_leaves);
@@ -233,14 +191,14 @@ void ShardGroup::pack(Flight& flight) {
 }
 
 void ShardGroup::reduce_segment(int segment, std::span<const int> leaf_counts, std::int64_t num_leaves) {
-  for (std::size_t u = 0; u < units_.size(); ++u) {
-    if (units_[u].segment != segment) continue;
-    for (std::int64_t bucket = 0; bucket < states_[u].num_buckets; ++bucket) {
+  for (std::size_t u = 0; u < cut_.units().size(); ++u) {
+    if (cut_.units()[u].segment != segment) continue;
+    for (std::int64_t bucket = 0; bucket < cut_.num_buckets(u); ++bucket) {
       if (comm_.size() == 1) {
         fold_here(u, bucket, leaf_counts.front(), num_leaves);
         continue;
       }
-      if (reductions_.size() == max_in_flight) land_oldest_reduction();
+      if (reductions_.size() == ShardCut::max_in_flight) land_oldest_reduction();
       Flight flight = take_flight(u, bucket);
       flight.num_leaves = num_leaves;
       flight.leaf_counts.assign(leaf_counts.begin(), leaf_counts.end());
@@ -267,13 +225,13 @@ void ShardGroup::land_oldest_reduction() {
 }
 
 void ShardGroup::fold(Flight& flight) {
-  const std::int64_t mine = bucket_part(flight.unit, comm_.rank(), flight.bucket);
+  const std::int64_t mine = cut_.part(flight.unit, comm_.rank(), flight.bucket);
   auto& sum = states_[flight.unit].sums[static_cast<std::size_t>(flight.bucket)];
   const auto add_nodes = [&](Tensor& a, Tensor& b) { add(a, b, sums_pool_, stream()); };
   for (int r = 0; r < comm_.size(); ++r) {
     const auto* rows = static_cast<const std::byte*>(flight.exchange.rows_of(r));
     const int count = flight.leaf_counts[static_cast<std::size_t>(r)];
-    const int nodes = nodes_of(count);
+    const int nodes = cut_.nodes_of(count);
     const auto level = static_cast<unsigned>(std::countr_zero(static_cast<unsigned>(std::max(1, count))));
     for (int node = 0; node < nodes; ++node) {
       Tensor values = sums_pool_.take(mine);
@@ -288,7 +246,7 @@ void ShardGroup::fold(Flight& flight) {
 
 /// One rank: leaves become sums without travelling, rounded as if they did.
 void ShardGroup::fold_here(std::size_t unit, std::int64_t bucket, int leaves, std::int64_t num_leaves) {
-  const std::int64_t mine = bucket_part(unit, 0, bucket);
+  const std::int64_t mine = cut_.part(unit, 0, bucket);
   const auto take_leaf = [&](int leaf, TensorView out) {
     pack_leaf(unit, 0, bucket, leaf, out);
     if (!rounded_.valid()) return;
@@ -323,15 +281,15 @@ void ShardGroup::finish_reduction() {
 
 void ShardGroup::gather_gradients() {
   if (options_.zero || comm_.size() == 1) return;
-  for (std::size_t u = 0; u < units_.size(); ++u) {
+  for (std::size_t u = 0; u < cut_.units().size(); ++u) {
     std::vector<std::int64_t> counts;
-    for (int r = 0; r < comm_.size(); ++r) counts.push_back(units_[u].map.num_owned(r));
+    for (int r = 0; r < comm_.size(); ++r) counts.push_back(cut_.units()[u].map.num_owned(r));
     const auto me = static_cast<std::size_t>(comm_.rank());
     Tensor send = packing_.take(counts[me]);
     copy(send.view(), gradient_.view().rows(states_[u].first[me], counts[me]), compute_);
     comm_
-        .all_gather_v(gradient_.view().rows(states_[u].first.front(), units_[u].map.num_total()), counts,
-                      send.view(), compute_)
+        .all_gather_v(gradient_.view().rows(states_[u].first.front(), cut_.units()[u].map.num_total()),
+                      counts, send.view(), compute_)
         .wait();
     packing_.give(std::move(send));
   }
@@ -340,11 +298,11 @@ void ShardGroup::gather_gradients() {
 void ShardGroup::start_gather() {
   if (!options_.zero || comm_.size() == 1) return;  // every rank has updated everything itself
   order(compute_, stream());
-  for (std::size_t u = units_.size(); u-- > 0;) {  // a forward needs the last segments first
-    for (std::int64_t bucket = 0; bucket < states_[u].num_buckets; ++bucket)
+  for (std::size_t u = cut_.units().size(); u-- > 0;) {  // a forward needs the last segments first
+    for (std::int64_t bucket = 0; bucket < cut_.num_buckets(u); ++bucket)
       gathers_to_start_.emplace_back(u, bucket);
   }
-  while (gathers_.size() < max_in_flight && !gathers_to_start_.empty()) start_next_gather();
+  while (gathers_.size() < ShardCut::max_in_flight && !gathers_to_start_.empty()) start_next_gather();
   if (!options_.overlap) wait_weights(-1);
 }
 
@@ -353,11 +311,11 @@ void ShardGroup::start_next_gather() {
   gathers_to_start_.pop_front();
   Flight flight = take_flight(unit, bucket);
   const DType dtype = parameters_.front()->value.dtype();
-  const std::int64_t begin = bucket * bucket_elements_, mine = bucket_part(unit, comm_.rank(), bucket);
+  const std::int64_t begin = bucket * cut_.bucket_elements(), mine = cut_.part(unit, comm_.rank(), bucket);
   for (int r = 0; r < comm_.size(); ++r)
-    flight.recv_counts[static_cast<std::size_t>(r)] = bucket_part(unit, r, bucket);
+    flight.recv_counts[static_cast<std::size_t>(r)] = cut_.part(unit, r, bucket);
   std::int64_t done = 0;
-  for_each_piece(units_[unit], comm_.rank(), begin, begin + mine,
+  for_each_piece(cut_.units()[unit], comm_.rank(), begin, begin + mine,
                  [&](model::Parameter& p, std::int64_t at, std::int64_t count) {
                    copy(part_of(flight.send, dtype, done, count), flat_value(p, at, count), stream());
                    done += count;
@@ -372,15 +330,15 @@ void ShardGroup::land_oldest_gather() {
   gathers_.pop_front();
   flight.work.wait();
   const DType dtype = parameters_.front()->value.dtype();
-  const std::int64_t begin = flight.bucket * bucket_elements_;
+  const std::int64_t begin = flight.bucket * cut_.bucket_elements();
   std::int64_t done = 0;
   for (int r = 0; r < comm_.size(); ++r) {
-    for_each_piece(units_[flight.unit], r, begin, begin + flight.recv_counts[static_cast<std::size_t>(r)],
-                   [&](model::Parameter& p, std::int64_t at, std::int64_t count) {
-                     copy(flat_value(p, at, count), part_of(flight.receive.view(), dtype, done, count),
-                          stream());
-                     done += count;
-                   });
+    for_each_piece(
+        cut_.units()[flight.unit], r, begin, begin + flight.recv_counts[static_cast<std::size_t>(r)],
+        [&](model::Parameter& p, std::int64_t at, std::int64_t count) {
+          copy(flat_value(p, at, count), part_of(flight.receive.view(), dtype, done, count), stream());
+          done += count;
+        });
   }
   order(stream(), compute_);
   landed_.push_back(std::move(flight));
@@ -390,7 +348,7 @@ void ShardGroup::land_oldest_gather() {
 void ShardGroup::wait_weights(int segment) {
   const auto pending = [&] {
     if (gathers_.empty()) return false;
-    const int next = units_[gathers_.front().unit].segment;
+    const int next = cut_.units()[gathers_.front().unit].segment;
     return segment < 0 || next >= segment;  // they land from the last segment to the first
   };
   while (pending()) land_oldest_gather();

@@ -20,9 +20,6 @@ double tree_sum(const std::vector<double>& values) {
   return values.empty() ? 0.0 : sum.finish(add);
 }
 
-/// Losses every rank reports per micro-batch, in this order.
-enum LossSlot { lm_sum, num_labels, balancing, lpr, num_loss_slots };
-
 }  // namespace
 
 struct Trainer::StepBatch {
@@ -67,7 +64,7 @@ Trainer::Trainer(const comm::ExecutionContext& context, const TrainRun& run, con
       c.micro_batch_size, c.global_batch_size, nearest_divisor(c.global_batch_size, c.micro_batch_size));
   num_micro_batches_ = c.global_batch_size / c.micro_batch_size;
   NMOE_CHECK(
-      !global_balancing() || num_micro_batches_ <= context.world.size(), config,
+      !global_balancing(run.kind, c) || num_micro_batches_ <= context.world.size(), config,
       "lbl.scope = global needs all {} micro-batches of a step at once, there are {} ranks; run on {} ranks, "
       "enlarge train.micro_batch_size or set lbl.scope = local",
       num_micro_batches_, context.world.size(), num_micro_batches_);
@@ -84,26 +81,14 @@ Trainer::StepAgreement Trainer::agree_on_step(const StepBatch& batch) {
 
 model::LossScales Trainer::loss_scales(std::int64_t global_labels, std::int64_t micro_batch_labels) const {
   const TrainConfig& c = run_.config;
-  const double per_micro_batch = 1.0 / static_cast<double>(num_micro_batches_);
-  model::LossScales scales;
+  model::LossScales scales = auxiliary_scales(run_.kind, c);
   if (c.loss_norm == "microbatch_mean") {
+    const double per_micro_batch = 1.0 / static_cast<double>(num_micro_batches_);
     scales.lm = micro_batch_labels > 0 ? per_micro_batch / static_cast<double>(micro_batch_labels) : 0.0;
   } else {
     scales.lm = global_labels > 0 ? 1.0 / static_cast<double>(global_labels) : 0.0;
   }
-  if (run_.kind == RunKind::stage1) {
-    scales.balancing = c.router_aux_loss_coef * (global_balancing() ? 1.0 : per_micro_batch);
-  }
-  if (run_.kind == RunKind::stage2 && c.lpr_form != "off") {
-    scales.lpr = c.lpr_loss_coef * per_micro_batch;
-    scales.lpr_form = c.lpr_form == "nll" ? ops::LprForm::nll : ops::LprForm::double_softmax;
-    scales.lpr_by_expert_count = c.lpr_layer_mean == "by_expert_count";
-  }
   return scales;
-}
-
-bool Trainer::global_balancing() const {
-  return run_.kind == RunKind::stage1 && run_.config.lbl_scope == "global";
 }
 
 void Trainer::sum_statistics(std::span<double> statistics) {
@@ -129,46 +114,50 @@ void Trainer::reduce_losses(std::vector<double>& values, const StepAgreement& ag
       .all_reduce({values.data(), DType::float64, {static_cast<std::int64_t>(values.size())}},
                   comm::ReduceOp::sum, context_.stream)
       .wait();
-  const auto column = [&](LossSlot slot) {
+  const auto column = [&](int slot) {
     std::vector<double> of_slot;
-    for (std::size_t at = slot; at < values.size(); at += num_loss_slots) of_slot.push_back(values[at]);
+    for (auto at = static_cast<std::size_t>(slot); at < values.size(); at += LossSlots::count)
+      of_slot.push_back(values[at]);
     return of_slot;
   };
   const double per_micro_batch = 1.0 / static_cast<double>(num_micro_batches_);
   if (run_.config.loss_norm == "microbatch_mean") {
-    std::vector<double> means = column(lm_sum);
-    const std::vector<double> counts = column(num_labels);
+    std::vector<double> means = column(LossSlots::lm_sum);
+    const std::vector<double> counts = column(LossSlots::num_labels);
     for (std::size_t m = 0; m < means.size(); ++m) means[m] = counts[m] > 0 ? means[m] / counts[m] : 0.0;
     metrics.loss_lm = tree_sum(means) * per_micro_batch;
   } else {
-    metrics.loss_lm =
-        agreed.num_labels > 0 ? tree_sum(column(lm_sum)) / static_cast<double>(agreed.num_labels) : 0.0;
+    metrics.loss_lm = agreed.num_labels > 0
+                          ? tree_sum(column(LossSlots::lm_sum)) / static_cast<double>(agreed.num_labels)
+                          : 0.0;
   }
-  metrics.loss_lbl = tree_sum(column(balancing)) * per_micro_batch;
-  metrics.loss_lpr = tree_sum(column(lpr)) * per_micro_batch;
+  for (int i = 0; i < model::num_auxiliary_losses; ++i) {
+    metrics.auxiliary[static_cast<std::size_t>(i)] =
+        tree_sum(column(LossSlots::first_auxiliary + i)) * per_micro_batch;
+  }
 }
 
 StepMetrics Trainer::train_step(const StepBatch& batch, const StepAgreement& agreed) {
   const TrainConfig& c = run_.config;
   StepMetrics metrics;
-  std::vector<double> losses(static_cast<std::size_t>(num_micro_batches_ * num_loss_slots), 0.0);
+  std::vector<double> losses(static_cast<std::size_t>(num_micro_batches_ * LossSlots::count), 0.0);
   const auto num_steps = static_cast<std::int64_t>(batch.micro_batches.size());
   const model::StatisticsSum statistics = [this](std::span<double> values) { sum_statistics(values); };
   for (std::int64_t micro_step = 0; micro_step < num_steps; ++micro_step) {
     const auto at = static_cast<std::size_t>(micro_step);
     optimizer_.begin_micro_step(micro_step, num_micro_batches_);
-    const model::Losses result = decoder_.forward_backward(batch.micro_batches[at].batch(),
-                                                           loss_scales(agreed.num_labels, batch.labels[at]),
-                                                           global_balancing() ? statistics : nullptr);
+    const model::Losses result = decoder_.forward_backward(
+        batch.micro_batches[at].batch(), loss_scales(agreed.num_labels, batch.labels[at]),
+        global_balancing(run_.kind, c) ? statistics : nullptr);
     context_.heartbeat.beat();
     const std::int64_t m = comm::micro_batch_of(micro_step, groups_.layout.rank(),
                                                 groups_.layout.world_size(), num_micro_batches_);
     if (m < 0) continue;
-    double* slots = losses.data() + m * num_loss_slots;
-    slots[lm_sum] = result.lm_sum;
-    slots[num_labels] = static_cast<double>(result.num_labels);
-    slots[balancing] = result.balancing;
-    slots[lpr] = result.lpr;
+    double* slots = losses.data() + m * LossSlots::count;
+    slots[LossSlots::lm_sum] = result.lm_sum;
+    slots[LossSlots::num_labels] = static_cast<double>(result.num_labels);
+    for (int i = 0; i < model::num_auxiliary_losses; ++i)
+      slots[LossSlots::first_auxiliary + i] = result.*model::auxiliary_losses[i].value;
   }
   reduce_losses(losses, agreed, metrics);
   metrics.grad_norm = optimizer_.finish_reduction(context_.stream);

@@ -58,8 +58,10 @@ void exchange_rows(const ExpertParallelGroup& group, StepMemory& memory,
       indices.data<std::int32_t>()[t * top_k + k] = chosen[static_cast<std::size_t>(k)];
     for (std::int64_t d = 0; d < width; ++d) x.data<float>()[t * width + d] = value_of(me, t, d);
   }
-  const TokenDispatcher dispatcher(group, 0, {places.data(), DType::int32, {num_experts}}, indices.view(),
-                                   memory.scratch, stream);
+  const RowOrder order{memory.scratch.take({num_tokens * top_k}, DType::int32),
+                       memory.scratch.take({num_tokens, top_k}, DType::int32)};
+  const TokenDispatcher dispatcher(group, {0, {places.data(), DType::int32, {num_experts}}, indices.view()},
+                                   order, {memory.scratch.take({num_experts}, DType::int64)}, stream);
   const TensorView rows = memory.to_experts.take({dispatcher.num_rows(), width}, DType::float32),
                    received = memory.scratch.take({dispatcher.num_received(), width}, DType::float32),
                    results = memory.from_experts.take({dispatcher.num_received(), width}, DType::float32);

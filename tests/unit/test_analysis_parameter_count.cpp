@@ -2,14 +2,16 @@
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 
-#include "neuronmoe/analysis/parameter_count.hpp"
+#include "neuronmoe/analysis/compare_parameters.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/comm/communicator.hpp"
 #include "neuronmoe/model/decoder.hpp"
 #include "neuronmoe/model/expert_placement.hpp"
 
 using namespace nmoe;
-using namespace nmoe::analysis;
+using analysis::compare_parameters;
+using model::count_parameters;
+using model::ParameterCount;
 
 namespace {
 
@@ -55,7 +57,7 @@ void check(const ParameterCount& c, int moe_layers, int new_experts, double fres
            double active) {
   BOOST_TEST(c.moe_layers == moe_layers);
   BOOST_TEST(c.new_experts == new_experts);
-  BOOST_TEST(billions(c.new_parameters()) == fresh);
+  BOOST_TEST(billions(c.in_new_experts) == fresh);
   BOOST_TEST(billions(c.total() - c.routers) == total);
   BOOST_TEST(billions(c.active - c.routers) == active);
 }
@@ -63,8 +65,8 @@ void check(const ParameterCount& c, int moe_layers, int new_experts, double fres
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(dense_models) {
-  BOOST_TEST(dense_parameters(llama_3b()) == 3212749824);
-  BOOST_TEST(dense_parameters(qwen_1_8b()) == 1836828672);
+  BOOST_TEST(count_parameters(llama_3b(), Experts(28, 1)).dense == 3212749824);
+  BOOST_TEST(count_parameters(qwen_1_8b(), Experts(24, 1)).dense == 1836828672);
 }
 
 BOOST_AUTO_TEST_CASE(table_of_method_3_6) {

@@ -2,6 +2,7 @@
 // and bytes as derived by hand from the architecture (the numbers beside each check), not by this program.
 #include <boost/test/unit_test.hpp>
 
+#include "neuronmoe/model/parameter_count.hpp"
 #include "neuronmoe/train/plan_time.hpp"
 
 using namespace nmoe;
@@ -42,15 +43,16 @@ double per_token(const train::PlanInput& input, bool forward, bool backward) {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(parameters_a1) {
-  const train::ParameterCounts n = train::count_parameters(llama_greek());
-  BOOST_TEST(n.total == 3'212'749'824 + 21 * 75'497'472 + 92'160);
-  BOOST_TEST(n.new_experts == 21 * 75'497'472);
+  const train::PlanInput greek = llama_greek();
+  const model::ParameterCount n = model::count_parameters(greek.model, train::trainables_of(greek.kind));
+  BOOST_TEST(n.total() == 3'212'749'824 + 21 * 75'497'472 + 92'160);
+  BOOST_TEST(n.in_new_experts == 21 * 75'497'472);
   BOOST_TEST(n.trainable == 21 * 75'497'472 + (6 + 2 + 2 + 4 + 4 + 2 + 2 + 4 + 4) * 3072);
   check_close(static_cast<double>(n.active), 3.892e9);
   train::PlanInput qwen;
   qwen.model = model::load_model_config(config_path("models/qwen1.5-1.8b.json"));
   qwen.kind = train::RunKind::pretrain;
-  BOOST_TEST(train::count_parameters(qwen).total == 1'836'828'672);
+  BOOST_TEST(model::count_parameters(qwen.model).total() == 1'836'828'672);
 }
 
 BOOST_AUTO_TEST_CASE(work_a2) {
@@ -160,7 +162,8 @@ BOOST_AUTO_TEST_CASE(one_reduction_per_step) {
   const train::TimePlan once_time = train::plan_time(input, machine, train::ReduceRoute::direct);
   BOOST_CHECK_CLOSE(4 * once_time.reduce_s, often_time.reduce_s, 1e-9);
   const train::MemoryPlan memory = train::plan_memory(input, 0);
-  BOOST_TEST(memory.gradients == 4 * train::count_parameters(input).trainable);
+  BOOST_TEST(memory.gradients ==
+             4 * model::count_parameters(input.model, train::trainables_of(input.kind)).trainable);
 }
 
 BOOST_AUTO_TEST_CASE(scaling_a5) {

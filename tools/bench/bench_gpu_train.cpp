@@ -103,7 +103,7 @@ void initialise(model::Decoder& decoder, bool skewed) {
   for (model::Parameter& p : decoder.parameters()) {
     if (p.name == "model.embed_tokens.weight")
       set_columns(p.value.view(), common, stream, [](std::int64_t) { return 8.0; });
-    if (!p.is_router) continue;
+    if (!p.is_router()) continue;
     const std::int64_t experts = p.shape[0];
     set_columns(p.value.view(), common, stream, [&](std::int64_t e) {
       const double rank = static_cast<double>(e == 0 ? experts : e);

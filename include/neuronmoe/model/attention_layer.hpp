@@ -4,13 +4,9 @@
 // ops/linear.hpp.
 #include <span>
 
-#include "neuronmoe/model/config.hpp"
-#include "neuronmoe/model/freeze_plan.hpp"
-#include "neuronmoe/model/observer.hpp"
+#include "neuronmoe/model/layer_pass.hpp"
 #include "neuronmoe/model/parameter.hpp"
 #include "neuronmoe/model/rope_table.hpp"
-#include "neuronmoe/model/step_memory.hpp"
-#include "neuronmoe/tensor/stream.hpp"
 
 namespace nmoe::model {
 
@@ -43,9 +39,45 @@ struct SequenceInfo {
 struct AttentionSaved {
   ConstTensorView x;   // [T, D] layer input; its norm is taken again when q, k, v weights are trainable
   TensorView inv_rms;  // [T] acc
-  TensorView q, k, v;  // after the rotary embedding
+  TensorView q, k, v;  // [T, H, d], [T, G, d], [T, G, d] after the rotary embedding
   TensorView o, lse;   // [T, H, d], [T, H] acc
 };
+template <typename F>
+void for_each_buffer(AttentionSaved& b, const LayerSizes& s, F&& f) {
+  const Memory kept = kept_if(s.plan.keeps_attention());
+  const ModelConfig& c = s.config;
+  f(b.inv_rms, kept, {s.num_tokens}, s.acc());
+  f(b.q, kept, {s.num_tokens, c.num_attention_heads, c.head_dim}, s.dtype);
+  f(b.k, kept, {s.num_tokens, c.num_key_value_heads, c.head_dim}, s.dtype);
+  f(b.v, kept, {s.num_tokens, c.num_key_value_heads, c.head_dim}, s.dtype);
+  f(b.o, kept, {s.num_tokens, c.num_attention_heads, c.head_dim}, s.dtype);
+  f(b.lse, kept, {s.num_tokens, c.num_attention_heads}, s.acc());
+}
+
+/// Inside forward.
+struct AttentionForwardScratch {
+  TensorView xn;  // [T, D] normed input
+};
+template <typename F>
+void for_each_buffer(AttentionForwardScratch& b, const LayerSizes& s, F&& f) {
+  f(b.xn, Memory::scratch, {s.num_tokens, s.config.hidden_size}, s.dtype);
+}
+
+/// Inside backward.
+struct AttentionBackwardScratch {
+  TensorView d_o, dq, dk, dv;  // gradients of o, q, k, v
+  TensorView dxn, xn;          // [T, D]; the normed input only for weight gradients
+};
+template <typename F>
+void for_each_buffer(AttentionBackwardScratch& b, const LayerSizes& s, F&& f) {
+  const ModelConfig& c = s.config;
+  f(b.d_o, Memory::scratch, {s.num_tokens, c.num_attention_heads, c.head_dim}, s.dtype);
+  f(b.dq, Memory::scratch, {s.num_tokens, c.num_attention_heads, c.head_dim}, s.dtype);
+  f(b.dk, Memory::scratch, {s.num_tokens, c.num_key_value_heads, c.head_dim}, s.dtype);
+  f(b.dv, Memory::scratch, {s.num_tokens, c.num_key_value_heads, c.head_dim}, s.dtype);
+  f(b.dxn, Memory::scratch, {s.num_tokens, c.hidden_size}, s.dtype);
+  if (s.plan.attention_weights) f(b.xn, Memory::scratch, {s.num_tokens, c.hidden_size}, s.dtype);
+}
 
 /// What flows from layer to layer: x, plus `pending` where it is given. Whoever norms it first adds that to x
 /// in the same pass over memory.
@@ -59,21 +91,22 @@ void norm_residual(TensorView y, TensorView inv_rms, const ResidualStream& in, C
 
 class AttentionLayer {
  public:
-  AttentionLayer(int layer, const ModelConfig& config) : layer_(layer), config_(config) {}
+  /// Both outlive the layer.
+  AttentionLayer(const AttentionWeights& weights, const RopeTable& rope) : weights_(weights), rope_(rope) {}
   /// y = Attention(norm(in)), [T, D], without the residual, which is in.x afterwards. y may lie where
   /// in.pending does.
-  void forward(TensorView y, const ResidualStream& in, const SequenceInfo& sequence,
-               const AttentionWeights& weights, AttentionSaved& saved, const RopeTable& rope,
-               const LayerPlan& plan, StepMemory& memory, ActivationObserver* observer, Stream& stream) const;
+  void forward(TensorView y, const ResidualStream& in, const SequenceInfo& sequence, AttentionSaved& saved,
+               const LayerPass& pass) const;
   /// dx += gradient through the attention branch; dx [T, D] holds the gradient of y on entry (the residual
   /// path).
-  void backward(TensorView dx, const SequenceInfo& sequence, const AttentionWeights& weights,
-                const AttentionSaved& saved, const RopeTable& rope, const LayerPlan& plan, Arena& scratch,
-                Stream& stream) const;
+  void backward(TensorView dx, const SequenceInfo& sequence, const AttentionSaved& saved,
+                const LayerPass& pass) const;
 
  private:
-  int layer_;
-  const ModelConfig& config_;
+  const AttentionWeights& weights_;
+  const RopeTable& rope_;
 };
+/// Returns the work of the layer on sequences of `seq_length` tokens each.
+Flops attention_flops(const LayerSizes& sizes, std::int64_t seq_length);
 
 }  // namespace nmoe::model

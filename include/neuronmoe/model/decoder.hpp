@@ -11,32 +11,14 @@
 #include "neuronmoe/model/batch.hpp"
 #include "neuronmoe/model/config.hpp"
 #include "neuronmoe/model/moe_layer.hpp"
+#include "neuronmoe/model/router.hpp"
 
 namespace nmoe::model {
-
-/// Scales of the losses of one micro-batch; they already hold the division by tokens and micro-batches of the
-/// step.
-struct LossScales {
-  double lm = 0.0;         ///< on every token's cross-entropy, e.g. 1 / valid labels of the global batch
-  double balancing = 0.0;  ///< on the mean over MoE layers, e.g. 0.01 / M
-  double lpr = 0.0;        ///< on the language-prior loss as averaged by lpr_by_expert_count, e.g. 0.1 / M
-  ops::LprForm lpr_form = ops::LprForm::double_softmax;
-  bool lpr_by_expert_count =
-      true;  ///< mean within groups of layers with equal E, then over groups; false = flat
-};
 
 /// Sums the balancing statistics of all micro-batches of a step in place (lbl.scope = global): layer after
 /// layer the [E] choice counts and the [E] probability sums, at the end the number of tokens. Called once per
 /// forward_backward, between the two, on every rank; every router must be trainable.
 using StatisticsSum = std::function<void(std::span<double> statistics)>;
-
-/// Losses of one micro-batch, unscaled.
-struct Losses {
-  double lm_sum = 0.0;          ///< Σ cross-entropy over valid labels, nats
-  std::int64_t num_labels = 0;  ///< valid labels
-  double balancing = 0.0;       ///< mean over MoE layers
-  double lpr = 0.0;             ///< 0 when no token is masked
-};
 
 /// Called by training and evaluation passes at the borders of segments (FreezePlan), in the same order on
 /// every rank. They may start and await collectives.
@@ -46,6 +28,16 @@ struct SegmentHooks {
   /// After a segment of backward: every gradient whose last_writer it is, is complete.
   std::function<void(int segment)> gradients_ready;
 };
+
+/// What a layer keeps of the residual stream between its halves.
+struct MiddleSaved {
+  TensorView x_mid, inv_rms;  // [T, D] after attention, [T] acc: its norm's scale
+};
+template <typename F>
+void for_each_buffer(MiddleSaved& b, const LayerSizes& s, F&& f) {
+  f(b.x_mid, Memory::saved, {s.num_tokens, s.config.hidden_size}, s.dtype);
+  f(b.inv_rms, Memory::saved, {s.num_tokens}, s.acc());
+}
 
 class Decoder {
  public:
@@ -116,16 +108,13 @@ class Decoder {
   };
   struct LayerSaved {
     AttentionSaved attention;
-    TensorView x_mid, inv_rms;  // residual after attention, its norm's scale
+    MiddleSaved middle;
     FeedForwardSaved mlp;
     MoeSaved moe;
   };
 
   std::int64_t num_leaves(const Parameter& p) const {
     return p.is_new_expert() && !group_.placement.is_replicated(p.layer, p.expert) ? group_.comm.size() : 1;
-  }
-  bool written_twice(const Parameter& p) const {
-    return plan_.tied_head && p.last_writer == plan_.embedding_segment();
   }
   void begin_segment(int segment);
   void weights_needed(int segment) const {
@@ -152,24 +141,29 @@ class Decoder {
   /// Residual stream after all layers. Layers the freeze plan needs keep what backward reads when `training`.
   ResidualStream run_layers(const Batch& batch, const SequenceInfo& sequence, ActivationObserver* observer,
                             bool training);
+  LayerPass layer_pass(int l, std::int64_t num_tokens, ActivationObserver* observer);
   /// The layer's MLP output in y; what the stream is with it.
-  ResidualStream layer_forward(int l, TensorView y, const ResidualStream& in, const SequenceInfo& sequence,
-                               ActivationObserver* observer);
+  ResidualStream layer_forward(TensorView y, const ResidualStream& in, const SequenceInfo& sequence,
+                               const LayerPass& pass);
   void final_norm(TensorView y, TensorView inv_rms, const ResidualStream& in) {
     norm_residual(y, inv_rms, in, final_norm_.value, config_.rms_norm_eps, stream_);
   }
   /// Adds a training pass to routed_slots().
   void count_routing();
-  void layer_backward(int l, TensorView dx, const SequenceInfo& sequence, const Batch& batch,
-                      const AuxLossScales& scales, const AuxLosses& losses);
+  void layer_backward(TensorView dx, const SequenceInfo& sequence, const RouterLosses& losses,
+                      const LayerPass& pass);
   std::vector<double> balancing_statistics(const Batch& batch);
-  AuxLossScales layer_scales(int l, const LossScales& scales, std::int64_t num_old,
-                             const std::vector<double>& statistics) const;
-  double lpr_mean_denominator(int l, bool by_expert_count, std::int64_t num_old) const;
-  /// Losses of a micro-batch from where its kernels left them, [T] acc and [L, 2] float64: the one time its
-  /// losses are read back.
-  Losses read_losses(ConstTensorView token_losses, ConstTensorView aux_losses, const Batch& host_batch,
-                     const LossScales& scales, const std::vector<double>& statistics);
+  /// What a micro-batch's auxiliary losses are computed from on every layer; `statistics` empty: from itself.
+  struct AuxiliaryInput {
+    const LossScales& scales;
+    std::int64_t num_old;  ///< tokens of old languages
+    std::vector<double> statistics;
+    TensorView values;         ///< [L, num_auxiliary_losses] float64
+    ConstTensorView old_mask;  ///< [T] uint8
+  };
+  RouterLosses router_losses(int l, const AuxiliaryInput& input) const;
+  /// Losses of a micro-batch from where their kernels left them: the one time its losses are read back.
+  Losses read_losses(ConstTensorView token_losses, const AuxiliaryInput& input, const Batch& host_batch);
 
   ModelConfig config_;
   DType dtype_;

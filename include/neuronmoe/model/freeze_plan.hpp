@@ -20,6 +20,8 @@ struct LayerPlan {
   bool any_backward() const {
     return attention_weights || base_mlp_weights || experts || router || layer_input;
   }
+  /// Whether any gradient flows into base or experts of a MoE layer.
+  bool any_expert_gradient() const { return experts || base_mlp_weights || mlp_input; }
   /// What forward keeps. Normed inputs are never kept: backward norms the residual again.
   bool keeps_attention() const { return layer_input || attention_weights; }  ///< q, k, v, o, log-sum-exp
   bool keeps_base_mlp() const { return mlp_input || base_mlp_weights; }      ///< gate and up of the base
@@ -43,6 +45,8 @@ struct FreezePlan {
   /// Stage after which a parameter's gradient is complete: only then may it be reduced (a tied embedding is
   /// written by segment 0 and by the last one).
   int last_writer(const Parameter& parameter) const;
+  /// Whether the first and the last segment both add to its gradient. @pre its last_writer is set
+  bool written_twice(const Parameter& p) const { return tied_head && p.last_writer == embedding_segment(); }
   /// One line per segment: gradients, what is kept, and which gradients are complete after it.
   std::string to_string() const;
 };

@@ -1,5 +1,12 @@
 #pragma once
-// Memory of one micro-batch. Used by Decoder and its layers.
+// Memory of one micro-batch, and the same without memory for those who only ask how much it is. Used by
+// Decoder, its layers and step_cost.
+//
+// What a layer takes is listed once. Each struct of buffers B has beside it
+//   template <typename F> void for_each_buffer(B& buffers, <sizes>, F&& f)
+// which calls f(view, Memory, Shape, DType) for every buffer in the order in which they are taken. A pass
+// takes them with take_buffers<B>(memory, <sizes>) from a StepMemory, step_cost from a CountedMemory.
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 
@@ -35,12 +42,20 @@ struct StepBytes {
   std::int64_t total() const { return saved + scratch + to_experts + from_experts; }
 };
 
+/// Where a buffer lies: what each is for says StepMemory.
+enum class Memory { saved, scratch, to_experts, from_experts };
+/// Returns the memory of what backward reads if it is kept.
+inline Memory kept_if(bool keep) {
+  return keep ? Memory::saved : Memory::scratch;
+}
+
 struct StepMemory {
   Arena saved;              ///< from a layer's forward to its backward
   Arena scratch;            ///< inside one layer's forward or backward; callers rewind to where they began
   SendBuffer to_experts;    ///< rows for the experts of other ranks, gradients of their outputs
   SendBuffer from_experts;  ///< what experts of this rank give back for rows of others
 
+  TensorView take(Memory memory, const Shape& shape, DType dtype);
   StepBytes peak_bytes() const {
     return {saved.peak_bytes(), scratch.peak_bytes(), to_experts.peak_bytes(), from_experts.peak_bytes()};
   }
@@ -53,17 +68,59 @@ struct StepMemory {
   }
 };
 
+/// Counts what an Arena would have in use.
+class CountedArena {
+ public:
+  using Mark = std::int64_t;
+  void add(std::int64_t num_bytes) {
+    in_use_ += num_bytes;
+    peak_ = std::max(peak_, in_use_);
+  }
+  Mark mark() const { return in_use_; }
+  void rewind(Mark mark) { in_use_ = mark; }
+  std::int64_t in_use_bytes() const { return in_use_; }
+  std::int64_t peak_bytes() const { return peak_; }
+
+ private:
+  std::int64_t in_use_ = 0, peak_ = 0;
+};
+
+/// Counts what a StepMemory would have in use, without having any.
+struct CountedMemory {
+  CountedArena saved, scratch;
+
+  /// Returns {}.
+  TensorView take(Memory memory, const Shape& shape, DType dtype);
+  StepBytes peak_bytes() const {
+    return {saved.peak_bytes(), scratch.peak_bytes(), to_experts_, from_experts_};
+  }
+
+ private:
+  std::int64_t to_experts_ = 0, from_experts_ = 0;
+};
+
+/// Takes what for_each_buffer lists for `Buffers` of these sizes.
+template <typename Buffers, typename AnyMemory, typename... Sizes>
+Buffers take_buffers(AnyMemory& memory, const Sizes&... sizes) {
+  Buffers buffers;
+  for_each_buffer(buffers, sizes..., [&](TensorView& view, Memory where, const Shape& shape, DType dtype) {
+    view = memory.take(where, shape, dtype);
+  });
+  return buffers;
+}
+
 /// Gives scratch memory back when a scope ends.
+template <typename AnyArena>
 class ScratchScope {
  public:
-  explicit ScratchScope(Arena& arena) : arena_(arena), mark_(arena.mark()) {}
+  explicit ScratchScope(AnyArena& arena) : arena_(arena), mark_(arena.mark()) {}
   ~ScratchScope() { arena_.rewind(mark_); }
   ScratchScope(const ScratchScope&) = delete;
   ScratchScope& operator=(const ScratchScope&) = delete;
 
  private:
-  Arena& arena_;
-  Arena::Mark mark_;
+  AnyArena& arena_;
+  typename AnyArena::Mark mark_;
 };
 
 }  // namespace nmoe::model

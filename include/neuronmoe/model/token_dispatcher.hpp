@@ -11,8 +11,7 @@
 
 #include "neuronmoe/comm/communicator.hpp"
 #include "neuronmoe/model/expert_placement.hpp"
-#include "neuronmoe/tensor/stream.hpp"
-#include "neuronmoe/tensor/tensor.hpp"
+#include "neuronmoe/model/layer_pass.hpp"
 
 namespace nmoe::model {
 
@@ -28,6 +27,34 @@ struct ExpertBlock {
   int source;
   std::int64_t begin, end;
 };
+
+/// Rows of a MoE layer on this rank in one micro-batch, which routing decides about.
+struct DispatchedRows {
+  std::int64_t all = 0;         ///< N, routed slots of its tokens
+  std::int64_t base = 0;        ///< of these for the base expert
+  std::int64_t replicated = 0;  ///< of these for experts that every rank holds
+  std::int64_t received = 0;    ///< R, of all sources for experts that this rank owns
+  bool local = true;            ///< whether nothing travels: then R = the other rows of these
+};
+
+/// Where the slots of a layer's tokens went, kept as what routing itself keeps.
+struct RowOrder {
+  TensorView token_of_row, row_of_slot;  // [N], [T, K] int32
+};
+template <typename F>
+void for_each_buffer(RowOrder& b, const LayerSizes& s, F&& f) {
+  f(b.token_of_row, kept_if(s.plan.router), {s.num_tokens * s.top_k()}, DType::int32);
+  f(b.row_of_slot, kept_if(s.plan.router), {s.num_tokens, s.top_k()}, DType::int32);
+}
+
+/// Until the rows are laid out.
+struct RowCounts {
+  TensorView slots_of_expert;  // [E] int64
+};
+template <typename F>
+void for_each_buffer(RowCounts& b, const LayerSizes& s, F&& f) {
+  f(b.slots_of_expert, Memory::scratch, {s.num_experts()}, DType::int64);
+}
 
 /// Rows on their way to this rank's experts.
 class [[nodiscard]] Arrivals {
@@ -62,16 +89,24 @@ class TokenDispatcher {
   /// Place of every expert's rows, [E]: the base, replicated ones, then by owner and id.
   static std::vector<std::int32_t> places_of_experts(const ExpertParallelGroup& group, int layer,
                                                      int num_experts);
-  /// @param place_of_expert places_of_experts of the layer, [E] int32   @param indices [T, K] int32 chosen
-  /// experts; row numbers are kept beside them, in `arena`. On a GPU the rows per expert are read back: the
-  /// one wait of the host in a layer.   Collective over the expert-parallel group.
-  TokenDispatcher(const ExpertParallelGroup& group, int layer, ConstTensorView place_of_expert,
-                  ConstTensorView indices, Arena& arena, Stream& stream);
+  /// Where a layer's tokens want to go, and the places of the experts.
+  struct Choice {
+    int layer;
+    ConstTensorView place_of_expert;  ///< [E] int32, places_of_experts of the layer
+    ConstTensorView indices;          ///< [T, K] int32 chosen experts
+  };
+  /// Fills `order`, which outlives this. On a GPU the rows per expert are read back: the one wait of the host
+  /// in a layer.   Collective over the expert-parallel group.
+  TokenDispatcher(const ExpertParallelGroup& group, const Choice& choice, const RowOrder& order,
+                  const RowCounts& counts, Stream& stream);
 
   /// True when every expert lives on this rank: nothing travels, rows past the local rows already are the
   /// received rows.
   bool is_local() const { return group_.comm.size() == 1 || !dispatches_; }
-  std::int64_t num_rows() const { return token_of_row_.num_elements(); }
+  DispatchedRows rows() const {
+    return {num_rows(), num_base_rows_, num_local_rows_ - num_base_rows_, num_received_, is_local()};
+  }
+  std::int64_t num_rows() const { return order_.token_of_row.num_elements(); }
   std::int64_t num_base_rows() const { return num_base_rows_; }
   /// Rows of the base and of replicated experts; the latter's, within all rows, are local_blocks() (source
   /// 0).
@@ -81,8 +116,8 @@ class TokenDispatcher {
   const std::vector<ExpertBlock>& blocks() const { return blocks_; }
   /// [E] slots of this rank's tokens per expert.
   const std::vector<std::int64_t>& slots_of_expert() const { return slots_of_expert_; }
-  ConstTensorView token_of_row() const { return token_of_row_; }  // [N] int32
-  ConstTensorView row_of_slot() const { return row_of_slot_; }    // [T, K] int32
+  ConstTensorView token_of_row() const { return order_.token_of_row; }  // [N] int32
+  ConstTensorView row_of_slot() const { return order_.row_of_slot; }    // [T, K] int32
 
   /// Rows of all sources for my experts; `rows` [N, D] in permuted order (or [N] int32: row_sample of
   /// observers). With `keep` they are in `received` [R, D] after wait(), for as long as the caller likes and
@@ -98,10 +133,9 @@ class TokenDispatcher {
   void exchange_counts(int layer, const std::vector<int>& order, Stream& stream);
 
   const ExpertParallelGroup& group_;
-  std::int64_t num_tokens_, top_k_;
   bool dispatches_;
   std::int64_t num_base_rows_ = 0, num_local_rows_ = 0, num_received_ = 0;
-  TensorView token_of_row_, row_of_slot_;
+  RowOrder order_;
   std::vector<std::int64_t> slots_of_expert_;
   std::vector<std::int64_t> send_counts_, recv_counts_;  // rows per peer
   std::vector<std::int64_t> first_received_;             // per source, within all received rows

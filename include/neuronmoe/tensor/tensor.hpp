@@ -134,6 +134,8 @@ class Arena {
   explicit Arena(Device device = Device::cpu) : device_(device) {}
   /// Uninitialised memory, 64-byte aligned.
   TensorView take(Shape shape, DType dtype);
+  /// Returns the bytes that a take of this uses up.
+  static std::int64_t bytes_of(const Shape& shape, DType dtype);
   void reset();
   /// One block of that size from now on, so that takes up to there allocate nothing, however they are cut.
   /// @pre no view is in use

@@ -16,9 +16,13 @@ struct MachineConfig {
   double gemm_tflops = 0.2;      ///< measured rate of large matrix products
   double gemm_efficiency = 0.6;  ///< share of it that a training step reaches
   double memory_gb = 16.0;
-  double link_gbs = 5.0;     ///< to another GPU of the node
-  double network_gbs = 0.0;  ///< to another node; 0 = there is none
-  double latency_us = 5.0;   ///< of one hop of a ring
+  double link_gbs = 5.0;        ///< to another GPU of the node
+  double network_gbs = 0.0;     ///< to another node; 0 = there is none
+  double latency_us = 5.0;      ///< of one hop of a ring
+  double gpu_context_mb = 0.0;  ///< CUDA context and kernels of a rank; 0: it computes on no GPU
+  /// Channels of an NCCL communicator to each GPU of its node: the 32 that NCCL makes on an H100 node at the
+  /// first all-to-all (NVIDIA/nccl issue 1685).
+  int nccl_channels = 32;
 };
 
 template <class Config, class F>
@@ -38,6 +42,15 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{"bandwidth to another node, one direction; 0 = there is no other node", "GB/s per GPU", 0,
               1e6});
   f("machine.latency_us", c.latency_us, FieldInfo{"one hop of a ring", "us", 0, 1e6});
+  f("machine.gpu_context_mb", c.gpu_context_mb,
+    FieldInfo{.help = "CUDA context and kernels of a rank; 0 = it computes on no GPU",
+              .unit = "MB",
+              .min = 0,
+              .max = 1e6});
+  f("machine.nccl_channels", c.nccl_channels,
+    FieldInfo{.help = "channels of an NCCL communicator to each GPU of the node, 12 MiB each",
+              .min = 0,
+              .max = 1024});
 }
 
 }  // namespace nmoe::train

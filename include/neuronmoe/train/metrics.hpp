@@ -1,18 +1,29 @@
 #pragma once
 // metrics.jsonl: one line a step, appended by rank 0 (DESIGN 7). Written by Trainer; read by people and
 // tools/report.py.
+#include <array>
 #include <cstdint>
 #include <fstream>
 #include <map>
 #include <string>
 
+#include "neuronmoe/model/router.hpp"
+
 namespace nmoe::train {
+
+/// The losses of a micro-batch as ranks add them up, one float64 each: the language model's sum, its labels,
+/// then model::auxiliary_losses.
+struct LossSlots {
+  static constexpr int lm_sum = 0, num_labels = 1, first_auxiliary = 2;
+  static constexpr int count = first_auxiliary + model::num_auxiliary_losses;
+};
 
 /// What one optimizer step did. Losses are means as METHOD 6 defines them, in nats.
 struct StepMetrics {
   std::int64_t step = 0;    ///< counted from 1
   std::int64_t tokens = 0;  ///< trained on so far
-  double loss_lm = 0, loss_lbl = 0, loss_lpr = 0, grad_norm = 0, learning_rate = 0;
+  double loss_lm = 0, grad_norm = 0, learning_rate = 0;
+  std::array<double, model::num_auxiliary_losses> auxiliary{};  ///< in the order of model::auxiliary_losses
   double step_s = 0, tokens_per_s = 0;
   bool skipped = false;                       ///< non-finite gradient: no update was made
   std::map<std::string, std::int64_t> bytes;  ///< sent by this rank in this step, per collective

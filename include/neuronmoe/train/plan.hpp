@@ -76,22 +76,12 @@ struct RankPlan {
 RankPlan plan_counts(const PlanInput& input, int rank, const RoutingLoad& routing, std::int64_t num_steps = 1,
                      std::int64_t num_updates = 1);
 
-/// How much of a micro-batch goes to the base expert of each layer: its share, or as little or much as can
-/// be.
-enum class BaseLoad { balanced, least, most };
-/// Memory of `rank` with balanced routing (exact if every MoE layer has top_k >= E), or at an end of what
-/// routing can do: on one rank no routing needs more than the larger of `least` and `most`.
-MemoryPlan plan_memory(const PlanInput& input, int rank, BaseLoad load = BaseLoad::balanced);
+/// Memory of `rank` with balanced routing (exact if every MoE layer has top_k >= E).
+MemoryPlan plan_memory(const PlanInput& input, int rank);
 /// The same with the activations a run takes at its start (reserve_step_memory): room for whatever routing on
 /// one rank, for ids, labels and masks, and for uneven cuts that round up to 64 bytes each.
 MemoryPlan plan_reserved_memory(const PlanInput& input, int rank);
 /// What each layer keeps of one micro-batch between forward and backward, bytes [L]; balanced routing.
 std::vector<std::int64_t> plan_saved_bytes(const PlanInput& input, int rank);
-
-/// Parameters: of the model, those that train, and those a token meets (top_k experts of each layer).
-struct ParameterCounts {
-  std::int64_t total = 0, trainable = 0, new_experts = 0, active = 0;
-};
-ParameterCounts count_parameters(const PlanInput& input);
 
 }  // namespace nmoe::train

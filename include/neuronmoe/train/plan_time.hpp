@@ -1,5 +1,6 @@
 #pragma once
-// From counts to time on a machine: a model, never a measurement. Used by `neuronmoe plan`.
+// From counts to time on a machine, and what its libraries take of its memory: a model, never a measurement.
+// Used by `neuronmoe plan`.
 #include <optional>
 #include <string>
 #include <vector>
@@ -29,12 +30,22 @@ struct TimePlan {
 /// @pre input.num_ranks = nodes · gpus_per_node for the number of nodes that is meant
 TimePlan plan_time(const PlanInput& input, const MachineConfig& machine, ReduceRoute route);
 
+/// Bytes that a rank's libraries take of a GPU's memory beside the plan's: estimated, all 0 where a machine
+/// has none.
+struct LibraryMemory {
+  std::int64_t context = 0;    ///< CUDA context and kernels
+  std::int64_t workspace = 0;  ///< of matrix products
+  std::int64_t messages = 0;   ///< channels of NCCL communicators to the other GPUs of the node
+  std::int64_t total() const { return context + workspace + messages; }
+};
+LibraryMemory library_memory(const PlanInput& input, const MachineConfig& machine);
+
 /// The layout that a machine of `nodes` nodes should use.
 struct LayoutChoice {
   int expert_parallel_size = 1;
   TimePlan time;
   MemoryPlan memory;  ///< of the fullest rank
-  bool fits = false;  ///< in the memory of a GPU
+  bool fits = false;  ///< in the memory of a GPU, with its libraries
 };
 /// All expert-parallel sizes that stay inside a node, the fastest that fits first. Global batch = one
 /// micro-batch per rank, or, with `strong`, the configured one (empty if it has fewer sequences than ranks).

@@ -1,7 +1,7 @@
 #pragma once
 // One group of parameters sharded over one communicator (ZeRO-2): reduction of gradient leaves to their
 // owners and all-gather of updated weights, both segment by segment and bucket by bucket, so that they
-// overlap with backward and the next forward. Used by ShardedOptimizer; `neuronmoe plan` uses the same cut.
+// overlap with backward and the next forward. Used by ShardedOptimizer.
 #include <cstdint>
 #include <deque>
 #include <span>
@@ -12,24 +12,9 @@
 #include "neuronmoe/model/parameter.hpp"
 #include "neuronmoe/tensor/device.hpp"
 #include "neuronmoe/train/buffer_pool.hpp"
-#include "neuronmoe/train/reduce_options.hpp"
+#include "neuronmoe/train/shard_cut.hpp"
 
 namespace nmoe::train {
-
-/// The tensors whose gradients one backward segment completes, cut over the ranks.
-struct ShardUnit {
-  int segment;
-  std::vector<std::int64_t> tensors;  ///< positions in the group's list
-  comm::ShardMap map;                 ///< of those tensors
-};
-/// Units in backward order. `segments[i]` and `sizes[i]` belong to tensor i. Pure arithmetic.
-std::vector<ShardUnit> make_shard_units(std::span<const int> segments, std::span<const std::int64_t> sizes,
-                                        int group_size);
-/// Elements per rank and bucket.
-std::int64_t bucket_elements(const ReduceOptions& options, int group_size, int leaves);
-/// Whether a source with `count` of `leaves` leaves sends their sum instead: only where that is a node of the
-/// one summation tree (DESIGN 6).
-bool sends_sum_of_leaves(const ReduceOptions& options, int count, int leaves);
 
 /// Returns elements [begin, begin + count) of a parameter's value as one axis.
 TensorView flat_value(model::Parameter& parameter, std::int64_t begin, std::int64_t count);
@@ -101,15 +86,12 @@ class ShardGroup {
   };
   /// Owned pieces and sums of one unit.
   struct UnitState {
-    std::int64_t num_buckets = 0;
     std::vector<std::int64_t>
         first;  // element of the flat arrays where each rank's part begins; −1: not held
     std::vector<comm::BinaryCounterSum<Tensor>> sums;  // one per bucket
   };
   template <typename F>
   void for_each_piece(const ShardUnit& unit, int rank, std::int64_t begin, std::int64_t end, F&& f) const;
-  std::int64_t bucket_part(std::size_t unit, int rank, std::int64_t bucket) const;
-  int nodes_of(int count) const { return sends_sum_of_leaves(options_, count, leaves_) ? 1 : count; }
   Stream& stream() { return comm_.size() == 1 ? compute_ : own_.stream(); }
   /// What `then` does from now on comes after what `first` has been given so far.
   void order(Stream& first, Stream& then);
@@ -130,18 +112,15 @@ class ShardGroup {
   Stream& compute_;
   OwnedStream own_;
   Event event_;
-  int leaves_;
   ReduceOptions options_;
-  std::int64_t bucket_elements_;
-  std::vector<ShardUnit> units_;
+  ShardCut cut_;
   std::vector<UnitState> states_;
   std::vector<HeldSlice> owned_, held_;
   std::deque<Flight> reductions_, gathers_;
   std::deque<std::pair<std::size_t, std::int64_t>> gathers_to_start_;  // unit, bucket
   std::vector<Flight> landed_;      // their buffers are used again: no allocation after warm-up
   BufferPool packing_, sums_pool_;  // likewise; the first in the order of compute_, the other of stream()
-  std::int64_t send_bytes_ = 0, receive_bytes_ = 0;  // of the largest message
-  Tensor rounded_;                                   // one rank: a bucket as it would have travelled
+  Tensor rounded_;                  // one rank: a bucket as it would have travelled
   Tensor gradient_, master_, exp_avg_, exp_avg_sq_;
 };
 

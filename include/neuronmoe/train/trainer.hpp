@@ -76,7 +76,6 @@ class Trainer {
   /// Adds the balancing statistics of all micro-batches, one per rank, in their one order (lbl.scope =
   /// global).
   void sum_statistics(std::span<double> statistics);
-  bool global_balancing() const;
   void reduce_losses(std::vector<double>& per_micro_batch, const StepAgreement& agreed, StepMetrics& metrics);
   PlanInput plan_input() const;
   /// Waits for the weights that an update left for the next forward to fetch; their bytes belong to the count

@@ -12,6 +12,7 @@
 #include "gemm_cublaslt_library.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/handle.hpp"
+#include "neuronmoe/ops/gpu_libraries.hpp"
 #include "neuronmoe/tensor/device.hpp"
 #include "scratch.hpp"
 
@@ -19,7 +20,6 @@ namespace nmoe::ops::cuda {
 
 namespace {
 
-constexpr std::int64_t workspace_bytes = std::int64_t{32} << 20;  // what cuBLAS recommends for Hopper
 constexpr std::size_t most_plans = 4096;  // experts see a new row count in every micro-batch
 
 void check(cublasStatus_t status, const char* what) {
@@ -95,7 +95,7 @@ Plan make_plan(cublasLtHandle_t library, const Gemm& call, bool with_bias, const
   cublasLtMatmulPreference_t made = nullptr;
   check(cublaslt().preference_create(&made), "preference");
   const Preference preference(made);
-  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::uint64_t>(workspace_bytes));
+  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::uint64_t>(gemm_workspace_bytes));
   set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
       static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignments.b);
@@ -147,8 +147,8 @@ void gemm(const Gemm& call, const void* a, const void* b, void* c, const void* b
   const float one = 1.0F, beta = call.accumulate ? 1.0F : 0.0F;
   check(cublaslt().matmul(plans.library.get(), plan.operation.get(), &one, b, plan.b.get(), a, plan.a.get(),
                           &beta, c, plan.c.get(), c, plan.c.get(), &plan.algorithm,
-                          scratch_bytes(stream, Scratch::gemm, workspace_bytes),
-                          static_cast<std::size_t>(workspace_bytes),
+                          scratch_bytes(stream, Scratch::gemm, gemm_workspace_bytes),
+                          static_cast<std::size_t>(gemm_workspace_bytes),
                           static_cast<cudaStream_t>(stream.native())),
         "product");
 }
