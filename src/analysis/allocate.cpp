@@ -18,7 +18,7 @@ namespace nmoe::analysis {
 namespace {
 
 CountRule rule_of(const AllocationConfig& config) {
-  return {config.e_min, config.e_max, parse_rounding(config.rounding), parse_min_over(config.min_over)};
+  return {config.e_min, config.e_max, config.rounding, config.min_over};
 }
 
 /// Experts from sizes, with the lines that say why.
@@ -37,7 +37,7 @@ Allocation from_sizes(const AllocationConfig& config, const LayerSizes& sizes) {
 }
 
 Allocation from_counts(const AllocationConfig& config) {
-  if (config.mode != "similarity") return from_sizes(config, sizes_from_counts(config));
+  if (config.mode != AllocationMode::similarity) return from_sizes(config, sizes_from_counts(config));
   const auto columns = split_list(config.columns);
   NMOE_CHECK(columns.size() == 1, config,
              "mode similarity takes one column of the counts CSV with a similarity per layer, got {}: {}",
@@ -68,12 +68,13 @@ Allocation from_similarity(const AllocationConfig& config, const NeuronStatistic
 }
 
 Allocation from_neurons(const AllocationConfig& config, const NeuronStatistics& statistics) {
-  if (config.mode == "uniform") return allocate_uniform(statistics.modules.num_layers(), config.experts);
+  if (config.mode == AllocationMode::uniform)
+    return allocate_uniform(statistics.modules.num_layers(), config.experts);
   const auto languages = split_list(config.languages);
   NMOE_CHECK(!languages.empty(), config,
              "say which languages to allocate for: allocation.languages = en,el; {} has: {}", config.neurons,
              fmt::join(statistics.languages, ", "));
-  if (config.mode == "similarity") return from_similarity(config, statistics, languages);
+  if (config.mode == AllocationMode::similarity) return from_similarity(config, statistics, languages);
   return from_sizes(config, sizes_from_neurons(config, statistics));
 }
 
@@ -96,8 +97,8 @@ Allocation measured(const AllocationConfig& config) {
 }
 
 Allocation allocate(const AllocationConfig& config, const std::optional<model::ModelConfig>& model) {
-  if (config.mode == "list") return allocate_list(config.list);
-  if (config.mode == "uniform" && config.neurons.empty() && config.counts.empty()) {
+  if (config.mode == AllocationMode::list) return allocate_list(config.list);
+  if (config.mode == AllocationMode::uniform && config.neurons.empty() && config.counts.empty()) {
     NMOE_CHECK(model, config,
                "allocation.mode = uniform needs --model or allocation.neurons for the number of layers");
     return allocate_uniform(model->num_layers, config.experts);

@@ -28,11 +28,6 @@ double rounded(double x, Rounding rounding) {
   return x;
 }
 
-const char* name_of(Rounding rounding) {
-  constexpr const char* names[] = {"trunc", "half_even", "half_up", "ceil"};
-  return names[static_cast<int>(rounding)];
-}
-
 std::vector<int> by_similarity(std::span<const double> inverse, double sum, int n) {
   std::vector<int> experts;
   for (const double x : inverse) experts.push_back(static_cast<int>(std::ceil(n * x / sum)));
@@ -58,27 +53,6 @@ std::vector<std::string> split_list(std::string_view text) {
     begin = end + 1;
   }
   return entries;
-}
-
-Rounding parse_rounding(std::string_view text) {
-  if (text == "trunc") return Rounding::trunc;
-  if (text == "half_even") return Rounding::half_even;
-  if (text == "half_up") return Rounding::half_up;
-  NMOE_CHECK(text == "ceil", config, "allocation.rounding = {} is not one of trunc, half_even, half_up, ceil",
-             text);
-  return Rounding::ceil;
-}
-
-MinOver parse_min_over(std::string_view text) {
-  if (text == "nonzero") return MinOver::nonzero;
-  NMOE_CHECK(text == "all", config, "allocation.min_over = {} is not one of nonzero, all", text);
-  return MinOver::all;
-}
-
-NeuronKey parse_neuron_key(std::string_view text) {
-  if (text == "unit") return NeuronKey::unit;
-  NMOE_CHECK(text == "module_unit", config, "neurons.key = {} is not one of unit, module_unit", text);
-  return NeuronKey::module_unit;
 }
 
 int Allocation::total() const {

@@ -91,7 +91,7 @@ void append_probe(const std::string& path, std::int64_t step, const ExpertStatis
         file, "neuronmoe-expert-probe", statistics.neurons.provenance,
         "units of each expert with an average precision of at least ap_high, by training step");
     file.write_attribute("/", "ap_high", statistics.ap_high);
-    file.write_attribute("/", "empty", std::string_view(statistics.empty_policy));
+    file.write_attribute("/", "empty", name_of(statistics.empty_policy));
     file.write_strings("/language", all.languages);
     file.write("/expert/layer", all.layers);
     file.write("/expert/id", all.ids);

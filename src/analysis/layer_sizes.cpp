@@ -73,16 +73,18 @@ LayerSizes sizes_from_counts(const AllocationConfig& config) {
   sizes.each = read_counts_csv(config.counts, sizes.names);
   const std::size_t layers = sizes.each[0].size();
   sizes.overlap = parse_overlap(config.overlap, layers);
-  if (config.mode == "sum_mean") {
+  if (config.mode == AllocationMode::sum_mean) {
     NMOE_CHECK(config.overlap.empty(), config,
                "allocation.overlap = {} has no meaning in mode sum_mean, which adds and does not unite",
                config.overlap);
     add_sum_mean(sizes);
     return sizes;
   }
-  NMOE_CHECK(config.mode == "union", config,
-             "allocation.mode = {} cannot use a counts CSV; wanted union, sum_mean or similarity",
-             config.mode);
+  constexpr auto known =
+      names_among<AllocationMode::union_size, AllocationMode::sum_mean, AllocationMode::similarity>;
+  NMOE_CHECK(config.mode == AllocationMode::union_size, config,
+             "allocation.mode = {} cannot use a counts CSV; wanted {}", name_of(config.mode),
+             list_names(known, ", ", " or "));
   sizes.total.assign(layers, 0.0);
   for (std::size_t l = 0; l < layers; ++l) {
     double largest = 0.0;
@@ -108,11 +110,11 @@ LayerSizes sizes_from_neurons(const AllocationConfig& config, const NeuronStatis
   NMOE_CHECK(config.overlap.empty(), config,
              "allocation.overlap = {} is for a counts CSV; {} knows which neurons are shared", config.overlap,
              config.neurons);
-  NMOE_CHECK(config.mode == "union" || config.mode == "sum_mean", config,
-             "allocation.mode = {} is not one of union, sum_mean, similarity, uniform, list", config.mode);
+  NMOE_CHECK(config.mode == AllocationMode::union_size || config.mode == AllocationMode::sum_mean, config,
+             "allocation.mode = {} is not one of {}", name_of(config.mode),
+             list_names(names_among<AllocationMode::union_size, AllocationMode::sum_mean>, ", "));
   LayerSizes sizes;
   sizes.names = split_list(config.languages);
-  const NeuronKey key = parse_neuron_key(config.key);
   std::vector<Selection> selections;
   std::vector<const Selection*> pointers;
   for (const auto& language : sizes.names) {
@@ -128,13 +130,13 @@ LayerSizes sizes_from_neurons(const AllocationConfig& config, const NeuronStatis
   }
   for (const Selection& selection : selections) {
     pointers.push_back(&selection);
-    sizes.each.push_back(union_sizes({&pointers.back(), 1}, statistics.modules, key));
+    sizes.each.push_back(union_sizes({&pointers.back(), 1}, statistics.modules, config.key));
   }
   sizes.overlap.assign(static_cast<std::size_t>(statistics.modules.num_layers()), 0.0);
-  if (config.mode == "sum_mean") {
+  if (config.mode == AllocationMode::sum_mean) {
     add_sum_mean(sizes);
   } else {
-    sizes.total = union_sizes(pointers, statistics.modules, key);
+    sizes.total = union_sizes(pointers, statistics.modules, config.key);
     for (std::size_t l = 0; l < sizes.total.size(); ++l) {
       for (const auto& language : sizes.each) sizes.overlap[l] += language[l];
       sizes.overlap[l] -= sizes.total[l];
@@ -142,7 +144,7 @@ LayerSizes sizes_from_neurons(const AllocationConfig& config, const NeuronStatis
     sizes.how.push_back(
         fmt::format("S = |union of the language-specific neurons of {}|", fmt::join(sizes.names, ", ")));
   }
-  sizes.how.back() += fmt::format(", neurons.key = {}", config.key);
+  sizes.how.back() += fmt::format(", neurons.key = {}", name_of(config.key));
   return sizes;
 }
 

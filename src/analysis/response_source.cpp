@@ -38,7 +38,7 @@ std::vector<std::int64_t> read_labels(io::H5File& file, std::int64_t num_samples
     default:
       throw Error(ErrorCode::bad_data,
                   fmt::format("{}: /labels is {}, wanted integers (uint8, uint16, int32, uint32 or int64)",
-                              file.path(), io::name_of(info.type)));
+                              file.path(), name_of(info.type)));
   }
 }
 

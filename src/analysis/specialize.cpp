@@ -83,18 +83,10 @@ void describe_samples(ExpertStatistics& statistics, const AnalysisConfig& config
 
 }  // namespace
 
-EmptyPolicy parse_empty_policy(std::string_view text) {
-  if (text == "zero") return EmptyPolicy::zero;
-  if (text == "exclude") return EmptyPolicy::exclude;
-  NMOE_CHECK(text == "neg_inf", config, "expert_ap.empty = {} is not one of zero, exclude, neg_inf", text);
-  return EmptyPolicy::neg_inf;
-}
-
 ExpertStatistics analyse_experts(comm::ExecutionContext& context, const AnalysisConfig& config,
                                  const model::ModelConfig& model, const SampleSet& samples,
                                  const ObserveFunction& observe) {
-  const EmptyPolicy policy = parse_empty_policy(config.empty);
-  const float fill = policy == EmptyPolicy::neg_inf ? -std::numeric_limits<float>::infinity() : 0.0F;
+  const float fill = config.empty == EmptyPolicy::neg_inf ? -std::numeric_limits<float>::infinity() : 0.0F;
   const ModuleTable modules = expert_module_table(model);
   const auto analysed = analysed_languages(config.languages, samples.languages);
   const SampleRoles roles = samples.roles(analysed);
@@ -116,7 +108,7 @@ ExpertStatistics analyse_experts(comm::ExecutionContext& context, const Analysis
     }
     const auto scores = score_site(
         context.world, {context.stream, config.memory_mb * 1'000'000}, slice, module.width,
-        policy == EmptyPolicy::exclude ? without_empty(roles, slice.num_tokens) : roles, module.name);
+        config.empty == EmptyPolicy::exclude ? without_empty(roles, slice.num_tokens) : roles, module.name);
     append_scores(statistics.neurons, scores);
     ExpertSummary& summary = statistics.experts.back();
     summary.total += module.width;
@@ -151,7 +143,7 @@ void write_expert_file(const std::string& path, const ExpertStatistics& statisti
         "mean over the tokens of a sentence routed to an expert of its down, gate and up outputs, "
         "unweighted; average precision of that mean for one language against the others");
     file.write_attribute("/", "ap_high", statistics.ap_high);
-    file.write_attribute("/", "empty", std::string_view(statistics.empty_policy));
+    file.write_attribute("/", "empty", name_of(statistics.empty_policy));
     write_modules(file, statistics.neurons.modules);
     write_score_tables(file, statistics.neurons);
     file.write("/expert/layer", layers);

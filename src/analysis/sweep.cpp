@@ -109,8 +109,10 @@ std::string row(const Setting& setting, const CountRule& rule, const LayerSizes&
 
 std::string sweep_csv(const AllocationConfig& config, const std::optional<model::ModelConfig>& model) {
   const Grid grid = parse_grid(config.sweep);
-  NMOE_CHECK(config.mode == "union" || config.mode == "sum_mean", config,
-             "allocation.sweep needs allocation.mode = union or sum_mean, not {}", config.mode);
+  NMOE_CHECK(config.mode == AllocationMode::union_size || config.mode == AllocationMode::sum_mean, config,
+             "allocation.sweep needs allocation.mode = {}, not {}",
+             list_names(names_among<AllocationMode::union_size, AllocationMode::sum_mean>, " or "),
+             name_of(config.mode));
   NMOE_CHECK(config.neurons.empty() != config.counts.empty(), config,
              "allocation.sweep needs one of allocation.neurons and allocation.counts");
   NMOE_CHECK(config.counts.empty() || (grid.threshold.empty() && grid.top_k.empty()), config,
@@ -123,8 +125,7 @@ std::string sweep_csv(const AllocationConfig& config, const std::optional<model:
       "e_min,e_max,threshold,top_k,experts,moe_layers,new_experts,new_parameters,total_parameters,"
       "active_parameters,list,note\n";
   for (const Setting& setting : settings) {
-    const CountRule rule{setting.e_min, setting.e_max, parse_rounding(config.rounding),
-                         parse_min_over(config.min_over)};
+    const CountRule rule{setting.e_min, setting.e_max, config.rounding, config.min_over};
     const LayerSizes sizes =
         statistics ? sizes_from_neurons(config, *statistics, setting.select) : sizes_from_counts(config);
     text += row(setting, rule, sizes, model);

@@ -12,6 +12,7 @@
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/model/config.hpp"
+#include "value.hpp"
 
 namespace nmoe::app {
 namespace {
@@ -20,13 +21,9 @@ namespace {
 std::vector<std::string> provenance_lines(const AppConfig& config) {
   std::vector<std::string> lines{"neuronmoe " + version() + " allocate"};
   analysis::AllocationConfig options = config.allocation;
-  std::string text;
-  for_each_field(options, [&](std::string_view name, const auto& value, const FieldInfo&) {
-    if constexpr (std::is_arithmetic_v<std::remove_cvref_t<decltype(value)>>) {
-      lines.push_back(fmt::format("{} = {}", name, value));
-    } else if (!value.empty()) {
-      lines.push_back(fmt::format("{} = {}", name, value));
-    }
+  for_each_field(options, [&](std::string_view name, const auto& value, const FieldInfo& info) {
+    if (const std::string text = format_value(value, info); !text.empty())
+      lines.push_back(fmt::format("{} = {}", name, text));
   });
   return lines;
 }

@@ -98,7 +98,7 @@ struct Report {
       line(what, run());
     } catch (const Error& error) {
       line(what, fmt::format("FAILED: {}", error.what()));
-      if (code == 0) code = static_cast<int>(error.code());
+      if (code == 0) code = exit_code(error.code());
     }
     context.heartbeat.beat();
   }

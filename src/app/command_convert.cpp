@@ -6,6 +6,7 @@
 #include "neuronmoe/app/version.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/model/convert.hpp"
+#include "value.hpp"
 
 namespace nmoe::app {
 namespace {
@@ -13,22 +14,17 @@ namespace {
 namespace fs = std::filesystem;
 
 /// What the files in `path` say it is. A run directory or a step counts as checkpoint.
-std::string detect_form(const std::string& path) {
+model::ModelForm detect_form(const std::string& path) {
   NMOE_CHECK(fs::is_directory(path), bad_data, "{}: there is no such directory", path);
   const auto has = [&](const char* name) { return fs::exists(fs::path(path) / name); };
-  if (has("manifest.json")) return "checkpoint";
-  if (has("adapter_config.json")) return "adapter";
-  if (has("model.safetensors") || has("model.safetensors.index.json")) return "huggingface";
+  if (has("manifest.json")) return model::ModelForm::checkpoint;
+  if (has("adapter_config.json")) return model::ModelForm::adapter;
+  if (has("model.safetensors") || has("model.safetensors.index.json")) return model::ModelForm::huggingface;
   NMOE_CHECK(!has("pytorch_model.bin") && !has("pytorch_model.bin.index.json"), bad_data,
              "{}: its weights are Python pickles (pytorch_model.bin), "
              "which are never read; save them as safetensors in Python",
              path);
-  return "checkpoint";  // a run directory, or an error that says what was looked for
-}
-
-model::ModelForm form_named(const std::string& name) {
-  if (name == "checkpoint") return model::ModelForm::checkpoint;
-  return name == "adapter" ? model::ModelForm::adapter : model::ModelForm::huggingface;
+  return model::ModelForm::checkpoint;  // a run directory, or an error that says what was looked for
 }
 
 }  // namespace
@@ -36,18 +32,22 @@ model::ModelForm form_named(const std::string& name) {
 int run_convert(comm::ExecutionContext& context, const AppConfig& config) {
   require_option(config.run.input, "run.input", "convert DIR");
   require_option(config.run.output, "output", "the directory to make");
-  require_option(config.convert.to, "convert.to", "checkpoint, huggingface or adapter");
-  const std::string form = on_rank_zero(context, [&] { return detect_form(config.run.input); });
+  require_option(format_value(config.convert.to, {}), "convert.to",
+                 list_names(all_names<model::ModelForm>, ", ", " or "));
+  const std::string form =
+      on_rank_zero(context, [&] { return std::string(name_of(detect_form(config.run.input))); });
   model::Conversion conversion;
-  conversion.from = form_named(form);
-  conversion.to = form_named(config.convert.to);
-  conversion.input = form == "checkpoint" ? resolve_checkpoint(context, config.run.input) : config.run.input;
+  conversion.from = find_enum<model::ModelForm>(form).value();
+  conversion.to = *config.convert.to;
+  conversion.input = conversion.from == model::ModelForm::checkpoint
+                         ? resolve_checkpoint(context, config.run.input)
+                         : config.run.input;
   conversion.base = config.run.model;
   conversion.output = config.run.output;
   while (conversion.output.size() > 1 && conversion.output.ends_with('/')) conversion.output.pop_back();
   conversion.dtype = config.convert.dtype;
   conversion.max_shard_bytes = config.convert.max_shard_bytes;
-  conversion.release_router = config.train.router_compat == "release";
+  conversion.release_router = config.train.router_compat == model::RouterCompat::release;
   conversion.version = version();
   conversion.beat = [&context] { context.heartbeat.beat(); };
   context.log.info("{} is a {}", conversion.input, form);

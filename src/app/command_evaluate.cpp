@@ -11,6 +11,7 @@
 #include "neuronmoe/evaluation/continuation.hpp"
 #include "neuronmoe/evaluation/eval_file.hpp"
 #include "neuronmoe/evaluation/perplexity.hpp"
+#include "value.hpp"
 
 namespace nmoe::app {
 namespace {
@@ -98,7 +99,7 @@ class Evaluation {
       if constexpr (std::is_same_v<Value, std::vector<std::string>>) {
         results_.config.emplace_back(name, fmt::format("{}", fmt::join(value, " ")));
       } else {
-        results_.config.emplace_back(name, fmt::format("{}", value));
+        results_.config.emplace_back(name, format_value(value, info));
       }
     });
   }
@@ -127,7 +128,7 @@ int run_evaluate(comm::ExecutionContext& context, const AppConfig& config) {
              "nothing to evaluate: give --evaluation.text LANG:tokens.h5 "
              "or --evaluation.continuation LANG:items.jsonl");
   const std::string& resume = config.run.resume;
-  const bool dense = resume == "auto" || resume == "none";
+  const bool dense = resume == train::resume_auto || resume == train::resume_none;
   const LoadedModel loaded = load_for_inference(
       context, config, dense ? "" : resolve_checkpoint(context, resume), config.train.dtype);
   Evaluation evaluation(context, config, loaded);

@@ -1,3 +1,4 @@
+// The command line through Boost.Program_options, and the config files that it names.
 #include "neuronmoe/app/command_line.hpp"
 
 #include <boost/program_options.hpp>
@@ -8,6 +9,7 @@
 #include <set>
 #include <sstream>
 
+#include "commands.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/comm/agree.hpp"
 
@@ -63,10 +65,13 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
     line.command = rest.front();
     rest.erase(rest.begin());
   }
+  const Command* command = find_command(line.command);
+  const std::vector<std::string> sections =
+      command == nullptr ? std::vector<std::string>() : command->sections;
   for (std::size_t i = 0; i < rest.size(); ++i) {
     const bool bare =
         rest[i].find('=') == std::string::npos && (i + 1 == rest.size() || rest[i + 1].starts_with("--"));
-    if (bare && is_flag(option_name(rest[i]))) rest[i] += "=true";
+    if (bare && is_flag(option_name(rest[i]), sections)) rest[i] += "=true";
   }
   const po::options_description options = describe_options(rest);
   namespace style = po::command_line_style;
@@ -103,7 +108,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
       if (name == "config") {
         line.files.push_back(value);
       } else {
-        line.assignments.push_back({expand_alias(name), value, command_line_place});
+        line.assignments.push_back({full_key(name, sections), value, command_line_place});
         check_value(line.assignments.back());
       }
     }

@@ -18,7 +18,7 @@ train::PlanInput input_of(const AppConfig& config) {
   train::PlanInput input;
   input.model = model::load_model_config(model.ends_with(".json") ? model : model + "/config.json");
   input.model.top_k = config.train.top_k;
-  input.model.release_router = config.train.router_compat == "release";
+  input.model.release_router = config.train.router_compat == model::RouterCompat::release;
   input.config = config.train;
   input.num_ranks = config.machine.nodes * config.machine.gpus_per_node;
   if (config.run.experts.empty()) {
@@ -36,7 +36,8 @@ int run_plan(comm::ExecutionContext& context, const AppConfig& config) {
   require_option(config.run.model, "model", "a Hugging Face directory or its config.json");
   train::PlanInput input;
   comm::agree(context.world, [&] { input = input_of(config); });
-  const bool measured = config.train.placement_tokens == "measured" && !config.train.init_from.empty();
+  const bool measured =
+      config.train.placement_tokens == train::PlacementTokens::measured && !config.train.init_from.empty();
   input.placed_by = placement_tokens(context, config, input.model,
                                      measured ? resolve_checkpoint(context, config.train.init_from) : "");
   std::string text;

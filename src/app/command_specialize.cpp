@@ -13,11 +13,12 @@ int run_specialize(comm::ExecutionContext& context, const AppConfig& config) {
   require_option(config.run.output, "output", "the expert_neurons.h5 to write");
   const std::string& resume = config.run.resume;
   NMOE_CHECK(
-      resume != "auto", config,
+      resume != train::resume_auto, config,
       "--resume is not set: the checkpoint (step or run directory) whose experts are measured, or none "
       "for the MLPs of the dense model");
   const LoadedModel loaded = load_for_inference(
-      context, config, resume == "none" ? "" : resolve_checkpoint(context, resume), config.train.dtype);
+      context, config, resume == train::resume_none ? "" : resolve_checkpoint(context, resume),
+      config.train.dtype);
   SenseSetup setup = prepare_sense(context, config, loaded.decoder->config());
   auto statistics =
       analysis::analyse_experts(context, config.analysis, loaded.decoder->config(), setup.samples,

@@ -15,8 +15,7 @@ int run_tokenize(comm::ExecutionContext& context, const AppConfig& config) {
   std::vector<data::TokenizeInput> inputs;
   for (const auto& text : options.inputs) inputs.push_back(data::parse_tokenize_input(text));
   const auto tokenizer = load_tokenizer_for(context, options.tokenizer, "");
-  const auto result = data::tokenize_corpus(context, inputs, *tokenizer, config.run.output,
-                                            data::parse_bad_line_policy(options.bad_line));
+  const auto result = data::tokenize_corpus(context, inputs, *tokenizer, config.run.output, options.bad_line);
   for (const auto& line : result.bad_lines) context.log.info("skipped {}", line);
   if (result.num_bad_lines > 0) context.log.info("skipped {} damaged lines in all", result.num_bad_lines);
   context.log.info("{}: {} documents, {} tokens", config.run.output, result.num_docs, result.num_tokens);

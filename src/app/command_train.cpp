@@ -20,7 +20,7 @@ namespace {
 model::ModelConfig expanded_architecture(const AppConfig& config, const std::string& init_from) {
   model::ModelConfig architecture = model::load_model_config(config.run.model + "/config.json");
   architecture.top_k = config.train.top_k;
-  architecture.release_router = config.train.router_compat == "release";
+  architecture.release_router = config.train.router_compat == model::RouterCompat::release;
   std::vector<int> wanted;
   if (!config.run.experts.empty())
     wanted = model::load_expert_counts(config.run.experts, architecture.num_layers);
@@ -31,10 +31,10 @@ model::ModelConfig expanded_architecture(const AppConfig& config, const std::str
     NMOE_CHECK(config.train.top_k == architecture.top_k, config,
                "train.top_k = {}, but {} was trained with {}; set train.top_k = {}", config.train.top_k,
                init_from, architecture.top_k, architecture.top_k);
-    const char* compat = architecture.release_router ? "release" : "none";
-    NMOE_CHECK(config.train.router_compat == compat, config,
+    const std::string_view compat = name_of(architecture.router_compat());
+    NMOE_CHECK(config.train.router_compat == architecture.router_compat(), config,
                "router.compat = {}, but {} was trained with {}; set router.compat = {}",
-               config.train.router_compat, init_from, compat, compat);
+               name_of(config.train.router_compat), init_from, compat, compat);
     NMOE_CHECK(wanted.empty() || wanted == architecture.num_experts, config,
                "--experts {} differs from the experts of train.init_from = {}; leave --experts out",
                config.run.experts, init_from);
@@ -91,12 +91,11 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
   const auto kind = stage1 ? train::RunKind::stage1 : train::RunKind::stage2;
   std::unique_ptr<model::Decoder> decoder;
   comm::agree(context.world, [&] {
-    decoder = load_decoder(
-        context,
-        {architecture, config.train.dtype, train::trainables_of(kind),
-         groups.experts(architecture.num_experts, architecture.top_k,
-                        model::parse_expert_home(config.train.expert_placement), placed_by.counts)},
-        config.run.model, init_from);
+    decoder = load_decoder(context,
+                           {architecture, config.train.dtype, train::trainables_of(kind),
+                            groups.experts(architecture.num_experts, architecture.top_k,
+                                           config.train.expert_placement, placed_by.counts)},
+                           config.run.model, init_from);
     if (init_from.empty()) decoder->upcycle(config.train.seed);
     if (context.world.rank() == 0) io::make_directories(config.run.output);
   });

@@ -1,3 +1,4 @@
+// The table of subcommands with what --help says about them.
 #include "commands.hpp"
 
 namespace nmoe::app {
@@ -48,6 +49,13 @@ const std::vector<Command>& commands() {
        true},
   };
   return table;
+}
+
+const Command* find_command(std::string_view name) {
+  for (const Command& command : commands()) {
+    if (command.name == name) return &command;
+  }
+  return nullptr;
 }
 
 }  // namespace nmoe::app

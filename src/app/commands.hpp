@@ -1,6 +1,7 @@
 #pragma once
 // The subcommands: one function per file command_<name>.cpp, and the table that main.cpp looks them up in.
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "neuronmoe/app/config.hpp"
@@ -34,5 +35,7 @@ int run_plan(comm::ExecutionContext& context, const AppConfig& config);
 int run_inspect(comm::ExecutionContext& context, const AppConfig& config);
 
 const std::vector<Command>& commands();
+/// Returns the command of that name, nullptr if there is none.
+const Command* find_command(std::string_view name);
 
 }  // namespace nmoe::app

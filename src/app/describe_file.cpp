@@ -1,3 +1,4 @@
+// What `inspect` says about one file or a model directory.
 #include "describe_file.hpp"
 
 #include <fmt/format.h>
@@ -64,7 +65,7 @@ void list_object(io::H5File& file, const std::string& name, std::string& text) {
       const auto info = file.info(name);
       const bool numbers = info.kind == io::DatasetInfo::Kind::numbers;
       what = fmt::format("{} {}",
-                         numbers                                    ? io::name_of(info.type)
+                         numbers                                    ? name_of(info.type)
                          : info.kind == io::DatasetInfo::Kind::text ? "text"
                                                                     : "records",
                          shape_text(info.shape));

@@ -1,3 +1,4 @@
+// Device, way between GPUs and threads of each rank.
 #include "device_binding.hpp"
 
 #include <omp.h>
@@ -47,9 +48,9 @@ std::size_t first_of(const std::vector<std::string>& seats, const std::string& s
 
 Device choose_device(comm::Communicator& world, const GuardOptions& options, const Logger& log) {
   const int visible = num_cuda_devices();
-  if (options.device == "auto")
+  if (!options.device)
     log.info("device: cpu (auto{})", visible > 0 ? "; a CUDA device is visible, --device cuda takes it" : "");
-  if (options.device != "cuda") return Device::cpu;
+  if (options.device != Device::cuda) return Device::cpu;
   world.drain();  // MPI is asked directly
   const int local_rank = rank_on_node().rank;
   comm::agree(world, [&] {
@@ -76,26 +77,27 @@ Device choose_device(comm::Communicator& world, const GuardOptions& options, con
 
 namespace {
 
-std::string choose_gpu_transport(comm::Communicator& world, const GuardOptions& options) {
-  const std::string& wanted = options.gpu_transport;
-  NMOE_CHECK(wanted != "nccl" || comm::has_nccl(), config,
+comm::GpuTransport choose_gpu_transport(comm::Communicator& world, const GuardOptions& options) {
+  using comm::GpuTransport;
+  const std::optional<GpuTransport> wanted = options.gpu_transport;
+  NMOE_CHECK(wanted != GpuTransport::nccl || comm::has_nccl(), config,
              "comm.gpu_transport = nccl: this program was built without NCCL; use auto or host");
   const std::vector<std::string> seats = comm::all_gather_strings(world, gpu_seat());
   bool shared = false;
   for (std::size_t r = 0; r < seats.size(); ++r) shared = shared || first_of(seats, seats[r]) != r;
-  NMOE_CHECK(wanted != "nccl" || !shared, config,
+  NMOE_CHECK(wanted != GpuTransport::nccl || !shared, config,
              "comm.gpu_transport = nccl: NCCL refuses several "
              "ranks on one GPU (comm.share_gpu); use auto or host");
-  if (wanted != "auto") return wanted;
+  if (wanted) return *wanted;
   // One rank has nobody to talk to.
-  return comm::has_nccl() && !shared && world.size() > 1 ? "nccl" : "host";
+  return comm::has_nccl() && !shared && world.size() > 1 ? GpuTransport::nccl : GpuTransport::host;
 }
 
 }  // namespace
 
 std::unique_ptr<comm::Communicator> make_gpu_world(std::unique_ptr<comm::Communicator> world,
                                                    const GuardOptions& options, const Logger& log) {
-  if (choose_gpu_transport(*world, options) == "nccl") {
+  if (choose_gpu_transport(*world, options) == comm::GpuTransport::nccl) {
     comm::NcclOptions nccl;
     nccl.debug_checks = options.check_collectives;
     nccl.timeout_s = options.watchdog_s;

@@ -7,9 +7,9 @@
 
 namespace nmoe::app {
 
-/// `auto` says what it took. `cuda` without a CUDA device is an Error(config); so are two ranks on one GPU,
-/// unless options.share_gpu. The GPU is the one the launcher left visible, else that of the rank's number on
-/// its node; it is chosen for this thread. Collective.
+/// Without a wish it says what it took. `cuda` without a CUDA device is an Error(config); so are two ranks on
+/// one GPU, unless options.share_gpu. The GPU is the one the launcher left visible, else that of the rank's
+/// number on its node; it is chosen for this thread. Collective.
 Device choose_device(comm::Communicator& world, const GuardOptions& options, const Logger& log);
 
 /// The world with a way for tensors on GPUs: options.gpu_transport, or NCCL if there is one and every rank

@@ -1,3 +1,4 @@
+// Counts of tokens per expert from the checkpoint that train.placement_tokens means.
 #include "expert_counts.hpp"
 
 #include <algorithm>
@@ -15,9 +16,9 @@ namespace fs = std::filesystem;
 
 /// The step a resume goes on from, as far as state.h5 tells: the trainer checks the rest of it. "" = none.
 std::string resumed_step(const RunConfig& run) {
-  if (run.resume == "none") return "";
+  if (run.resume == train::resume_none) return "";
   std::vector<std::string> steps;
-  if (run.resume != "auto") {
+  if (run.resume != train::resume_auto) {
     steps.push_back(run.resume);
   } else if (fs::is_directory(run.output)) {
     for (const auto& entry : fs::directory_iterator(run.output)) {
@@ -37,7 +38,7 @@ std::string resumed_step(const RunConfig& run) {
 train::MeasuredTokens placement_tokens(comm::ExecutionContext& context, const AppConfig& config,
                                        const model::ModelConfig& architecture, const std::string& init_from) {
   const std::string& from = config.train.placement_tokens_from;
-  if (config.train.placement_tokens == "expected") {
+  if (config.train.placement_tokens == train::PlacementTokens::expected) {
     NMOE_CHECK(from.empty(), config,
                "train.placement_tokens_from = {} says nothing with "
                "train.placement_tokens = expected; set it to measured",

@@ -14,9 +14,11 @@ std::string field_lines(const std::string& key, const T& member, const FieldInfo
   constexpr bool number = std::is_arithmetic_v<T> && !std::is_same_v<T, bool>;
   constexpr bool list = std::is_same_v<T, std::vector<std::string>>;
   std::string text = fmt::format("  --{:<30} {}", key, info.help);
-  const std::string range = number || !info.choices.empty() ? describe_range(info) : "";
+  std::string range, value;
+  if constexpr (Choice<T>) range = list_names(words_of<T>(info), "|");
+  if constexpr (number) range = describe_range(info);
+  if constexpr (!list) value = format_value(member, info);
   if (!range.empty()) text += fmt::format(" [{}]", range);
-  const std::string value = list ? "" : format_value(member);
   if (!value.empty()) text += fmt::format(" (default {})", value);
   return text + "\n";
 }

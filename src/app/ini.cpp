@@ -1,3 +1,4 @@
+// Config files, strictly: sections, keys, comments and characters.
 #include "neuronmoe/app/ini.hpp"
 
 #include <fmt/core.h>

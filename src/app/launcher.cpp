@@ -1,3 +1,4 @@
+// Ranks, hosts, cores and threads as the environment and the system tell them.
 #include "launcher.hpp"
 
 #include <fmt/core.h>

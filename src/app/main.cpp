@@ -20,13 +20,6 @@ void print(const std::string& text) {
   std::fflush(stdout);
 }
 
-const app::Command* find_command(const std::string& name) {
-  for (const auto& command : app::commands()) {
-    if (command.name == name) return &command;
-  }
-  return nullptr;
-}
-
 std::string overall_help() {
   std::string text =
       "neuronmoe: from a dense decoder to a measured multilingual mixture of experts\n\n"
@@ -39,12 +32,13 @@ std::string overall_help() {
       "  --version\n\n"
       "A key is `key = value` under [section] in a file and --section.key VALUE on the command line; later "
       "files win\n"
-      "over earlier ones, the command line over all. Short: --model --experts --tokens --output --resume "
-      "--device\n"
-      "--stage --counts --columns --rounding.\n"
-      "Exit codes: 0 done, 65 bad input, 70 I/O, 75 no space, 78 config or topology, 85 saved on signal (run "
-      "again to go\n"
-      "on), 86 watchdog, 87 too many non-finite steps.\n";
+      "over earlier ones, the command line over all.\n\nShort names (one with several keys means that in a "
+      "section "
+      "which the command reads):\n";
+  for (const auto& s : app::short_names()) text += fmt::format("  --{:<12} --{}\n", s.name, s.key);
+  text += "\nExit codes:\n  0   done\n";
+  for (const auto& row : enum_table<ErrorCode>)
+    text += fmt::format("  {:<3} {}\n", row.exit_code, row.meaning);
   return text;
 }
 
@@ -55,16 +49,10 @@ std::string command_help(const app::Command& command) {
 
 std::vector<std::string> arguments_of(int argc, char** argv) {
   std::vector<std::string> arguments(argv + 1, argv + argc);
-  const auto* command = arguments.empty() ? nullptr : find_command(arguments.front());
+  const auto* command = arguments.empty() ? nullptr : app::find_command(arguments.front());
   if (command != nullptr && command->takes_file && arguments.size() > 1 && !arguments[1].starts_with("-")) {
     arguments.insert(arguments.begin() + 1, "--run.input");
   }
-  const auto reads = [&](const char* section) {
-    return std::find(command->sections.begin(), command->sections.end(), section) != command->sections.end();
-  };
-  if (command != nullptr && reads("plan"))  // elsewhere the short name is allocation's
-    std::replace(arguments.begin() + 1, arguments.end(), std::string("--explain"),
-                 std::string("--plan.explain"));
   return arguments;
 }
 
@@ -76,7 +64,7 @@ const app::Command& require_command(const app::CommandLine& line) {
   std::string names;
   for (const auto& command : app::commands()) names += " " + command.name;
   NMOE_CHECK(!line.command.empty(), config, "command line: no command given; one of:{} (or --help)", names);
-  const auto* command = find_command(line.command);
+  const auto* command = app::find_command(line.command);
   NMOE_CHECK(command != nullptr, config, "command line: unknown command '{}'; one of:{}", line.command,
              names);
   return *command;
@@ -103,14 +91,14 @@ int main(int argc, char** argv) {
   // Help needs no MPI; under a launcher only the first process speaks.
   const bool help = asks_for(arguments, "--help") || asks_for(arguments, "-h");
   if (help || asks_for(arguments, "--version") || arguments.empty()) {
-    const auto* command = arguments.empty() ? nullptr : find_command(arguments.front());
+    const auto* command = arguments.empty() ? nullptr : app::find_command(arguments.front());
     if (app::launcher_rank() == 0) {
       if (help || arguments.empty())
         print(command != nullptr ? command_help(*command) : overall_help());
       else
         print(fmt::format("neuronmoe {}\n", app::version()));
     }
-    return arguments.empty() ? static_cast<int>(ErrorCode::config) : 0;
+    return arguments.empty() ? exit_code(ErrorCode::config) : 0;
   }
 
   app::AppConfig config;
@@ -122,7 +110,7 @@ int main(int argc, char** argv) {
     print_config = line.print_config;
     config = app::load_config(world, line);
     comm::OnNodeChoice on_node = comm::choose_on_node(world, config.comm.on_node);
-    config.comm.on_node = comm::name_of(on_node.on_node);
+    config.comm.on_node = on_node.on_node;
     return guard_options(config, std::move(on_node), command->saves_on_signal);
   };
   const auto body = [&](comm::ExecutionContext& context) {

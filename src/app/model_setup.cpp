@@ -1,3 +1,4 @@
+// Checkpoints found, models loaded, data sets named: what several commands begin with.
 #include "model_setup.hpp"
 
 #include <filesystem>
@@ -20,12 +21,8 @@ namespace nmoe::app {
 
 namespace fs = std::filesystem;
 
-void require_option(const std::string& value, const char* option, const char* why) {
+void require_option(std::string_view value, const char* option, const std::string& why) {
   NMOE_CHECK(!value.empty(), config, "--{} is not set: {}", option, why);
-}
-
-DType parse_dtype(const std::string& text) {
-  return text == "bfloat16" ? DType::bfloat16 : DType::float32;
 }
 
 std::string resolve_checkpoint(comm::ExecutionContext& context, const std::string& path) {
@@ -70,8 +67,8 @@ void require_same_base(comm::ExecutionContext& context, const std::string& check
 }
 
 std::unique_ptr<model::Decoder> make_decoder(comm::ExecutionContext& context, const DecoderParts& parts) {
-  return std::make_unique<model::Decoder>(parts.architecture, parse_dtype(parts.dtype), parts.trainable,
-                                          parts.experts, context.stream);
+  return std::make_unique<model::Decoder>(parts.architecture, parts.dtype, parts.trainable, parts.experts,
+                                          context.stream);
 }
 
 std::unique_ptr<model::Decoder> load_decoder(comm::ExecutionContext& context, const DecoderParts& parts,
@@ -84,7 +81,7 @@ std::unique_ptr<model::Decoder> load_decoder(comm::ExecutionContext& context, co
 }
 
 LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig& config,
-                               const std::string& checkpoint, const std::string& dtype) {
+                               const std::string& checkpoint, DType dtype) {
   const std::string& directory = config.run.model;
   require_option(directory, "model", "the Hugging Face directory of the dense base");
   LoadedModel loaded;

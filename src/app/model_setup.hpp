@@ -14,10 +14,7 @@
 namespace nmoe::app {
 
 /// @throws Error(config) "COMMAND needs --key: why" if the value is empty.
-void require_option(const std::string& value, const char* option, const char* why);
-
-/// "train.dtype" as a type.
-DType parse_dtype(const std::string& text);
+void require_option(std::string_view value, const char* option, const std::string& why);
 
 /// Step directory behind `path`: itself if it is one (verified), else the newest valid step in it or in its
 /// checkpoints/. @throws Error(bad_data) saying what was looked at
@@ -29,7 +26,7 @@ std::string on_rank_zero(comm::ExecutionContext& context, const std::function<st
 /// What a decoder is made of.
 struct DecoderParts {
   model::ModelConfig architecture;
-  std::string dtype;  ///< float32 | bfloat16
+  DType dtype;
   model::TrainableSet trainable;
   model::ExpertParallelGroup experts;  ///< its communicator outlives the decoder
 };
@@ -54,10 +51,10 @@ struct LoadedModel {
 void require_same_base(comm::ExecutionContext& context, const std::string& checkpoint,
                        const std::string& model_dir);
 
-/// Dense weights from --model in `dtype` (float32 | bfloat16); with a `checkpoint` also its experts and
+/// Dense weights from --model in `dtype`; with a `checkpoint` also its experts and
 /// routers.
 LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig& config,
-                               const std::string& checkpoint, const std::string& dtype);
+                               const std::string& checkpoint, DType dtype);
 
 /// The tokenizer `wanted`, or the one in the model directory.
 std::unique_ptr<data::Tokenizer> load_tokenizer_for(comm::ExecutionContext& context,

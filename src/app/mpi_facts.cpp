@@ -1,3 +1,4 @@
+// Version, thread level and MPI-IO of the MPI library.
 #include "mpi_facts.hpp"
 
 #include <fmt/core.h>

@@ -1,3 +1,4 @@
+// MPI from start to end around the body of a command; every error becomes an exit code here.
 #include "neuronmoe/app/run_guarded.hpp"
 
 #include <mpi.h>
@@ -56,13 +57,13 @@ Outcome current_exception_outcome() {
   try {
     throw;
   } catch (const Error& error) {
-    return {static_cast<int>(error.code()), error.what()};
+    return {exit_code(error.code()), error.what()};
   } catch (const std::bad_alloc&) {
-    return {static_cast<int>(ErrorCode::internal), "out of memory"};
+    return {exit_code(ErrorCode::internal), "out of memory"};
   } catch (const std::exception& error) {
-    return {static_cast<int>(ErrorCode::internal), fmt::format("unexpected error: {}", error.what())};
+    return {exit_code(ErrorCode::internal), fmt::format("unexpected error: {}", error.what())};
   } catch (...) {
-    return {static_cast<int>(ErrorCode::internal), "an exception of unknown type"};
+    return {exit_code(ErrorCode::internal), "an exception of unknown type"};
   }
 }
 
@@ -88,7 +89,7 @@ std::string on_rank() {
 }
 
 [[noreturn]] void terminate_handler() {
-  Outcome outcome{static_cast<int>(ErrorCode::internal), "std::terminate was called"};
+  Outcome outcome{exit_code(ErrorCode::internal), "std::terminate was called"};
   if (std::current_exception()) outcome = current_exception_outcome();
   abort_job(outcome);
 }
@@ -208,7 +209,7 @@ int run_body(Groups& groups, Watchdog& watchdog, GuardOptions& options, const Co
   if (!options.saves_on_signal) restore_default_signals();
   const Logger log(this_rank, options.quiet);
   if (groups.world->size() > 1)
-    log.info("on one node: {} ({})", comm::name_of(options.on_node.on_node), options.on_node.reason);
+    log.info("on one node: {} ({})", name_of(options.on_node.on_node), options.on_node.reason);
   const Device device = choose_device(*groups.world, options, log);
   if (device == Device::cuda) {
     watchdog.set_timeout(0);  // it looks at the world
@@ -244,7 +245,7 @@ int run_guarded(int* argc, char*** argv, const Configure& configure, const Body&
     Watchdog watchdog(heartbeat, [&](double seconds) {
       print_error(on_rank(), fmt::format("no progress for {:.0f} s (run.watchdog_s); last collective: {}",
                                          seconds, groups.world->last_operation()));
-      _exit(static_cast<int>(ErrorCode::watchdog));
+      _exit(exit_code(ErrorCode::watchdog));
     });
     GuardOptions options;
     watchdog.set_timeout(options.watchdog_s);

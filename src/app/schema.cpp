@@ -1,9 +1,9 @@
+// Assignments to AppConfig and back, over the lists of fields.
 #include "neuronmoe/app/schema.hpp"
 
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <numeric>
 #include <utility>
@@ -15,7 +15,7 @@
 namespace nmoe::app {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, std::string_view>, 14> aliases{{
+constexpr ShortName table_of_short_names[] = {
     {"model", "run.model"},
     {"experts", "run.experts"},
     {"tokens", "run.tokens"},
@@ -28,9 +28,10 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 14> aliases{
     {"rounding", "allocation.rounding"},
     {"overlap", "allocation.overlap"},
     {"explain", "allocation.explain"},
+    {"explain", "plan.explain"},
     {"sweep", "allocation.sweep"},
     {"synthetic", "score.synthetic"},
-}};
+};
 
 /// The parts of "data.<name>.<key>"; empty if the key has another form.
 struct DataKey {
@@ -183,14 +184,14 @@ AppConfig make_config(const std::vector<std::vector<Assignment>>& sources) {
 
 std::string config_to_ini(const AppConfig& config, bool with_layout) {
   std::vector<std::pair<std::string, std::string>> sections;  // name, lines
-  const auto line = [&](std::string_view in, std::string_view key, const auto& value) {
+  const auto line = [&](std::string_view in, std::string_view key, const auto& value, const FieldInfo& info) {
     auto section =
         std::find_if(sections.begin(), sections.end(), [&](const auto& s) { return s.first == in; });
     if (section == sections.end()) section = sections.insert(section, {std::string(in), {}});
     if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, std::vector<std::string>>) {
       for (const auto& v : value) section->second += fmt::format("{} = {}\n", key, v);
     } else {
-      const std::string text = format_value(value);
+      const std::string text = format_value(value, info);
       // An empty value is refused when read: what is not set is only mentioned.
       section->second +=
           text.empty() ? fmt::format("# {} is not set\n", key) : fmt::format("{} = {}\n", key, text);
@@ -200,11 +201,11 @@ std::string config_to_ini(const AppConfig& config, bool with_layout) {
   for_each_field(copy, [&](std::string_view name, const auto& member, const FieldInfo& info) {
     if (info.layout && !with_layout) return;
     const auto dot = name.find('.');
-    line(name.substr(0, dot), name.substr(dot + 1), member);
+    line(name.substr(0, dot), name.substr(dot + 1), member, info);
   });
   for (auto& d : copy.data) {
-    for_each_field(d, [&](std::string_view key, const auto& member, const FieldInfo&) {
-      line("data." + d.name, key, member);
+    for_each_field(d, [&](std::string_view key, const auto& member, const FieldInfo& info) {
+      line("data." + d.name, key, member, info);
     });
   }
   std::string text;
@@ -213,11 +214,19 @@ std::string config_to_ini(const AppConfig& config, bool with_layout) {
   return text;
 }
 
-std::string expand_alias(const std::string& key) {
-  for (const auto& [alias, full] : aliases) {
-    if (key == alias) return std::string(full);
+std::span<const ShortName> short_names() {
+  return table_of_short_names;
+}
+
+std::string full_key(const std::string& key, std::span<const std::string> sections) {
+  std::string_view full;
+  for (const ShortName& s : table_of_short_names) {
+    if (key != s.name) continue;
+    const std::string_view section = s.key.substr(0, s.key.find('.'));
+    if (std::find(sections.begin(), sections.end(), section) != sections.end()) return std::string(s.key);
+    if (full.empty()) full = s.key;
   }
-  return key;
+  return full.empty() ? key : std::string(full);
 }
 
 std::vector<std::string> all_keys() {
@@ -225,14 +234,14 @@ std::vector<std::string> all_keys() {
   std::vector<std::string> keys;
   for_each_field(defaults,
                  [&](std::string_view name, const auto&, const FieldInfo&) { keys.emplace_back(name); });
-  for (const auto& alias : aliases) keys.emplace_back(alias.first);
+  for (const ShortName& s : table_of_short_names) keys.emplace_back(s.name);
   return keys;
 }
 
-bool is_flag(std::string_view key) {
+bool is_flag(const std::string& key, std::span<const std::string> sections) {
   AppConfig defaults;
   bool flag = false;
-  const std::string wanted = expand_alias(std::string(key));
+  const std::string wanted = full_key(key, sections);
   for_each_field(defaults, [&](std::string_view name, const auto& member, const FieldInfo&) {
     if (name == wanted) flag = std::is_same_v<std::remove_cvref_t<decltype(member)>, bool>;
   });

@@ -1,3 +1,4 @@
+// Sense sentences and documents read and tokenized for a model.
 #include "sense_setup.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Token files of a training run, checked against the model and mixed.
 #include "training_data.hpp"
 
 #include <algorithm>
@@ -62,7 +63,7 @@ void log_backward(const Logger& log, const model::FreezePlan& plan, bool explain
 
 int report_saved_on_signal(comm::ExecutionContext& context, const train::TrainResult& result) {
   context.log.info("stopped on a signal; saved {}; run the same command again to go on", result.checkpoint);
-  return static_cast<int>(ErrorCode::saved_on_signal);
+  return exit_code(ErrorCode::saved_on_signal);
 }
 
 }  // namespace nmoe::app

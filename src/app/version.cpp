@@ -1,3 +1,4 @@
+// The version that CMake wrote into nmoe_version.hpp.
 #include "neuronmoe/app/version.hpp"
 
 #include "nmoe_version.hpp"

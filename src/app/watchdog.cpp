@@ -1,3 +1,4 @@
+// The thread that ends a process without progress.
 #include "watchdog.hpp"
 
 #include <algorithm>

@@ -1,7 +1,6 @@
 // Agreement on errors: who failed is gathered, and every rank throws the same.
 #include "neuronmoe/comm/agree.hpp"
 
-#include <charconv>
 #include <optional>
 
 #include "neuronmoe/base/error.hpp"
@@ -51,21 +50,19 @@ void agree(Communicator& comm, const std::function<void()>& work) {
     return;
   }
   if (all_reduce_max(comm, std::int64_t{mine.has_value()}) == 0) return;
-  // "<code> <message>" from each failing rank, nothing from the others.
-  const std::string report =
-      mine ? fmt::format("{} {}", static_cast<int>(mine->code()), mine->what()) : std::string();
+  // "<name of the code> <message>" from each failing rank, nothing from the others.
+  const std::string report = mine ? fmt::format("{} {}", name_of(mine->code()), mine->what()) : std::string();
   std::vector<std::string> messages = all_gather_strings(comm, report);
   std::vector<bool> failed(messages.size());
-  int code = 0;
+  std::optional<ErrorCode> code;  // of the lowest rank that failed
   for (std::size_t r = 0; r < messages.size(); ++r) {
     failed[r] = !messages[r].empty();
     if (!failed[r]) continue;
-    int rank_code = 0;
-    const auto end = std::from_chars(messages[r].data(), messages[r].data() + messages[r].size(), rank_code);
-    if (code == 0) code = rank_code;
-    messages[r].erase(0, static_cast<std::size_t>(end.ptr - messages[r].data()) + 1);
+    const std::size_t blank = messages[r].find(' ');
+    if (!code) code = find_enum<ErrorCode>(messages[r].substr(0, blank));
+    messages[r].erase(0, blank + 1);
   }
-  throw Error(static_cast<ErrorCode>(code), list_failures(messages, failed));
+  throw Error(code.value_or(ErrorCode::internal), list_failures(messages, failed));
 }
 
 }  // namespace nmoe::comm

@@ -9,17 +9,6 @@
 
 namespace nmoe::comm {
 
-std::string_view name_of(Operation operation) {
-  constexpr std::array<std::string_view, num_operations> names = {
-      "all_reduce", "all_gather_v", "all_to_all_v", "broadcast", "barrier", "split", "close"};
-  return names[static_cast<std::size_t>(operation)];
-}
-
-std::string_view name_of(ReduceOp op) {
-  constexpr std::array<std::string_view, 3> names = {"sum", "min", "max"};
-  return names[static_cast<std::size_t>(op)];
-}
-
 std::int64_t all_reduce_bytes_sent(DType dtype, std::int64_t count, int rank, int size,
                                    std::int64_t small_reduce_bytes) {
   const std::int64_t peers = size - 1;

@@ -65,11 +65,6 @@ bool is_valid_utf8(std::string_view text) {
   return true;
 }
 
-BadLinePolicy parse_bad_line_policy(const std::string& text) {
-  NMOE_CHECK(text == "error" || text == "skip", config, "bad_line is \"{}\"; it may be error or skip", text);
-  return text == "error" ? BadLinePolicy::error : BadLinePolicy::skip;
-}
-
 TextFormat text_format_of(const std::string& path) {
   if (path.ends_with(".txt")) return TextFormat::plain;
   NMOE_CHECK(path.ends_with(".jsonl") || path.ends_with(".json"), bad_data,

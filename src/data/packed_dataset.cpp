@@ -9,12 +9,13 @@ namespace nmoe::data {
 
 PackedDataset::PackedDataset(const DataSetConfig& config, std::shared_ptr<const TokenFile> file,
                              std::int64_t seq_length, bool eos_label, const Packing& packing)
-    : name_(config.name), file_(std::move(file)), seq_length_(seq_length), eos_label_(eos_label), start_{0} {
+    : name_(config.name),
+      file_(std::move(file)),
+      seq_length_(seq_length),
+      eos_label_(eos_label),
+      mark_override_(config.mark),
+      start_{0} {
   NMOE_CHECK(seq_length >= 2, config, "seq_length is {}; a sequence needs at least 2 tokens", seq_length);
-  NMOE_CHECK(config.mark.empty() || config.mark == "old" || config.mark == "new", config,
-             "data.{}.mark is \"{}\"; it may be old, new or empty", name_, config.mark);
-  if (!config.mark.empty())
-    mark_override_ = static_cast<int>(config.mark == "old" ? Mark::old_language : Mark::new_language);
   int lang = -1;
   if (!config.lang.empty()) {
     lang = file_->language_index(config.lang);
@@ -74,7 +75,7 @@ Sample PackedDataset::block(std::int64_t index) const {
   for (; sample.ids.size() < length; ++doc) {
     const auto ids = file_->document(docs_[doc]).subspan(position - start_[doc]);
     const std::size_t count = std::min(ids.size(), length - sample.ids.size());
-    const Mark mark = mark_override_ < 0 ? file_->mark(docs_[doc]) : static_cast<Mark>(mark_override_);
+    const Mark mark = mark_override_.value_or(file_->mark(docs_[doc]));
     for (std::size_t i = 0; i < count; ++i) sample.ids.push_back(static_cast<std::int32_t>(ids[i]));
     sample.old_mask.insert(sample.old_mask.end(), count, mark == Mark::old_language ? 1 : 0);
     position += count;

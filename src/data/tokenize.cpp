@@ -45,9 +45,8 @@ std::string hash_inputs(comm::Communicator& comm, const std::vector<TokenizeInpu
   constexpr std::size_t digest_chars = 64;
   std::string list;
   for (std::size_t i = 0; i < inputs.size(); ++i)
-    list +=
-        fmt::format("{} {} {}\n", inputs[i].language, inputs[i].mark == Mark::old_language ? "old" : "new",
-                    all[i % all.size()].substr(i / all.size() * digest_chars, digest_chars));
+    list += fmt::format("{} {} {}\n", inputs[i].language, name_of(inputs[i].mark),
+                        all[i % all.size()].substr(i / all.size() * digest_chars, digest_chars));
   return sha256_text(list);
 }
 
@@ -171,11 +170,9 @@ TokenizeInput parse_tokenize_input(const std::string& text) {
                     second = first == std::string::npos ? first : text.find(':', first + 1);
   NMOE_CHECK(second != std::string::npos && first > 0 && second + 1 < text.size(), config,
              "tokenize.input is \"{}\"; it must be LANG:MARK:PATH, e.g. el:new:corpus/el.jsonl", text);
-  const std::string mark = text.substr(first + 1, second - first - 1);
-  NMOE_CHECK(mark == "old" || mark == "new", config,
-             "tokenize.input \"{}\": MARK is \"{}\"; it may be old or new", text, mark);
-  return {text.substr(0, first), mark == "old" ? Mark::old_language : Mark::new_language,
-          text.substr(second + 1)};
+  const auto mark = parse_enum<Mark>(text.substr(first + 1, second - first - 1), ErrorCode::config,
+                                     fmt::format("tokenize.input \"{}\": MARK", text));
+  return {text.substr(0, first), mark, text.substr(second + 1)};
 }
 
 TokenizeResult tokenize_corpus(comm::ExecutionContext& context, const std::vector<TokenizeInput>& inputs,

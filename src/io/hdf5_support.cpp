@@ -25,12 +25,6 @@ herr_t collect(unsigned, const H5E_error2_t* error, void* text) {
 
 }  // namespace
 
-std::string_view name_of(ElementType type) {
-  constexpr std::array<std::string_view, 10> names = {"float64", "float32", "bfloat16", "int32",  "int64",
-                                                      "uint8",   "uint16",  "uint32",   "uint64", "float16"};
-  return names[static_cast<std::size_t>(type)];
-}
-
 std::int64_t size_of(ElementType type) {
   constexpr std::array<std::int64_t, 10> sizes = {8, 4, 2, 4, 8, 1, 2, 4, 8, 2};
   return sizes[static_cast<std::size_t>(type)];

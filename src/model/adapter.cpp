@@ -106,7 +106,7 @@ Adapter open_adapter(const std::string& directory, const ModelConfig& base, cons
              made_for->second, base_hash);
   Adapter adapter{base, {}};
   if (const auto router = reader->metadata().find(router_key); router != reader->metadata().end())
-    adapter.config.release_router = router->second == "release";
+    adapter.config.release_router = find_enum<RouterCompat>(router->second) == RouterCompat::release;
   adapter.config.num_experts = count_experts(*reader, base, path);
   NMOE_CHECK(adapter.config.num_moe_layers() > 0, bad_data, "{}: no layer of the model has a router in it",
              path);
@@ -140,7 +140,7 @@ void write_adapter(const std::string& directory, const ModelConfig& config, cons
   }
   std::map<std::string, std::string> metadata = {{"format", "pt"}};
   if (!base_hash.empty()) metadata[hash_key] = base_hash;
-  metadata[router_key] = config.release_router ? "release" : "none";
+  metadata[router_key] = name_of(config.router_compat());
   io::write_tensor_sources((fs::path(directory) / weights_file).string(), std::move(sources), metadata);
   json layers = json::array();
   for (std::size_t l = 0; l < config.num_experts.size(); ++l) {

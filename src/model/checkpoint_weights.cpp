@@ -30,7 +30,7 @@ io::H5File create_model_file(comm::Communicator& comm, const std::string& path, 
   file.write_attribute("/", "format", model_file_format);
   file.write_attribute("/", "format_version", 1);
   file.write_attribute("/", "top_k", config.top_k);
-  file.write_attribute("/", "router_compat", config.release_router ? "release" : "none");
+  file.write_attribute("/", "router_compat", name_of(config.router_compat()));
   file.write_attribute("/", "dtype", dtype);
   const std::vector<int>& counts = config.num_experts;
   file.write("/num_experts", std::vector<std::int32_t>(counts.begin(), counts.end()));
@@ -123,7 +123,7 @@ void write_model_file(comm::Communicator& comm, const std::string& path, const M
                  first.name, first.dtype, part.entry.name, part.entry.dtype);
   }
   const std::string dtype =
-      dtypes.size() == 1 ? std::string(io::name_of(element_type_of(*dtypes.begin()))) : "mixed";
+      dtypes.size() == 1 ? std::string(name_of(element_type_of(*dtypes.begin()))) : "mixed";
   io::H5File file = create_model_file(comm, path, config, dtype);
   for (const auto& [name, dataset] : datasets) {
     const io::SafetensorsEntry& first = dataset.parts.begin()->second.entry;
@@ -157,10 +157,9 @@ ModelConfig apply_checkpoint_config(ModelConfig dense, const std::string& checkp
   dense.top_k = static_cast<int>(file.read_int_attribute("/", "top_k"));
   NMOE_CHECK(dense.top_k >= 1, bad_data, "{}/model.h5: top_k is {}", checkpoint_dir, dense.top_k);
   const bool stored = file.has_attribute("/", "router_compat");  // files of earlier builds have none
-  const std::string compat = stored ? file.read_string_attribute("/", "router_compat") : "none";
-  NMOE_CHECK(compat == "none" || compat == "release", bad_data,
-             "{}/model.h5: router_compat is \"{}\"; it may be none or release", checkpoint_dir, compat);
-  dense.release_router = compat == "release";
+  dense.release_router = stored && parse_enum<RouterCompat>(
+                                       file.read_string_attribute("/", "router_compat"), ErrorCode::bad_data,
+                                       checkpoint_dir + "/model.h5: router_compat") == RouterCompat::release;
   file.close();
   require_tensors(checkpoint_tensors(checkpoint_dir), dense, checkpoint_dir + "/model.h5",
                   [](const Parameter& p) { return !p.is_dense(); });
@@ -171,10 +170,10 @@ void load_checkpoint_weights(Decoder& decoder, const std::string& checkpoint_dir
   const std::string path = checkpoint_dir + "/model.h5";
   io::H5File file = io::H5File::open(path, model_file_format);
   const std::string stored = file.read_string_attribute("/", "dtype");
+  const bool trained = std::find(weight_dtypes.begin(), weight_dtypes.end(), stored) != weight_dtypes.end();
   NMOE_CHECK(stored == name_of(decoder.dtype()), bad_data, "{}: weights are {}, the run asks for {}; {}",
              path, stored, name_of(decoder.dtype()),
-             stored == "float32" || stored == "bfloat16" ? "set train.dtype = " + stored
-                                                         : "convert them again with convert.dtype = float32");
+             trained ? "set train.dtype = " + stored : "convert them again with convert.dtype = float32");
   for_each_parameter(decoder, [&](Parameter& p) {
     if (!p.held()) return;
     const FileLocation location = file_location(decoder.config(), p);

@@ -51,10 +51,10 @@ std::vector<std::string> accompanying_files(const std::string& directory) {
 }
 
 /// The text of config.json with the element type that transformers loads by default.
-std::string with_dtype(const std::string& path, const std::string& dtype) {
+std::string with_dtype(const std::string& path, DType dtype) {
   nlohmann::ordered_json config = nlohmann::ordered_json::parse(io::read_file(path));
   for (const char* key : {"torch_dtype", "dtype"})
-    if (config.contains(key)) config[key] = dtype;
+    if (config.contains(key)) config[key] = name_of(dtype);
   return config.dump(2) + "\n";
 }
 
@@ -62,8 +62,8 @@ void copy_accompanying_files(const Opened& model, const Conversion& c, const std
   constexpr std::int64_t max_bytes = 256 << 20;
   for (const std::string& name : accompanying_files(model.files)) {
     const std::string from = (fs::path(model.files) / name).string(), target = (fs::path(to) / name).string();
-    const bool changed = name == "config.json" && c.dtype != "keep";
-    io::write_file_atomically(target, changed ? with_dtype(from, c.dtype) : io::read_file(from, max_bytes));
+    const bool changed = name == "config.json" && c.dtype;
+    io::write_file_atomically(target, changed ? with_dtype(from, *c.dtype) : io::read_file(from, max_bytes));
   }
 }
 
@@ -146,14 +146,15 @@ void write_checkpoint(comm::Communicator& comm, const Opened& model, const Conve
     if (comm.rank() == 0 && !model.files.empty()) copy_accompanying_files(model, c, directory);
   });
   // Other element types are other weights: a dense model converted so is not the base its source was.
-  const bool same = c.dtype == "keep" || model.config.num_moe_layers() > 0;
+  const bool same = !c.dtype || model.config.num_moe_layers() > 0;
   io::write_manifest(
       comm, directory,
       {{"step", "0"},
        {"version", c.version},
        {"converted_from", c.input},
        {"base_model", model.base},
-       {"base_model_sha256", same ? model.base_hash : sha256_text(model.base_hash + c.dtype)}});
+       {"base_model_sha256",
+        same ? model.base_hash : sha256_text(model.base_hash + std::string(name_of(*c.dtype)))}});
 }
 
 /// Makes OUTPUT.tmp after the checks that need no bytes. Rank 0.
@@ -169,12 +170,6 @@ void begin_output(const Conversion& c, const Opened& model, const std::string& t
 
 }  // namespace
 
-std::string_view name_of(ModelForm form) {
-  return form == ModelForm::huggingface  ? "huggingface"
-         : form == ModelForm::checkpoint ? "checkpoint"
-                                         : "adapter";
-}
-
 std::string convert_model(comm::Communicator& comm, const Conversion& c) {
   Opened model;
   const std::string tmp = c.output + ".tmp";
@@ -187,8 +182,7 @@ std::string convert_model(comm::Communicator& comm, const Conversion& c) {
         read(begin, out);
         if (beat) beat();
       };
-      if (c.dtype != "keep")
-        source = converted(source, c.dtype == "bfloat16" ? DType::bfloat16 : DType::float32);
+      if (c.dtype) source = converted(source, *c.dtype);
     }
     if (comm.rank() == 0) begin_output(c, model, tmp);
   });

@@ -7,13 +7,6 @@
 
 namespace nmoe::model {
 
-ExpertHome parse_expert_home(const std::string& text) {
-  if (text == "owned") return ExpertHome::owned;
-  if (text == "replicated") return ExpertHome::replicated;
-  NMOE_CHECK(text == "auto", config, "expert placement '{}': must be one of auto, owned, replicated", text);
-  return ExpertHome::automatic;
-}
-
 ExpertPlacement::ExpertPlacement(std::span<const int> num_experts, int expert_parallel_size, int top_k,
                                  ExpertHome home, const ExpertTokens& measured)
     : expert_parallel_size_(expert_parallel_size) {

@@ -29,7 +29,7 @@ std::string dtype_of(io::ElementType type, const std::string& path, const std::s
       return "F16";
     default:
       NMOE_CHECK(false, bad_data, "{}: {} holds {}, which is no type of weights", path, dataset,
-                 io::name_of(type));
+                 name_of(type));
   }
 }
 

@@ -16,28 +16,6 @@ constexpr std::size_t round_up(std::size_t bytes) {
 }
 }  // namespace
 
-std::string_view name_of(DType dtype) {
-  switch (dtype) {
-    case DType::float64:
-      return "float64";
-    case DType::float32:
-      return "float32";
-    case DType::bfloat16:
-      return "bfloat16";
-    case DType::int32:
-      return "int32";
-    case DType::int64:
-      return "int64";
-    case DType::uint8:
-      return "uint8";
-  }
-  return "?";
-}
-
-std::string_view name_of(Device device) {
-  return device == Device::cpu ? "cpu" : "cuda";
-}
-
 Shape::Shape(std::initializer_list<std::int64_t> extents) {
   NMOE_CHECK(extents.size() <= extents_.size(), internal, "a shape has at most 4 axes, got {}",
              extents.size());

@@ -117,7 +117,7 @@ std::int64_t RankPlan::flops() const {
 std::map<std::string, std::int64_t> RankPlan::bytes() const {
   std::map<std::string, std::int64_t> bytes;
   const auto add = [&](comm::Operation operation, std::int64_t n) {
-    if (n > 0) bytes[std::string(comm::name_of(operation))] += n;
+    if (n > 0) bytes[std::string(name_of(operation))] += n;
   };
   add(comm::Operation::all_reduce, all_reduce_bytes);
   for (const SegmentCounts& segment : segments) {

@@ -40,7 +40,7 @@ std::string placement_text(const PlanInput& input) {
   if (!input.placed_by || size == 1) return text + "\n";
   const auto balance = [&](const model::ExpertTokens& measured) {
     const model::ExpertPlacement placement(input.model.num_experts, size, input.model.top_k,
-                                           model::parse_expert_home(input.config.expert_placement), measured);
+                                           input.config.expert_placement, measured);
     return model::balance_of(placement, size, input.placed_by.counts);
   };
   const model::PlacementBalance now = balance(input.placed_by.counts), expected = balance({});
@@ -164,10 +164,10 @@ std::string layouts_text(const PlanInput& input, const MachineConfig& machine) {
 }  // namespace
 
 std::string plan_report(const PlanInput& input, const MachineConfig& machine) {
-  std::string text =
-      fmt::format("plan: {} ranks on {} ({} nodes x {}), expert_parallel_size {}, ZeRO {}, {}\n",
-                  input.num_ranks, machine.name, machine.nodes, machine.gpus_per_node,
-                  input.config.expert_parallel_size, input.config.zero ? "on" : "off", input.config.dtype);
+  std::string text = fmt::format(
+      "plan: {} ranks on {} ({} nodes x {}), expert_parallel_size {}, ZeRO {}, {}\n", input.num_ranks,
+      machine.name, machine.nodes, machine.gpus_per_node, input.config.expert_parallel_size,
+      input.config.zero ? "on" : "off", name_of(input.config.dtype));
   text += parameters_text(input) + placement_text(input) + work_text(input) + memory_text(input, machine) +
           bytes_of_step_text(input) + time_text(input, machine);
   if (const auto tokens = crossover_tokens(input)) {

@@ -9,11 +9,11 @@ PlanShape::PlanShape(const PlanInput& the_input, int rank)
     : input(the_input),
       layout(the_input.num_ranks, rank, the_input.config.expert_parallel_size),
       placement(the_input.model.num_experts, the_input.config.expert_parallel_size, the_input.model.top_k,
-                model::parse_expert_home(the_input.config.expert_placement), the_input.placed_by.counts),
+                the_input.config.expert_placement, the_input.placed_by.counts),
       freeze(model::make_freeze_plan(the_input.model, trainables_of(the_input.kind))),
       parameters(model::list_parameters(the_input.model, freeze)),
       reduce(reduce_options(the_input.config, the_input.num_ranks)),
-      dtype(the_input.config.dtype == "bfloat16" ? DType::bfloat16 : DType::float32) {}
+      dtype(the_input.config.dtype) {}
 
 std::int64_t num_reductions(const PlanInput& input) {
   return reduce_options(input.config, input.num_ranks).once_per_step

@@ -155,7 +155,7 @@ std::optional<double> crossover_tokens(const PlanInput& input) {
   if (parameters.in_new_experts == 0 || input.kind != RunKind::stage1) return std::nullopt;
   // Bytes per rank without the factor (N − 1)/N, which both sides have.
   const ReduceOptions options = reduce_options(input.config, input.num_ranks);
-  const std::int64_t element = input.config.dtype == "bfloat16" ? 2 : 4;
+  const std::int64_t element = size_of(input.config.dtype);
   const double sharded = static_cast<double>(parameters.in_new_experts) *
                          static_cast<double>(size_of(options.wire_dtype) + element);
   const model::FreezePlan freeze = model::make_freeze_plan(input.model, trainables_of(input.kind));

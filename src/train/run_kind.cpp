@@ -21,16 +21,16 @@ model::LossScales auxiliary_scales(RunKind kind, const TrainConfig& c) {
   if (kind == RunKind::stage1) {
     scales.balancing = c.router_aux_loss_coef * (global_balancing(kind, c) ? 1.0 : per_micro_batch);
   }
-  if (kind == RunKind::stage2 && c.lpr_form != "off") {
+  if (kind == RunKind::stage2 && c.lpr_form != LprLoss::off) {
     scales.lpr = c.lpr_loss_coef * per_micro_batch;
-    scales.lpr_form = c.lpr_form == "nll" ? ops::LprForm::nll : ops::LprForm::double_softmax;
-    scales.lpr_by_expert_count = c.lpr_layer_mean == "by_expert_count";
+    scales.lpr_form = c.lpr_form == LprLoss::nll ? ops::LprForm::nll : ops::LprForm::double_softmax;
+    scales.lpr_by_expert_count = c.lpr_layer_mean == LayerMean::by_expert_count;
   }
   return scales;
 }
 
 bool global_balancing(RunKind kind, const TrainConfig& config) {
-  return kind == RunKind::stage1 && config.lbl_scope == "global";
+  return kind == RunKind::stage1 && config.lbl_scope == BalancingScope::global;
 }
 
 }  // namespace nmoe::train

@@ -27,7 +27,7 @@ std::map<std::string, std::int64_t> RunRecord::bytes_sent() const {
     for (std::size_t i = 0; i < comm::num_operations; ++i) {
       const auto operation = static_cast<comm::Operation>(i);
       const std::int64_t sent = group->counters()[operation].bytes_sent;
-      if (sent > 0) bytes[std::string(comm::name_of(operation))] += sent;
+      if (sent > 0) bytes[std::string(name_of(operation))] += sent;
     }
   }
   return bytes;

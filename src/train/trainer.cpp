@@ -82,7 +82,7 @@ Trainer::StepAgreement Trainer::agree_on_step(const StepBatch& batch) {
 model::LossScales Trainer::loss_scales(std::int64_t global_labels, std::int64_t micro_batch_labels) const {
   const TrainConfig& c = run_.config;
   model::LossScales scales = auxiliary_scales(run_.kind, c);
-  if (c.loss_norm == "microbatch_mean") {
+  if (c.loss_norm == LossNorm::microbatch_mean) {
     const double per_micro_batch = 1.0 / static_cast<double>(num_micro_batches_);
     scales.lm = micro_batch_labels > 0 ? per_micro_batch / static_cast<double>(micro_batch_labels) : 0.0;
   } else {
@@ -121,7 +121,7 @@ void Trainer::reduce_losses(std::vector<double>& values, const StepAgreement& ag
     return of_slot;
   };
   const double per_micro_batch = 1.0 / static_cast<double>(num_micro_batches_);
-  if (run_.config.loss_norm == "microbatch_mean") {
+  if (run_.config.loss_norm == LossNorm::microbatch_mean) {
     std::vector<double> means = column(LossSlots::lm_sum);
     const std::vector<double> counts = column(LossSlots::num_labels);
     for (std::size_t m = 0; m < means.size(); ++m) means[m] = counts[m] > 0 ? means[m] / counts[m] : 0.0;

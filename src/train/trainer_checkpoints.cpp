@@ -49,11 +49,11 @@ void Trainer::refuse_newer_steps(std::int64_t step) const {
 
 void Trainer::resume() {
   std::string directory = run_.resume;
-  if (run_.resume == "none") {
+  if (run_.resume == resume_none) {
     refuse_newer_steps(-1);
     return;
   }
-  if (run_.resume == "auto") {
+  if (run_.resume == resume_auto) {
     const io::ValidStep newest = io::newest_valid_step(context_.world, run_.output_dir);
     for (const std::string& skipped : newest.skipped) context_.log.info("passed over {}", skipped);
     if (!newest) return;

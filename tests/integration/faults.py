@@ -21,6 +21,8 @@ CASES = {
     "throw_everywhere": ({78}, START, {"neuronmoe: error: the same mistake everywhere": 1}),
     "throw_late": ({75}, START + 2, {"the same mistake everywhere": 1}),
     "agreed": ({65}, START, {"rank 1: only rank 1 has a bad file": 1}),
+    "agreed_io": ({70}, START, {"rank 1: only rank 1 fails": 1}),
+    "agreed_internal": ({70}, START, {"rank 1: only rank 1 fails": 1}),
     "last_rank_fails_at_the_end": ({70}, START, {"error on rank 1: rank 1 failed": 1}),
     "mismatch": ({70}, START, {"neuronmoe: error: ": 1, "float64": None, "int64": None}),
     "throw_one": ({65}, START + GRACE, {"error on rank 1 (": 1, "rank 1 alone has a bad file": 1}),

@@ -55,6 +55,18 @@ int misbehave(comm::ExecutionContext& context, const std::string& mode, bool sha
   if (mode == "agreed") {
     comm::agree(context.world, [&] { NMOE_CHECK(!culprit, bad_data, "only rank 1 has a bad file"); });
   }
+  if (mode == "agreed_io" ||
+      mode == "agreed_internal") {  // apart while the program runs, one code at its end
+    const ErrorCode kind = mode == "agreed_io" ? ErrorCode::io : ErrorCode::internal;
+    try {
+      comm::agree(context.world, [&] {
+        if (culprit) throw Error(kind, "only rank 1 fails");
+      });
+    } catch (const Error& error) {
+      NMOE_CHECK(error.code() == kind, config, "{} became {}", name_of(kind), name_of(error.code()));
+      throw;
+    }
+  }
   if (mode == "throw_late") {  // every rank fails, not at the same moment
     pause_for(culprit ? 0.7 : 0.0);
     throw Error(ErrorCode::no_space, "the same mistake everywhere");
@@ -65,7 +77,7 @@ int misbehave(comm::ExecutionContext& context, const std::string& mode, bool sha
   }
   if (mode == "stop_on_signal") {
     while (!context.heartbeat.stop_requested.load()) pause_for(0.02);
-    return static_cast<int>(ErrorCode::saved_on_signal);
+    return exit_code(ErrorCode::saved_on_signal);
   }
   if (mode == "mismatch") {  // run.check_collectives is on
     if (culprit) return comm::all_reduce_sum(context.world, 1.0) > 0 ? 0 : 1;
@@ -99,7 +111,7 @@ int misbehave(comm::ExecutionContext& context, const std::string& mode, bool sha
 int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "none";
   app::GuardOptions options;
-  options.device = "cpu";
+  options.device = Device::cpu;
   options.threads = 1;
   if (argc > 2) options.watchdog_s = std::atof(argv[2]);
   options.check_collectives = mode == "mismatch";

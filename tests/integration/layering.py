@@ -21,7 +21,7 @@ for sibling in ("train", "analysis", "evaluation"):
     BELOW[sibling] = BELOW["model"] + ["model"]
 BELOW["app"] = BELOW["model"] + ["model", "train", "analysis", "evaluation"]
 
-SAY_WHAT_THEY_ARE = {"model", "train"}  # folders of which every source does
+SAY_WHAT_THEY_ARE = {"app", "model", "train"}  # folders of which every source does
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
 CONDITIONAL = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif)\b.*$", re.M)

@@ -309,7 +309,7 @@ BOOST_AUTO_TEST_CASE(experts_have_the_same_bits_and_equal_plain_loops) {
   const SampleSet samples = toy_samples();
   const auto alone = comm::make_local_communicator();
   TestContext many(world()), one(*alone);
-  for (const char* empty : {"zero", "exclude", "neg_inf"}) {
+  for (const EmptyPolicy empty : {EmptyPolicy::zero, EmptyPolicy::exclude, EmptyPolicy::neg_inf}) {
     AnalysisConfig options;
     options.batch_tokens = 40;
     options.empty = empty;
@@ -337,8 +337,8 @@ BOOST_AUTO_TEST_CASE(experts_have_the_same_bits_and_equal_plain_loops) {
                              config.num_experts[static_cast<std::size_t>(module.layer)], false, &tokens);
           BOOST_TEST(result.count_tokens[expert * samples.samples.size() + s] ==
                      static_cast<std::uint64_t>(tokens));
-          if (tokens == 0 && options.empty == "exclude") continue;
-          if (tokens == 0 && options.empty == "neg_inf") response = -INFINITY;
+          if (tokens == 0 && options.empty == EmptyPolicy::exclude) continue;
+          if (tokens == 0 && options.empty == EmptyPolicy::neg_inf) response = -INFINITY;
           responses.push_back(response);
           labels.push_back(samples.samples[s].language == 1 ? 1 : 0);
         }

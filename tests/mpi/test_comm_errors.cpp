@@ -64,6 +64,19 @@ BOOST_AUTO_TEST_CASE(agree_lists_all_failing_ranks_and_takes_the_lowest_ones_cod
   check_usable(comm);
 }
 
+BOOST_AUTO_TEST_CASE(agree_keeps_kinds_apart_that_share_an_exit_code) {
+  Communicator& comm = test::world();
+  for (const ErrorCode kind : {ErrorCode::io, ErrorCode::internal}) {
+    const Error error = error_of([&] {
+      agree(comm, [&] {
+        if (comm.rank() == comm.size() - 1) throw Error(kind, "the last one");
+      });
+    });
+    BOOST_TEST((error.code() == kind));
+    BOOST_TEST(exit_code(error.code()) == 70);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(agree_says_equal_messages_once) {
   Communicator& comm = test::world();
   if (comm.size() < 2) return;

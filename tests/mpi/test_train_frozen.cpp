@@ -109,8 +109,7 @@ std::string run_training(comm::Communicator& world, Model& m, const std::string&
   run.identity.provenance_json = "{}\n";
   run.identity.tokens_hash = io::file_hash(world, directory + "/tokens.h5");
   const data::Mixture mixture =
-      data::make_mixture({{.name = "all", .tokens = directory + "/tokens.h5", .lang = "", .mark = ""}}, 8,
-                         false, run.config.seed);
+      data::make_mixture({{.name = "all", .tokens = directory + "/tokens.h5"}}, 8, false, run.config.seed);
   return train::Trainer(context, run, m.groups, m.decoder, mixture).run().checkpoint;
 }
 

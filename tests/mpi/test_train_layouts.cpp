@@ -59,14 +59,13 @@ void check_layouts_give(const test::EngineResult& expected, const std::string& e
       options.home = reduce.bucket_bytes == 5000  ? model::ExpertHome::replicated
                      : reduce.bucket_bytes == 600 ? model::ExpertHome::automatic
                                                   : model::ExpertHome::owned;
-      constexpr const char* homes[] = {"owned", "replicated", "auto"};
       for (comm::Communicator* world : {&test::world(), shared.get()}) {
         const test::EngineResult found = test::run_engine(*world, options);
         const std::string layout = fmt::format(
             "{} ranks, expert_parallel_size {}, ZeRO {}, buckets of {} bytes, overlap {}, experts {}, "
             "on_node {}",
             world->size(), ep, reduce.zero ? "on" : "off", reduce.bucket_bytes, reduce.overlap ? "on" : "off",
-            homes[static_cast<int>(options.home)], world == shared.get() ? "shared" : "mpi");
+            name_of(options.home), world == shared.get() ? "shared" : "mpi");
         check_equal(found, expected, layout);
         const std::string digest = digest_of(*world, found);
         BOOST_TEST_MESSAGE(digest << "  " << layout);

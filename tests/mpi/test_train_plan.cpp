@@ -13,27 +13,27 @@ void check_shape(const test::PlannedRun& shape, bool exact_memory) {
   struct Variant {
     std::int64_t bucket_bytes;
     bool overlap = true, zero = true;
-    const char* gradient_dtype = "float32";
-    const char* reduce_every = "micro_step";
+    DType gradient_dtype = DType::float32;
+    train::ReduceEvery reduce_every = train::ReduceEvery::micro_step;
   };
   const Variant variants[] = {{.bucket_bytes = 1 << 20},
-                              {.bucket_bytes = 4096, .overlap = false, .gradient_dtype = "bfloat16"},
+                              {.bucket_bytes = 4096, .overlap = false, .gradient_dtype = DType::bfloat16},
                               {.bucket_bytes = 8192, .zero = false},
-                              {.bucket_bytes = 16384, .reduce_every = "step"}};
+                              {.bucket_bytes = 16384, .reduce_every = train::ReduceEvery::step}};
   for (int ep = 1; ep <= world.size(); ++ep) {
     if (world.size() % ep != 0) continue;
     for (const Variant& v : variants) {
       if (ep != world.size() && v.bucket_bytes != 1 << 20) continue;  // a run costs a checkpoint
       test::PlannedRun run = shape;
       run.config.expert_parallel_size = ep;
-      run.config.expert_placement = v.zero ? "owned" : "auto";
+      run.config.expert_placement = v.zero ? model::ExpertHome::owned : model::ExpertHome::automatic;
       run.config.bucket_bytes = v.bucket_bytes;
       run.config.overlap = v.overlap;
       run.config.zero = v.zero;
       run.config.gradient_dtype = v.gradient_dtype;
       run.config.reduce_every = v.reduce_every;
       BOOST_TEST_CONTEXT("expert_parallel_size " << ep << ", ZeRO " << v.zero << ", reduce_every "
-                                                 << v.reduce_every) {
+                                                 << name_of(v.reduce_every)) {
         const test::CountedRun counted = test::count_run(run, shared.path());
         BOOST_TEST(counted.accounts.num_steps == 2);
         test::check_counts(counted.accounts);

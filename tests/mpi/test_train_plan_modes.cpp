@@ -17,9 +17,9 @@ test::PlannedRun small_run(train::RunKind kind, std::vector<int> num_experts) {
 
 void check_run(const test::PlannedRun& run, const std::string& directory) {
   const train::TrainConfig& c = run.config;
-  BOOST_TEST_CONTEXT(c.dtype << ", compat " << c.router_compat << ", scope " << c.lbl_scope
-                             << ", expert_parallel_size " << c.expert_parallel_size << ", "
-                             << c.expert_placement) {
+  BOOST_TEST_CONTEXT(name_of(c.dtype) << ", compat " << name_of(c.router_compat) << ", scope "
+                                      << name_of(c.lbl_scope) << ", expert_parallel_size "
+                                      << c.expert_parallel_size << ", " << name_of(c.expert_placement)) {
     const test::CountedRun counted = test::count_run(run, directory);
     test::check_counts(counted.accounts);
     test::check_activations(counted.accounts);
@@ -34,16 +34,16 @@ void check_modes(train::RunKind kind) {
   test::write_token_corpus(test::world(), shared.path() + "/tokens.h5");
   test::PlannedRun run = small_run(kind, {2, 1, 3});
   run.config.top_k = 3;
-  for (const char* dtype : {"float32", "bfloat16"}) {
-    for (const char* compat : {"none", "release"}) {
-      for (const char* scope : {"local", "global"}) {
+  for (const DType dtype : {DType::float32, DType::bfloat16}) {
+    for (const auto& compat : enum_table<model::RouterCompat>) {
+      for (const auto& scope : enum_table<train::BalancingScope>) {
         for (const int ep : {1, 2}) {
-          for (const char* home : {"owned", "replicated"}) {
+          for (const auto home : {model::ExpertHome::owned, model::ExpertHome::replicated}) {
             if (test::world().size() % ep != 0) continue;
-            if (ep == 1 && home != std::string("owned")) continue;  // one rank per group has all of them
+            if (ep == 1 && home != model::ExpertHome::owned) continue;  // one rank per group has all of them
             run.config.dtype = dtype;
-            run.config.router_compat = compat;
-            run.config.lbl_scope = scope;
+            run.config.router_compat = compat.value;
+            run.config.lbl_scope = scope.value;
             run.config.expert_parallel_size = ep;
             run.config.expert_placement = home;
             check_run(run, shared.path());
@@ -91,7 +91,7 @@ BOOST_AUTO_TEST_CASE(skewed_routing_stays_inside_the_reserve) {
       run.intermediate_size = 4000;  // so that rows of experts outweigh what is reserved for rounding
       run.config.micro_batch_size = 16;
       run.config.global_batch_size = 16 * test::world().size();
-      run.config.router_compat = "release";
+      run.config.router_compat = model::RouterCompat::release;
       run.prepare = [first = first, second = second](model::Decoder& d) { send_all_to(d, first, second); };
       const test::CountedRun counted = test::count_run(run, shared.path());
       test::check_counts(counted.accounts);

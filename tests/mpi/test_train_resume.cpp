@@ -70,7 +70,8 @@ BOOST_AUTO_TEST_CASE(a_resumed_run_with_one_reduction_per_step_ends_with_the_sam
   const test::SharedDirectory shared("once");
   const std::string tokens = shared.path() + "/tokens.h5", output = shared.path() + "/run";
   test::write_token_corpus(world, tokens);
-  RunOptions options{.output = output, .expert_parallel_size = world.size(), .reduce_every = "step"};
+  RunOptions options{
+      .output = output, .expert_parallel_size = world.size(), .reduce_every = train::ReduceEvery::step};
   run_training(world, tokens, options);
   world.barrier();
   const std::string expected = digest(step_dir(output, 6));

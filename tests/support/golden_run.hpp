@@ -54,7 +54,11 @@ inline train::TrainConfig config_of(const nlohmann::json& run, int expert_parall
   train::TrainConfig c;
   nlohmann::json left = run;
   const auto take = [&](const char* key, auto& member) {
-    left.at(key).get_to(member);
+    using Member = std::remove_reference_t<decltype(member)>;
+    if constexpr (NamedEnum<Member>)
+      member = parse_enum<Member>(left.at(key).get<std::string>(), ErrorCode::config, key);
+    else
+      left.at(key).get_to(member);
     left.erase(key);
   };
   take("stage", c.stage);
@@ -124,20 +128,20 @@ inline void check_run(comm::Communicator& world, Device device, const nlohmann::
   run.kind = run.config.stage == 1 ? train::RunKind::stage1 : train::RunKind::stage2;
   run.output_dir = shared.path() + "/run";
   run.identity.provenance_json = "{}\n";
-  const bool bf16 = run.config.dtype == "bfloat16";
+  const bool bf16 = run.config.dtype == DType::bfloat16;
   const RunBounds bounds = bf16 ? bfloat16_bounds : float32_bounds;
 
   const train::ParallelGroups groups(world, expert_parallel_size);
   model::ModelConfig config = model::load_model_config(golden_path("moe/config.json"));
   config.num_experts = moe.at("num_experts").get<std::vector<int>>();
   config.top_k = run.config.top_k;
-  config.release_router = run.config.router_compat == "release";
+  config.release_router = run.config.router_compat == model::RouterCompat::release;
   OwnedStream owned(device);
   Stream& stream = owned.stream();
   const Logger log(world.rank(), true);
   comm::Heartbeat heartbeat;
   const comm::ExecutionContext context{world, device, stream, log, heartbeat};
-  model::Decoder decoder(config, bf16 ? DType::bfloat16 : DType::float32, train::trainables_of(run.kind),
+  model::Decoder decoder(config, run.config.dtype, train::trainables_of(run.kind),
                          groups.experts(config.num_experts), stream);
   load_weights(decoder, "moe/model.safetensors");
   const data::Mixture mixture = data::make_mixture({{.name = "all", .tokens = tokens}}, run.config.seq_length,

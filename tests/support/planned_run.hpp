@@ -45,15 +45,13 @@ inline CountedRun count_run(const PlannedRun& planned, const std::string& direct
   config.hidden_size = planned.hidden_size;
   config.intermediate_size = planned.intermediate_size;
   config.top_k = c.top_k;
-  config.release_router = c.router_compat == "release";
+  config.release_router = c.router_compat == model::RouterCompat::release;
   Stream stream;
   const Logger log(world.rank(), true);
   comm::Heartbeat heartbeat;
   const comm::ExecutionContext context{world, Device::cpu, stream, log, heartbeat};
-  model::Decoder decoder(config, c.dtype == "bfloat16" ? DType::bfloat16 : DType::float32,
-                         train::trainables_of(planned.kind),
-                         groups.experts(config.num_experts, c.top_k,
-                                        model::parse_expert_home(c.expert_placement), planned.measured),
+  model::Decoder decoder(config, c.dtype, train::trainables_of(planned.kind),
+                         groups.experts(config.num_experts, c.top_k, c.expert_placement, planned.measured),
                          stream);
   decoder.initialise_dense(4);
   decoder.upcycle(4);
@@ -66,8 +64,7 @@ inline CountedRun count_run(const PlannedRun& planned, const std::string& direct
   run.identity.provenance_json = "{}\n";
   run.placed_by.counts = planned.measured;
   const data::Mixture mixture =
-      data::make_mixture({{.name = "all", .tokens = directory + "/tokens.h5", .lang = "", .mark = ""}},
-                         c.seq_length, false, c.seed);
+      data::make_mixture({{.name = "all", .tokens = directory + "/tokens.h5"}}, c.seq_length, false, c.seed);
   train::Trainer trainer(context, run, groups, decoder, mixture);
   CountedRun counted;
   counted.accounts = trainer.run().accounts;

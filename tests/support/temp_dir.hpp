@@ -48,7 +48,7 @@ std::string expect_error(ErrorCode code, std::initializer_list<std::string_view>
     f();
   } catch (const Error& e) {
     const std::string message = e.what();
-    if (e.code() != code) return "code " + std::to_string(static_cast<int>(e.code())) + ": " + message;
+    if (e.code() != code) return "code " + std::string(name_of(e.code())) + ": " + message;
     for (const std::string_view word : words)
       if (message.find(word) == std::string::npos) return "no \"" + std::string(word) + "\" in: " + message;
     return "";

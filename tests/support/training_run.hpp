@@ -23,7 +23,7 @@ struct TrainingOptions {
   std::vector<int> num_experts = {3, 1, 2};
   std::int64_t global_batch_size = 10;
   model::ExpertTokens measured = {};  ///< what owned experts are placed by
-  std::string reduce_every = "micro_step";
+  train::ReduceEvery reduce_every = train::ReduceEvery::micro_step;
 };
 
 /// Returns the SHA-256 of all frozen weights after the run.
@@ -56,8 +56,7 @@ inline std::string run_training(comm::Communicator& world, const std::string& to
   run.identity.version = "test";
   run.identity.provenance_json = fmt::format("{{\"ranks\": {}}}\n", world.size());
   const data::Mixture mixture =
-      data::make_mixture({{.name = "all", .tokens = tokens, .lang = "", .mark = ""}}, run.config.seq_length,
-                         false, run.config.seed);
+      data::make_mixture({{.name = "all", .tokens = tokens}}, run.config.seq_length, false, run.config.seed);
   train::Trainer trainer(context, run, groups, decoder, mixture);
   const train::TrainResult result = trainer.run();
   if (out != nullptr) *out = result;

@@ -178,6 +178,19 @@ class Configs(unittest.TestCase):
                     stage = ["--stage", step[-1]] if step.startswith("stage") else []
                     printed(command[step], ["--config", path, *stage], work)
 
+    def test_readme_has_the_short_names_and_exit_codes_of_the_program(self):
+        done = subprocess.run([BINARY, "--help"], capture_output=True, text=True, check=True)
+        with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as stream:
+            readme = stream.read()
+        names = re.findall(r"^  --(\w+) +--\w+\.\w+", done.stdout.split("Short names")[1], re.M)
+        codes = re.findall(r"^  (\d+) +(.+)$", done.stdout.split("Exit codes:")[1], re.M)
+        self.assertGreater(len(names), 10)
+        self.assertGreater(len(codes), 7)
+        paragraph = re.search(r"Short\s+names exist for\s+`([^`]+)`", readme)[1]
+        self.assertEqual(sorted(re.findall(r"--(\w+)", paragraph)), sorted(set(names)))
+        table = readme.split("## Exit codes")[1].split("##")[0]
+        self.assertEqual(re.findall(r"^\| (\d+) \| (.+) \|$", table, re.M), codes)
+
     def test_documented_files_exist(self):
         with open(os.path.join(ROOT, "docs", "configs.md"), encoding="utf-8") as stream:
             text = stream.read()

@@ -11,6 +11,7 @@
 #include "neuronmoe/analysis/neuron_file.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/hdf5_file.hpp"
 #include "neuronmoe/model/config.hpp"
 
 using namespace nmoe;
@@ -111,7 +112,7 @@ BOOST_AUTO_TEST_CASE(overlap_of_columns_is_taken_off) {
     });
   }
   config.overlap = "1:3";
-  config.mode = "sum_mean";
+  config.mode = AllocationMode::sum_mean;
   BOOST_CHECK_THROW(sizes_from_counts(config), Error);
 }
 
@@ -137,7 +138,7 @@ BOOST_AUTO_TEST_CASE(similarity_from_a_column) {
   AllocationConfig config;
   config.counts = folder.write("sim.csv", "layer,similarity\n0,0.1\n1,0.2\n2,0.4\n");
   config.columns = "similarity";
-  config.mode = "similarity";
+  config.mode = AllocationMode::similarity;
   config.similarity_n = 7;  // 7·(10, 5, 2.5)/17.5 = 4, 2, 1
   const std::vector<int> expected = {4, 2, 1};
   BOOST_TEST(allocate_from_files(config).num_experts == expected, boost::test_tools::per_element());
@@ -237,13 +238,13 @@ BOOST_AUTO_TEST_CASE(neuron_file_round_trip_and_allocation) {
   // en: units 0..7 of down and 0, 1 of gate = 8 distinct; el: 140..143 = v_proj 0..3 = 4 distinct.
   const std::vector<int> expected = {2, 1};
   BOOST_TEST(allocate_from_files(config).num_experts == expected, boost::test_tools::per_element());
-  config.mode = "similarity";
+  config.mode = AllocationMode::similarity;
   BOOST_CHECK_EXCEPTION(allocate_from_files(config), Error, [](const Error& e) {
     return std::string(e.what()).find("layer 1 has similarity -0.5") != std::string::npos;
   });
-  config.mode = "uniform";
+  config.mode = AllocationMode::uniform;
   BOOST_TEST(allocate_from_files(config).total() == 6);
-  config.mode = "union";
+  config.mode = AllocationMode::union_size;
   config.languages = "en,hu";
   BOOST_CHECK_EXCEPTION(allocate_from_files(config), Error, [](const Error& e) {
     return std::string(e.what()).find("it has: en, el") != std::string::npos;

@@ -146,9 +146,3 @@ BOOST_AUTO_TEST_CASE(lists_and_uniform) {
   BOOST_TEST(allocate_uniform(28, 3).total() == 84);
   BOOST_CHECK_THROW(allocate_uniform(28, 0), Error);
 }
-
-BOOST_AUTO_TEST_CASE(unknown_choices_are_refused) {
-  BOOST_CHECK_THROW(parse_rounding("round"), Error);
-  BOOST_CHECK_THROW(parse_min_over("some"), Error);
-  BOOST_CHECK_THROW(parse_neuron_key("pair"), Error);
-}

@@ -41,7 +41,7 @@ BOOST_AUTO_TEST_CASE(files_hold_the_statistics_of_the_method) {
   const std::string path = folder / "neurons.h5";
   const NeuronStatistics written = numbered_statistics();
   write_neuron_file(path, written);
-  io::H5File file = io::H5File::open(path, "neuronmoe-neurons");
+  io::H5File file = io::H5File::open(path);
   double first = 0.0;
   for (const char* name : {"/ap", "/off_mean", "/off_p50", "/on_p50", "/on_p90"}) {
     BOOST_TEST_CONTEXT(name) {

@@ -32,7 +32,7 @@ std::string config_error(Work&& work) {
   try {
     work();
   } catch (const Error& error) {
-    BOOST_TEST(static_cast<int>(error.code()) == 78);
+    BOOST_TEST(exit_code(error.code()) == 78);
     return error.what();
   }
   BOOST_ERROR("nothing was thrown");
@@ -120,7 +120,7 @@ BOOST_AUTO_TEST_CASE(data_sections_and_aliases) {
       {app::parse_ini("[data.en]\ntokens = en.h5\nmark = old\n", "x.cfg"), line.assignments});
   BOOST_TEST(config.data.size() == 2U);
   BOOST_TEST(config.data[0].name == "en");
-  BOOST_TEST(config.data[0].mark == "old");
+  BOOST_TEST((config.data[0].mark == data::Mark::old_language));
   BOOST_TEST(config.data[1].name == "greek-new");
   BOOST_TEST(config.data[1].weight == 0.5);
   BOOST_TEST(config.run.model == "m");
@@ -173,6 +173,60 @@ BOOST_AUTO_TEST_CASE(help_lists_every_field_of_a_section_with_default_and_range)
   check_contains(help, "double_softmax|nll|off");
   check_contains(help, "--data.<name>.tokens");
   BOOST_TEST(help.find("--analysis.top_k") == std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(every_named_choice_can_be_set_and_comes_back) {
+  const std::string help =
+      app::help_for_sections({"run", "comm", "tokenize", "analysis", "expert_ap", "allocation", "neurons",
+                              "train", "lbl", "router", "convert", "data"});
+  int fields = 0, choices = 0;
+  std::istringstream lines(help);
+  for (std::string line; std::getline(lines, line);) {
+    const auto bracket = line.rfind(" ["), end = line.find(']', bracket);
+    if (!line.starts_with("  --") || bracket == std::string::npos) continue;
+    const std::string list = line.substr(bracket + 2, end - bracket - 2);
+    if (list.find('|') == std::string::npos) continue;
+    std::string key = line.substr(4, line.find(' ', 4) - 4);
+    std::string given = "[data.x]\ntokens = x.h5\n";
+    if (key.starts_with("data.<name>.")) key = "data.x." + key.substr(12);
+    const auto dot = key.rfind('.');
+    const std::string section = key.substr(0, dot), name = key.substr(dot + 1);
+    ++fields;
+    std::istringstream words(list);
+    for (std::string word; std::getline(words, word, '|'); ++choices) {
+      const std::string text = given + "[" + section + "]\n" + name + " = " + word + "\n";
+      const std::string printed = app::config_to_ini(from_ini(text), true);
+      const auto at = printed.find("[" + section + "]\n");
+      BOOST_REQUIRE(at != std::string::npos);
+      const std::string part = printed.substr(at, printed.find("\n[", at) + 1 - at);
+      check_contains(part, "\n" + name + " = " + word + "\n");
+    }
+    for (const std::string& wrong : {list, std::string("float64"), std::string("nothing")}) {
+      check_contains(
+          config_error([&] { from_ini(given + "[" + section + "]\n" + name + " = " + wrong + "\n"); }),
+          "test.cfg:4: " + key + " = '" + wrong + "': must be one of " + list);
+    }
+  }
+  BOOST_TEST(fields >= 23);
+  BOOST_TEST(choices >= 59);
+}
+
+BOOST_AUTO_TEST_CASE(a_short_name_means_the_key_of_a_section_that_the_command_reads) {
+  const auto explains = [](const std::vector<std::string>& arguments) {
+    const auto config = app::make_config({app::parse_command_line(arguments).assignments});
+    return std::pair(config.plan.explain, config.allocation.explain);
+  };
+  BOOST_TEST((explains({"plan", "--explain"}) == std::pair(true, false)));
+  BOOST_TEST((explains({"plan", "--explain=true"}) == std::pair(true, false)));
+  BOOST_TEST((explains({"allocate", "--explain"}) == std::pair(false, true)));
+  BOOST_TEST((explains({"plan", "--allocation.explain"}) == std::pair(false, true)));
+  BOOST_TEST((explains({"train", "--explain"}) == std::pair(true, false)));     // reads [plan]
+  BOOST_TEST((explains({"evaluate", "--explain"}) == std::pair(false, true)));  // reads neither
+  for (const app::ShortName& s : app::short_names()) {
+    const std::vector<std::string> sections = {"run", std::string(s.key.substr(0, s.key.find('.')))};
+    BOOST_TEST(app::full_key(std::string(s.name), sections) == s.key);
+  }
+  BOOST_TEST(app::full_key("train.steps", {}) == "train.steps");
 }
 
 BOOST_AUTO_TEST_CASE(every_default_is_inside_its_own_range) {

@@ -113,7 +113,7 @@ BOOST_AUTO_TEST_CASE(packing_by_hand) {
   const PackedDataset with_eos({.name = "all"}, file, 4, true);
   BOOST_TEST(as_int(with_eos.block(0).labels) == (std::vector<int>{1, 2, 9, -100}),
              boost::test_tools::per_element());
-  const PackedDataset greek({.name = "el", .lang = "el", .mark = "old"}, file, 4);
+  const PackedDataset greek({.name = "el", .lang = "el", .mark = Mark::old_language}, file, 4);
   BOOST_TEST(as_int(greek.block(1).ids) == (std::vector<int>{13, 14, 15, 9}),
              boost::test_tools::per_element());
   BOOST_TEST(as_int(greek.block(0).ids) == (std::vector<int>{10, 11, 9, 12}),
@@ -129,8 +129,6 @@ BOOST_AUTO_TEST_CASE(packing_by_hand) {
                           [&] { PackedDataset p({.name = "x"}, file, 15); }) == "");
   BOOST_TEST(expect_error(ErrorCode::bad_data, {"data.x", "\"zh\""},
                           [&] { PackedDataset p({.name = "x", .lang = "zh"}, file, 4); }) == "");
-  BOOST_TEST(expect_error(ErrorCode::config, {"data.x.mark", "ancient"},
-                          [&] { PackedDataset p({.name = "x", .mark = "ancient"}, file, 4); }) == "");
 }
 
 BOOST_AUTO_TEST_CASE(mixture_by_size_visits_every_block_once_per_epoch) {

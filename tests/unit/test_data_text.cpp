@@ -104,7 +104,6 @@ BOOST_AUTO_TEST_CASE(bad_lines_are_named_or_skipped) {
                           [&] { text_format_of(dir / "x.parquet"); }) == "");
   BOOST_TEST(expect_error(ErrorCode::bad_data, {"none.jsonl"},
                           [&] { documents_of_file(dir / "none.jsonl"); }) == "");
-  BOOST_TEST(expect_error(ErrorCode::config, {"ignore"}, [] { parse_bad_line_policy("ignore"); }) == "");
 }
 
 BOOST_AUTO_TEST_CASE(an_endless_line_is_a_bad_line) {
@@ -167,7 +166,7 @@ BOOST_AUTO_TEST_CASE(damaged_token_files_are_refused) {
   BOOST_TEST(refusal([](Parts& p) { p.mark[0] = 2; }, "mark 2") == "");
   BOOST_TEST(refusal([](Parts& p) { p.eos_id = 10; }, "eos_id 10") == "");
   BOOST_TEST(refusal([](Parts& p) { p.vocab_size = -1; }, "vocab_size -1") == "");
-  BOOST_TEST(refusal([](Parts& p) { p.version = 2; }, "version 2") == "");
+  BOOST_TEST(refusal([](Parts& p) { p.version = 2; }, "version 2 of format \"neuronmoe-tokens\"") == "");
 }
 
 BOOST_AUTO_TEST_CASE(token_file_round_trip) {

@@ -19,7 +19,7 @@ train::PlanInput llama_greek() {
   train::PlanInput input;
   input.model = model::load_model_config(config_path("models/llama3.2-3b.json"));
   input.model.num_experts = model::load_expert_counts(config_path("experts/llama3.2-3b-el.cfg"), 28);
-  input.config.dtype = input.config.gradient_dtype = "bfloat16";
+  input.config.dtype = input.config.gradient_dtype = DType::bfloat16;
   input.config.steps = 15000;
   return input;
 }
@@ -127,7 +127,7 @@ BOOST_AUTO_TEST_CASE(bytes_a5) {
   input.num_ranks = 4;
   input.config.global_batch_size = 128;
   input.config.expert_parallel_size = 4;
-  input.config.expert_placement = "owned";
+  input.config.expert_placement = model::ExpertHome::owned;
   double exchanged = 0;
   for (int r = 0; r < 4; ++r) {
     for (const train::SegmentCounts& s :
@@ -157,7 +157,7 @@ BOOST_AUTO_TEST_CASE(one_reduction_per_step) {
   const train::MachineConfig machine{"gh200", 2, 2, 790, 0.6, 96, 350, 22.5, 5};
   const std::int64_t often = reduced();
   const train::TimePlan often_time = train::plan_time(input, machine, train::ReduceRoute::direct);
-  input.config.reduce_every = "step";
+  input.config.reduce_every = train::ReduceEvery::step;
   BOOST_TEST(reduced() * 4 == often);
   const train::TimePlan once_time = train::plan_time(input, machine, train::ReduceRoute::direct);
   BOOST_CHECK_CLOSE(4 * once_time.reduce_s, often_time.reduce_s, 1e-9);

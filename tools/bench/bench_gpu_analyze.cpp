@@ -187,15 +187,15 @@ void run(const Options& options) {
 int main(int argc, char** argv) {
   Options options;
   if (argc > 1) options.model = argv[1];
-  if (argc > 2) options.dtype = std::string(argv[2]) == "bfloat16" ? DType::bfloat16 : DType::float32;
   if (argc > 3) options.languages = std::atoi(argv[3]);
   if (argc > 4) options.sentences = std::atoll(argv[4]);
   if (argc > 5) options.batch_tokens = std::atoll(argv[5]);
   try {
+    if (argc > 2) options.dtype = parse_enum<DType>(argv[2], ErrorCode::config, "dtype");
     run(options);
   } catch (const Error& error) {
     fmt::print(stderr, "bench_gpu_analyze: {}\n", error.what());
-    return static_cast<int>(error.code());
+    return exit_code(error.code());
   }
   return 0;
 }

@@ -172,7 +172,7 @@ int main() {
     memory_bound(bench, bandwidth);
   } catch (const Error& error) {
     fmt::print(stderr, "bench_gpu_ops: {}\n", error.what());
-    return static_cast<int>(error.code());
+    return exit_code(error.code());
   }
   return 0;
 }

@@ -171,7 +171,7 @@ int run(comm::ExecutionContext& context, const Options& options) {
   input.model.num_experts = model::load_expert_counts(
       options.text("experts", "configs/experts/llama3.2-3b-el.cfg"), input.model.num_layers);
   input.kind = stage1 ? train::RunKind::stage1 : train::RunKind::stage2;
-  input.config.dtype = "bfloat16";
+  input.config.dtype = DType::bfloat16;
   input.config.seq_length = options.number("length", 1024);
   input.config.micro_batch_size = input.config.global_batch_size = options.number("sequences", 32);
   input.model.top_k = input.config.top_k;
@@ -255,7 +255,7 @@ int main(int argc, char** argv) {
       &argc, &argv,
       [&](comm::Communicator&) {
         app::GuardOptions guard;
-        guard.device = options.text("device", "cuda");
+        guard.device = parse_enum<Device>(options.text("device", "cuda"), ErrorCode::config, "device");
         return guard;
       },
       [&](comm::ExecutionContext& context) { return run(context, options); });

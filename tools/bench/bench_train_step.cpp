@@ -68,9 +68,10 @@ struct Options {
     input.config.seq_length = length;
     input.config.micro_batch_size = sequences;
     input.config.global_batch_size = std::int64_t{sequences} * num_ranks * micro_steps;
-    input.config.reduce_every = reduce_every;
+    input.config.reduce_every =
+        parse_enum<train::ReduceEvery>(reduce_every, ErrorCode::config, "train.reduce_every");
     input.config.expert_parallel_size = expert_parallel_size;
-    input.config.expert_placement = "owned";
+    input.config.expert_placement = model::ExpertHome::owned;
     model::ModelConfig& c = input.model;
     c.vocab_size = 4096;
     c.hidden_size = 128;
@@ -279,8 +280,9 @@ int run(comm::ExecutionContext& context, Options options) {
   Product product;
   product.load_library(context.stream);
   const bool both_reductions = options.reduce_every == "both", both_ways = options.on_node == "both";
-  const std::vector<std::string> settings =
-      both_reductions ? std::vector<std::string>{"micro_step", "step"} : std::vector{options.reduce_every};
+  std::vector<std::string> settings = {options.reduce_every};
+  if (both_reductions)
+    settings.assign(all_names<train::ReduceEvery>.begin(), all_names<train::ReduceEvery>.end());
   std::unique_ptr<comm::Communicator> shared;
   std::vector<std::pair<comm::Communicator*, std::string>> worlds = {
       {&context.world, both_ways ? ", mpi" : ""}};
@@ -293,7 +295,6 @@ int run(comm::ExecutionContext& context, Options options) {
   std::vector<std::unique_ptr<Side>> sides;
   for (const auto& [world, way] : worlds) {
     for (const std::string& setting : settings) {
-      NMOE_CHECK(setting == "micro_step" || setting == "step", config, "train.reduce_every = {}", setting);
       options.reduce_every = setting;
       restart_peak();
       const std::int64_t before = resident("VmRSS");
@@ -339,7 +340,12 @@ int main(int argc, char** argv) {
       &argc, &argv,
       [&](comm::Communicator& world) {
         app::GuardOptions guard;
-        guard.on_node = comm::choose_on_node(world, options.on_node == "both" ? "mpi" : options.on_node);
+        std::optional<comm::OnNode> wanted;
+        if (options.on_node == "both")
+          wanted = comm::OnNode::mpi;
+        else if (options.on_node != "auto")
+          wanted = parse_enum<comm::OnNode>(options.on_node, ErrorCode::config, "comm.on_node");
+        guard.on_node = comm::choose_on_node(world, wanted);
         return guard;
       },
       [&](comm::ExecutionContext& context) { return run(context, options); });

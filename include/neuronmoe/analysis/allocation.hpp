@@ -11,22 +11,48 @@
 #include <vector>
 
 #include "neuronmoe/analysis/selection.hpp"
+#include "neuronmoe/base/enum_names.hpp"
 #include "neuronmoe/base/fields.hpp"
 
 namespace nmoe::analysis {
 
 /// trunc reproduces the paper's tables (METHOD 3.2); the others are what its formula could also mean.
 enum class Rounding { trunc, half_even, half_up, ceil };
+constexpr auto enum_names(Rounding) {
+  return std::to_array<EnumName<Rounding>>({{Rounding::trunc, "trunc"},
+                                            {Rounding::half_even, "half_even"},
+                                            {Rounding::half_up, "half_up"},
+                                            {Rounding::ceil, "ceil"}});
+}
 enum class MinOver { nonzero, all };
+constexpr auto enum_names(MinOver) {
+  return std::to_array<EnumName<MinOver>>({{MinOver::nonzero, "nonzero"}, {MinOver::all, "all"}});
+}
 /// `unit`: a layer's neurons are distinct unit indices, whatever the projection (METHOD 2); `module_unit`:
 /// pairs.
 enum class NeuronKey { unit, module_unit };
+constexpr auto enum_names(NeuronKey) {
+  return std::to_array<EnumName<NeuronKey>>(
+      {{NeuronKey::unit, "unit"}, {NeuronKey::module_unit, "module_unit"}});
+}
+/// What experts per layer follow from: distinct neurons over all languages (`union_size`) or those of the
+/// source plus the mean of the targets, layer similarity, one number for all layers, a list as given.
+enum class AllocationMode { union_size, sum_mean, similarity, uniform, list };
+constexpr auto enum_names(AllocationMode) {
+  return std::to_array<EnumName<AllocationMode>>({{AllocationMode::union_size, "union"},
+                                                  {AllocationMode::sum_mean, "sum_mean"},
+                                                  {AllocationMode::similarity, "similarity"},
+                                                  {AllocationMode::uniform, "uniform"},
+                                                  {AllocationMode::list, "list"}});
+}
 
 /// Options of `allocate`.
 struct AllocationConfig {
-  std::string neurons, counts, columns;
-  std::string mode = "union", languages, old_languages;
-  std::string rounding = "trunc", min_over = "nonzero", key = "unit", list, overlap, sweep;
+  std::string neurons, counts, columns, languages, old_languages, list, overlap, sweep;
+  AllocationMode mode = AllocationMode::union_size;
+  Rounding rounding = Rounding::trunc;
+  MinOver min_over = MinOver::nonzero;
+  NeuronKey key = NeuronKey::unit;
   int e_min = 1, e_max = 6, experts = 3, similarity_n = 0;
   bool explain = false;
 };
@@ -37,9 +63,7 @@ void for_each_field(Config& c, F&& f) {
   f("allocation.counts", c.counts,
     FieldInfo{.help = "CSV with neuron counts per layer, instead of neurons.h5"});
   f("allocation.columns", c.columns, FieldInfo{.help = "columns of the counts CSV, comma-separated"});
-  f("allocation.mode", c.mode,
-    FieldInfo{.help = "what a layer's size is computed from",
-              .choices = "union|sum_mean|similarity|uniform|list"});
+  f("allocation.mode", c.mode, FieldInfo{.help = "what a layer's size is computed from"});
   f("allocation.languages", c.languages,
     FieldInfo{.help = "languages, comma-separated; the first is the source"});
   f("allocation.old_languages", c.old_languages,
@@ -48,12 +72,9 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "fewest experts of a layer, base included", .min = 1, .max = 1024});
   f("allocation.e_max", c.e_max,
     FieldInfo{.help = "most experts of a layer, base included", .min = 1, .max = 1024});
-  f("allocation.rounding", c.rounding,
-    FieldInfo{.help = "how a fraction becomes a count", .choices = "trunc|half_even|half_up|ceil"});
-  f("allocation.min_over", c.min_over,
-    FieldInfo{.help = "layers the minimum is taken over", .choices = "nonzero|all"});
-  f("neurons.key", c.key,
-    FieldInfo{.help = "what makes two neurons of a layer the same", .choices = "unit|module_unit"});
+  f("allocation.rounding", c.rounding, FieldInfo{.help = "how a fraction becomes a count"});
+  f("allocation.min_over", c.min_over, FieldInfo{.help = "layers the minimum is taken over"});
+  f("neurons.key", c.key, FieldInfo{.help = "what makes two neurons of a layer the same"});
   f("allocation.experts", c.experts,
     FieldInfo{
         .help = "mode uniform: experts of every layer, base included; other modes are compared with that",
@@ -74,11 +95,6 @@ void for_each_field(Config& c, F&& f) {
         .min = 0,
         .max = 1000000});
 }
-
-/// @throws Error(config) naming the choices.
-Rounding parse_rounding(std::string_view text);
-MinOver parse_min_over(std::string_view text);
-NeuronKey parse_neuron_key(std::string_view text);
 
 /// Experts per layer and why.
 struct Allocation {

@@ -14,15 +14,23 @@
 
 namespace nmoe::analysis {
 
+/// Response of an expert to a sample of which it saw no token: 0, the sample does not count, or −∞.
+enum class EmptyPolicy { zero, exclude, neg_inf };
+constexpr auto enum_names(EmptyPolicy) {
+  return std::to_array<EnumName<EmptyPolicy>>(
+      {{EmptyPolicy::zero, "zero"}, {EmptyPolicy::exclude, "exclude"}, {EmptyPolicy::neg_inf, "neg_inf"}});
+}
+
 /// Options of `analyze` and `specialize`.
 struct AnalysisConfig {
-  std::string tokenizer, languages, csv, empty = "zero";
+  std::string tokenizer, languages, csv;
+  EmptyPolicy empty = EmptyPolicy::zero;
   std::vector<std::string> sense, similarity_text;
   std::int64_t top_k = 0, max_tokens = 256, sentences = 500, batch_tokens = 4096, seed = 1234;
   std::int64_t memory_mb = 4096, similarity_tokens = 100000, every = 0;
   double ap_min = 0.5, ap_high = 0.9;
   bool skip_bos = false, redraw = false;
-  std::string dtype = "float32";  ///< of the analysis forward, whatever training uses (METHOD 1.4)
+  DType dtype = DType::float32;  ///< of the analysis forward, whatever training uses (METHOD 1.4)
 };
 template <class Config, class F>
 requires std::same_as<std::remove_const_t<Config>, AnalysisConfig>
@@ -46,7 +54,7 @@ void for_each_field(Config& c, F&& f) {
   f("analysis.ap_min", c.ap_min,
     FieldInfo{.help = "only neurons with a larger AP are selected", .min = 0, .max = 1});
   f("analysis.dtype", c.dtype,
-    FieldInfo{.help = "type of weights and activations in `analyze`", .choices = "float32|bfloat16"});
+    FieldInfo{.help = "type of weights and activations in `analyze`", .choices = weight_dtypes});
   f("analysis.skip_bos", c.skip_bos, FieldInfo{.help = "leave the BOS token out of the pooled mean"});
   f("analysis.max_tokens", c.max_tokens,
     FieldInfo{.help = "longer sentences are dropped", .unit = "tokens, BOS included", .min = 1, .max = many});
@@ -85,8 +93,7 @@ void for_each_field(Config& c, F&& f) {
         .min = 0,
         .max = many});
   f("expert_ap.empty", c.empty,
-    FieldInfo{.help = "specialize: response to a sentence of which an expert saw no token",
-              .choices = "zero|exclude|neg_inf"});
+    FieldInfo{.help = "specialize: response to a sentence of which an expert saw no token"});
 }
 
 /// Indices into `pools` of the languages to analyse. @throws Error(config) naming the ones there are

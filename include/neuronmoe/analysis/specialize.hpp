@@ -3,17 +3,11 @@
 // down outputs, pooled per sample over the tokens routed to that expert. `neuronmoe specialize` calls it.
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "neuronmoe/analysis/neuron_analysis.hpp"
 
 namespace nmoe::analysis {
-
-/// Response of an expert to a sample of which it saw no token: 0, the sample does not count, or −∞.
-enum class EmptyPolicy { zero, exclude, neg_inf };
-/// @throws Error(config) naming the choices.
-EmptyPolicy parse_empty_policy(std::string_view text);
 
 /// One expert of one layer, summed over its three projections.
 struct ExpertSummary {
@@ -30,7 +24,7 @@ struct ExpertStatistics {
   std::vector<std::uint64_t> count_tokens;   ///< [expert, sample]
   std::vector<std::string> sample_language;  ///< [sample]
   double ap_high = 0.9;
-  std::string empty_policy;
+  EmptyPolicy empty_policy = EmptyPolicy::zero;
 };
 
 /// Result on rank 0, empty elsewhere. Dense layers appear with their MLP as base. Collective over the world.

@@ -2,8 +2,10 @@
 // The one place that starts MPI, makes the ExecutionContext and ends the job (ENGINEERING 3). main.cpp calls
 // it with what to do; nothing below app sees MPI_COMM_WORLD, the environment or an exit code.
 #include <functional>
+#include <optional>
 #include <string>
 
+#include "neuronmoe/comm/device_communicator.hpp"
 #include "neuronmoe/comm/execution_context.hpp"
 #include "neuronmoe/comm/mpi_communicator.hpp"
 
@@ -11,13 +13,13 @@ namespace nmoe::app {
 
 /// What the guard needs to know from the config before the work starts.
 struct GuardOptions {
-  std::string device = "auto";  ///< auto | cpu | cuda
-  int threads = 0;              ///< 0 = OMP_NUM_THREADS, or the cores of the node divided by its ranks
-  double watchdog_s = 600.0;    ///< 0 = no watchdog
+  std::optional<Device> device;  ///< nothing: the guard's choice
+  int threads = 0;               ///< 0 = OMP_NUM_THREADS, or the cores of the node divided by its ranks
+  double watchdog_s = 600.0;     ///< 0 = no watchdog
   bool check_collectives = false;
   bool quiet = false;
   comm::OnNodeChoice on_node{comm::OnNode::mpi, {}};  ///< its reason is logged
-  std::string gpu_transport = "auto";                 ///< auto | nccl | host
+  std::optional<comm::GpuTransport> gpu_transport;    ///< nothing: the guard's choice
   bool share_gpu = false;                             ///< several ranks may hold one GPU
   bool saves_on_signal = false;  ///< SIGUSR1/SIGTERM ask for a checkpoint; else they end the program as usual
 };

@@ -1,6 +1,7 @@
 #pragma once
 // From text to AppConfig and back: types, ranges, choices, nearest key, --help and --print-config, all from
 // for_each_field. Called by command_line.cpp and by every command that writes its config into a file.
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,15 +20,22 @@ AppConfig make_config(const std::vector<std::vector<Assignment>>& sources);
 /// that say where a run happens, for files that must not depend on it.
 std::string config_to_ini(const AppConfig& config, bool with_layout);
 
-/// Full name of a key that may be an alias ("model" -> "run.model"); other keys come back unchanged.
-std::string expand_alias(const std::string& key);
+/// A name that stands for a key on the command line. It may stand for several: in a command for the one in a
+/// section that the command reads, else for the first.
+struct ShortName {
+  std::string_view name, key;
+};
+std::span<const ShortName> short_names();
+/// Returns the key that a short name means where `sections` are read ("model" -> "run.model"); other keys
+/// unchanged.
+std::string full_key(const std::string& key, std::span<const std::string> sections);
 
-/// Every fixed key, for the command line; `[data.<name>]` keys are checked by `is_data_key`.
+/// Every fixed key and short name, for the command line; `[data.<name>]` keys are checked by `is_data_key`.
 std::vector<std::string> all_keys();
-/// Whether a key or alias takes true or false: on the command line its name alone means true.
-bool is_flag(std::string_view key);
+/// Whether a key or short name takes true or false: on the command line its name alone means true.
+bool is_flag(const std::string& key, std::span<const std::string> sections);
 bool is_data_key(std::string_view key);
-/// Known key or alias with the smallest edit distance.
+/// Known key or short name with the smallest edit distance.
 std::string nearest_key(const std::string& key);
 
 /// Table of the fields of some sections: key, default, range and unit, help.

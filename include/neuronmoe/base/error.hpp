@@ -3,24 +3,58 @@
 // error into an exit code (ENGINEERING: errors when many ranks run).
 #include <fmt/core.h>
 
+#include <array>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+
+#include "neuronmoe/base/enum_names.hpp"
 
 namespace nmoe {
 
-/// Exit codes of the program (README, "Exit codes"). The value is what the shell sees.
+/// What went wrong. What the shell sees is exit_code().
 enum class ErrorCode : int {
-  internal = 70,         ///< a broken promise of our own code
-  bad_data = 65,         ///< an input file is missing, damaged or of the wrong shape
-  io = 70,               ///< the operating system or HDF5 refused a read or write
-  no_space = 75,         ///< not enough free space for what is about to be written
-  config = 78,           ///< option, configuration or topology that cannot be honoured
-  saved_on_signal = 85,  ///< not a failure: checkpoint written after SIGUSR1/SIGTERM, run again to go on
-  watchdog = 86,         ///< no progress for longer than the watchdog allows
-  nan_limit = 87,        ///< too many steps in a row with a non-finite loss or gradient
+  internal = 1,     ///< a broken promise of our own code
+  bad_data,         ///< an input file is missing, damaged or of the wrong shape
+  io,               ///< the operating system or HDF5 refused a read or write
+  no_space,         ///< not enough free space for what is about to be written
+  config,           ///< option, configuration or topology that cannot be honoured
+  saved_on_signal,  ///< not a failure: checkpoint written after SIGUSR1/SIGTERM, run again to go on
+  watchdog,         ///< no progress for longer than the watchdog allows
+  nan_limit,        ///< too many steps in a row with a non-finite loss or gradient
 };
 
-/// An error with the exit code it should end the job with. The message names file, place, both values,
+/// A row of the table of exit codes, which --help prints (README, "Exit codes").
+struct ExitRow {
+  ErrorCode value;
+  std::string_view name;
+  int exit_code;
+  std::string_view meaning;
+};
+constexpr auto enum_names(ErrorCode) {
+  return std::to_array<ExitRow>({
+      {ErrorCode::bad_data, "bad_data", 65, "bad input data"},
+      {ErrorCode::io, "io", 70, "input or output failed"},
+      {ErrorCode::internal, "internal", 70, "internal error: a fault of the program itself"},
+      {ErrorCode::no_space, "no_space", 75, "no space left"},
+      {ErrorCode::config, "config", 78, "wrong config, command line or topology"},
+      {ErrorCode::saved_on_signal, "saved_on_signal", 85,
+       "saved on a signal (USR1, TERM): start again to go on"},
+      {ErrorCode::watchdog, "watchdog", 86, "watchdog: a rank made no progress"},
+      {ErrorCode::nan_limit, "nan_limit", 87,
+       "too many steps in a row with a loss or gradient that is not finite"},
+  });
+}
+
+/// Returns the code that the program ends with after an error of that kind.
+constexpr int exit_code(ErrorCode code) {
+  for (const ExitRow& row : enum_table<ErrorCode>) {
+    if (row.value == code) return row.exit_code;
+  }
+  return exit_code(ErrorCode::internal);
+}
+
+/// An error and its kind, which decides the exit code of the job. The message names file, place, both values,
 /// remedy.
 class Error : public std::runtime_error {
  public:

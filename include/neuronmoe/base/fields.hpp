@@ -4,19 +4,21 @@
 //   }
 // and app builds Boost.Program_options, --help, --print-config and file attributes from that one list.
 #include <limits>
-#include <string>
+#include <span>
 #include <string_view>
 
 namespace nmoe {
 
-/// Unit, allowed range and one-line help of a field. Ranges hold for numbers only and are inclusive.
+/// Unit, allowed range and one-line help of a field. Ranges hold for numbers only and are inclusive. A field
+/// with named choices is an enum with names (enum_names.hpp), or an optional one that may be left open.
 struct FieldInfo {
   std::string_view help;
   std::string_view unit = "";
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();
-  std::string_view choices = "";  ///< "a|b|c" for enumerated strings
-  bool layout = false;            ///< describes where, not what: left out of files that must not depend on it
+  std::span<const std::string_view> choices = {};  ///< of an enum, if not all of its names
+  std::string_view unset = "";  ///< how an optional enum without value is written; "" = not at all
+  bool layout = false;          ///< describes where, not what: left out of files that must not depend on it
 };
 
 }  // namespace nmoe

@@ -18,6 +18,10 @@
 namespace nmoe::comm {
 
 enum class ReduceOp { sum, min, max };
+constexpr auto enum_names(ReduceOp) {
+  return std::to_array<EnumName<ReduceOp>>(
+      {{ReduceOp::sum, "sum"}, {ReduceOp::min, "min"}, {ReduceOp::max, "max"}});
+}
 
 enum class Operation : std::uint8_t {
   all_reduce,
@@ -28,9 +32,16 @@ enum class Operation : std::uint8_t {
   split,
   close
 };
-inline constexpr std::size_t num_operations = 7;
-std::string_view name_of(Operation operation);
-std::string_view name_of(ReduceOp op);
+constexpr auto enum_names(Operation) {
+  return std::to_array<EnumName<Operation>>({{Operation::all_reduce, "all_reduce"},
+                                             {Operation::all_gather_v, "all_gather_v"},
+                                             {Operation::all_to_all_v, "all_to_all_v"},
+                                             {Operation::broadcast, "broadcast"},
+                                             {Operation::barrier, "barrier"},
+                                             {Operation::split, "split"},
+                                             {Operation::close, "close"}});
+}
+inline constexpr std::size_t num_operations = enum_table<Operation>.size();
 
 /// Calls and bytes per operation, counted exactly when a collective is started (DESIGN 6, "Counters").
 /// `bytes_sent` is payload this rank hands to other ranks: its own rows never count.

@@ -8,6 +8,12 @@
 
 namespace nmoe::comm {
 
+/// How tensors on GPUs travel between ranks: by one of the two communicators below.
+enum class GpuTransport { nccl, host };
+constexpr auto enum_names(GpuTransport) {
+  return std::to_array<EnumName<GpuTransport>>({{GpuTransport::nccl, "nccl"}, {GpuTransport::host, "host"}});
+}
+
 /// Device tensors travel through page-locked host memory and `host`; host tensors go straight to it. The
 /// numbers, the order of sums and the counters are those of `host`. A call with a device tensor returns when
 /// the stream has reached it and the data is on its way; memory for staging grows to what is in flight at

@@ -3,8 +3,8 @@
 // splits it; train, io, analysis and evaluation only see the interface.
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
-#include <string_view>
 
 #include "neuronmoe/comm/communicator.hpp"
 
@@ -13,7 +13,9 @@ namespace nmoe::comm {
 /// How ranks of one node pass pieces of an all-to-all or an all-gather to each other: as MPI's messages, or
 /// out of send buffers that all of them can read (Communicator::allocate_send). The bits are the same.
 enum class OnNode { mpi, shared };
-std::string_view name_of(OnNode on_node);
+constexpr auto enum_names(OnNode) {
+  return std::to_array<EnumName<OnNode>>({{OnNode::mpi, "mpi"}, {OnNode::shared, "shared"}});
+}
 
 struct MpiOptions {
   /// Compare operation, dtype, counts and sequence number over all ranks before each collective. A mismatch
@@ -39,10 +41,11 @@ struct OnNodeChoice {
   OnNode on_node;
   std::string reason;
 };
-/// "auto" becomes `shared` where some node has two ranks and every such node can share memory (tried here),
-/// else `mpi`; "mpi" and "shared" are taken as they are. The same on every rank. Collective.
+/// Returns what is wanted; without a wish, `shared` where some node has two ranks and every such node can
+/// share memory (tried here), else `mpi`. The same on every rank. Collective.
 /// @pre `world` was made by make_mpi_communicator
-OnNodeChoice choose_on_node(Communicator& world, std::string_view wanted, const MpiOptions& options = {});
+OnNodeChoice choose_on_node(Communicator& world, std::optional<OnNode> wanted,
+                            const MpiOptions& options = {});
 
 /// Duplicates `*static_cast<MPI_Comm*>(mpi_comm)`, so our traffic never meets anybody else's. Groups made by
 /// `split` share its queue and its one communication thread.

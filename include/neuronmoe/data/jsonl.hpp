@@ -7,12 +7,16 @@
 #include <string_view>
 #include <vector>
 
+#include "neuronmoe/base/enum_names.hpp"
+
 namespace nmoe::data {
 
 /// What to do with a line that is not a document.
 enum class BadLinePolicy { error, skip };
-/// "error" or "skip". @throws Error(config)
-BadLinePolicy parse_bad_line_policy(const std::string& text);
+constexpr auto enum_names(BadLinePolicy) {
+  return std::to_array<EnumName<BadLinePolicy>>(
+      {{BadLinePolicy::error, "error"}, {BadLinePolicy::skip, "skip"}});
+}
 
 struct BadLine {
   std::int64_t line;  ///< 1-based: of the piece in PieceReport, of the file elsewhere

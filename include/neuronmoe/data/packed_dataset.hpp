@@ -2,6 +2,7 @@
 // Documents of one data set laid end to end and cut into training blocks (METHOD 7.2). Read by Mixture.
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,7 +16,7 @@ struct DataSetConfig {
   std::string name{};
   std::string tokens{};         ///< tokens.h5
   std::string lang{};           ///< only documents of this language; "" = all
-  std::string mark{};           ///< old | new overrides the file's marks; "" keeps them
+  std::optional<Mark> mark{};   ///< overrides the file's marks
   std::int64_t max_docs = 0;    ///< first documents only; 0 = all
   std::int64_t max_tokens = 0;  ///< stop after the document that reaches this; 0 = all
   double weight = 0.0;          ///< share of the mixture; 0 in all data sets = by size
@@ -26,8 +27,7 @@ void for_each_field(DataSetConfig& c, F&& f) {
   constexpr double many = 9e18;
   f("tokens", c.tokens, FieldInfo{.help = "token file made by `neuronmoe tokenize`"});
   f("lang", c.lang, FieldInfo{.help = "use only documents of this language (empty: all)"});
-  f("mark", c.mark,
-    FieldInfo{.help = "override the old/new mark of the documents (empty: keep)", .choices = "|old|new"});
+  f("mark", c.mark, FieldInfo{.help = "override the old/new mark of the documents (empty: keep)"});
   f("max_docs", c.max_docs,
     FieldInfo{.help = "use the first documents only (0: all)", .unit = "documents", .min = 0, .max = many});
   f("max_tokens", c.max_tokens,
@@ -77,7 +77,7 @@ class PackedDataset {
   std::shared_ptr<const TokenFile> file_;
   std::int64_t seq_length_;
   bool eos_label_;
-  int mark_override_ = -1;            // Mark, or −1 to keep the file's
+  std::optional<Mark> mark_override_;
   std::vector<std::int64_t> docs_;    // documents used, file order
   std::vector<std::uint64_t> start_;  // [num_docs + 1] first token of each in the concatenation
   // [num_batches (+ 1)] first block of each batch of documents, first token of each

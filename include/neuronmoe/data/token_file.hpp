@@ -12,6 +12,9 @@ namespace nmoe::data {
 
 /// Whether a document is in a language the base already knows. Decides the LPR target (METHOD 6.3).
 enum class Mark : std::uint8_t { new_language = 0, old_language = 1 };
+constexpr auto enum_names(Mark) {
+  return std::to_array<EnumName<Mark>>({{Mark::old_language, "old"}, {Mark::new_language, "new"}});
+}
 
 /// What a token file says about itself.
 struct TokenFileInfo {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -30,7 +31,18 @@ enum class ElementType : std::uint8_t {
   uint64,
   float16
 };
-std::string_view name_of(ElementType type);
+constexpr auto enum_names(ElementType) {
+  return std::to_array<EnumName<ElementType>>({{ElementType::float64, name_of(DType::float64)},
+                                               {ElementType::float32, name_of(DType::float32)},
+                                               {ElementType::bfloat16, name_of(DType::bfloat16)},
+                                               {ElementType::int32, name_of(DType::int32)},
+                                               {ElementType::int64, name_of(DType::int64)},
+                                               {ElementType::uint8, name_of(DType::uint8)},
+                                               {ElementType::uint16, "uint16"},
+                                               {ElementType::uint32, "uint32"},
+                                               {ElementType::uint64, "uint64"},
+                                               {ElementType::float16, "float16"}});
+}
 std::int64_t size_of(ElementType type);
 ElementType element_type_of(DType dtype);
 

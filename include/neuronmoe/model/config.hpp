@@ -6,7 +6,17 @@
 #include <string>
 #include <vector>
 
+#include "neuronmoe/base/enum_names.hpp"
+
 namespace nmoe::model {
+
+/// router.compat: router logits, expert weights and the combination in float32, or in the model's type as the
+/// released code has them.
+enum class RouterCompat { none, release };
+constexpr auto enum_names(RouterCompat) {
+  return std::to_array<EnumName<RouterCompat>>(
+      {{RouterCompat::none, "none"}, {RouterCompat::release, "release"}});
+}
 
 /// Most experts of a layer, base included.
 inline constexpr int max_num_experts = 4096;
@@ -35,6 +45,7 @@ struct ModelConfig {
   /// router.compat = release (METHOD 11 row 38): router logits, expert weights and the combination in the
   /// model's type. Without effect in float32.
   bool release_router = false;
+  RouterCompat router_compat() const { return release_router ? RouterCompat::release : RouterCompat::none; }
 
   bool is_moe(int layer) const { return num_experts[static_cast<std::size_t>(layer)] > 1; }
   int num_moe_layers() const;

@@ -3,6 +3,7 @@
 // by `neuronmoe convert`.
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "neuronmoe/comm/communicator.hpp"
@@ -10,7 +11,11 @@
 namespace nmoe::model {
 
 enum class ModelForm { huggingface, checkpoint, adapter };
-std::string_view name_of(ModelForm form);
+constexpr auto enum_names(ModelForm) {
+  return std::to_array<EnumName<ModelForm>>({{ModelForm::checkpoint, "checkpoint"},
+                                             {ModelForm::huggingface, "huggingface"},
+                                             {ModelForm::adapter, "adapter"}});
+}
 
 struct Conversion {
   std::string input;  ///< Hugging Face directory, step directory, adapter directory
@@ -19,7 +24,7 @@ struct Conversion {
   /// name.
   std::string base;
   std::string output;          ///< directory to make; absent or empty
-  std::string dtype = "keep";  ///< keep | float32 | bfloat16
+  std::optional<DType> dtype;  ///< of the tensors written; nothing = as they are
   std::int64_t max_shard_bytes = 5'000'000'000;
   bool release_router = false;  ///< of adapters that do not say themselves (router.compat = release)
   std::string version;          ///< of the program, for the manifest

@@ -6,14 +6,19 @@
 #include <string>
 #include <vector>
 
+#include "neuronmoe/base/enum_names.hpp"
+
 namespace nmoe::model {
 
 /// Where new experts live: each on one position of the expert-parallel group, on every rank (sharded by ZeRO
 /// like any other weight, never dispatched to), or the latter in layers where every token visits every expert
 /// anyway.
 enum class ExpertHome { owned, replicated, automatic };
-/// "owned", "replicated", "auto". @throws Error(config) for anything else
-ExpertHome parse_expert_home(const std::string& text);
+constexpr auto enum_names(ExpertHome) {
+  return std::to_array<EnumName<ExpertHome>>({{ExpertHome::automatic, "auto"},
+                                              {ExpertHome::owned, "owned"},
+                                              {ExpertHome::replicated, "replicated"}});
+}
 
 /// Tokens that each expert was given, [layer][expert], base included.
 using ExpertTokens = std::vector<std::vector<std::int64_t>>;

@@ -2,12 +2,27 @@
 // Element types and devices of tensors.
 #include <bit>
 #include <cstdint>
-#include <string_view>
+
+#include "neuronmoe/base/enum_names.hpp"
 
 namespace nmoe {
 
 enum class DType : std::uint8_t { float64, float32, bfloat16, int32, int64, uint8 };
+constexpr auto enum_names(DType) {
+  return std::to_array<EnumName<DType>>({{DType::float64, "float64"},
+                                         {DType::float32, "float32"},
+                                         {DType::bfloat16, "bfloat16"},
+                                         {DType::int32, "int32"},
+                                         {DType::int64, "int64"},
+                                         {DType::uint8, "uint8"}});
+}
+/// What a config may ask for as type of weights, activations or gradients on their way.
+inline constexpr auto weight_dtypes = names_among<DType::float32, DType::bfloat16>;
+
 enum class Device : std::uint8_t { cpu, cuda };
+constexpr auto enum_names(Device) {
+  return std::to_array<EnumName<Device>>({{Device::cpu, "cpu"}, {Device::cuda, "cuda"}});
+}
 
 /// bfloat16 in host memory: conversion from float rounds to nearest even; NaN stays NaN.
 struct bfloat16 {
@@ -36,8 +51,6 @@ constexpr std::int64_t size_of(DType dtype) {
   }
   return 0;
 }
-std::string_view name_of(DType dtype);
-std::string_view name_of(Device device);
 /// Type in which sums over elements of `dtype` are kept: float64 for float64, else float32.
 constexpr DType accumulator_of(DType dtype) {
   return dtype == DType::float64 ? DType::float64 : DType::float32;

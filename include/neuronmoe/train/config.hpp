@@ -5,12 +5,57 @@
 #include <concepts>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <type_traits>
 
+#include "neuronmoe/base/enum_names.hpp"
 #include "neuronmoe/base/fields.hpp"
 #include "neuronmoe/data/packed_dataset.hpp"
+#include "neuronmoe/model/config.hpp"
+#include "neuronmoe/model/expert_placement.hpp"
+#include "neuronmoe/tensor/dtype.hpp"
 
 namespace nmoe::train {
+
+/// What owned experts are spread by, besides bytes: tokens that top_k lets expect, or counted ones.
+enum class PlacementTokens { expected, measured };
+constexpr auto enum_names(PlacementTokens) {
+  return std::to_array<EnumName<PlacementTokens>>(
+      {{PlacementTokens::expected, "expected"}, {PlacementTokens::measured, "measured"}});
+}
+/// When gradients go to their owners.
+enum class ReduceEvery { micro_step, step };
+constexpr auto enum_names(ReduceEvery) {
+  return std::to_array<EnumName<ReduceEvery>>(
+      {{ReduceEvery::micro_step, "micro_step"}, {ReduceEvery::step, "step"}});
+}
+/// The language-prior routing loss of stage 2 (METHOD 6.3): an ops::LprForm, or none.
+enum class LprLoss { double_softmax, nll, off };
+constexpr auto enum_names(LprLoss) {
+  return std::to_array<EnumName<LprLoss>>(
+      {{LprLoss::double_softmax, "double_softmax"}, {LprLoss::nll, "nll"}, {LprLoss::off, "off"}});
+}
+/// Weights of the layers in the mean of that loss.
+enum class LayerMean { by_expert_count, flat };
+constexpr auto enum_names(LayerMean) {
+  return std::to_array<EnumName<LayerMean>>(
+      {{LayerMean::by_expert_count, "by_expert_count"}, {LayerMean::flat, "flat"}});
+}
+/// Denominator of the language-model loss: the labels of the whole step, or those of each micro-batch.
+enum class LossNorm { global_tokens, microbatch_mean };
+constexpr auto enum_names(LossNorm) {
+  return std::to_array<EnumName<LossNorm>>(
+      {{LossNorm::global_tokens, "global_tokens"}, {LossNorm::microbatch_mean, "microbatch_mean"}});
+}
+/// Tokens whose statistics the balancing loss takes: of a micro-batch, or of the global batch.
+enum class BalancingScope { local, global };
+constexpr auto enum_names(BalancingScope) {
+  return std::to_array<EnumName<BalancingScope>>(
+      {{BalancingScope::local, "local"}, {BalancingScope::global, "global"}});
+}
+
+/// --resume takes these words or a step directory: the newest step of the output directory, or a new run.
+inline constexpr std::string_view resume_auto = "auto", resume_none = "none";
 
 /// Batch sizes are in sequences, lengths in tokens, bucket sizes in bytes.
 struct TrainConfig {
@@ -33,26 +78,26 @@ struct TrainConfig {
   double max_grad_norm = 1.0;
 
   std::uint64_t seed = 42;
-  std::string dtype = "float32";
+  DType dtype = DType::float32;
   int expert_parallel_size = 1;
   std::int64_t bucket_bytes = 33554432;
-  std::string expert_placement = "auto";
-  std::string placement_tokens = "expected";
+  model::ExpertHome expert_placement = model::ExpertHome::automatic;
+  PlacementTokens placement_tokens = PlacementTokens::expected;
   std::string placement_tokens_from;  ///< step or run directory
   bool overlap = true;
   bool zero = true;
-  std::string gradient_dtype = "float32";
-  std::string reduce_every = "micro_step";
+  DType gradient_dtype = DType::float32;
+  ReduceEvery reduce_every = ReduceEvery::micro_step;
 
   int top_k = 2;
   double router_aux_loss_coef = 0.01;
   double lpr_loss_coef = 0.1;
-  std::string lpr_form = "double_softmax";
-  std::string lpr_layer_mean = "by_expert_count";
-  std::string loss_norm = "global_tokens";
+  LprLoss lpr_form = LprLoss::double_softmax;
+  LayerMean lpr_layer_mean = LayerMean::by_expert_count;
+  LossNorm loss_norm = LossNorm::global_tokens;
   bool eos_label = false;
-  std::string lbl_scope = "local";
-  std::string router_compat = "none";
+  BalancingScope lbl_scope = BalancingScope::local;
+  model::RouterCompat router_compat = model::RouterCompat::none;
   data::Packing packing;
 
   std::int64_t save_every = 100;
@@ -77,97 +122,121 @@ template <class Config, class F>
 requires std::same_as<std::remove_const_t<Config>, TrainConfig>
 void for_each_field(Config& c, F&& f) {
   constexpr double many = 1e15;
-  f("train.stage", c.stage, FieldInfo{"what trains: 1 new experts and routers, 2 routers only", "", 1, 2});
+  f("train.stage", c.stage,
+    FieldInfo{.help = "what trains: 1 new experts and routers, 2 routers only", .min = 1, .max = 2});
   f("train.init_from", c.init_from,
-    FieldInfo{
-        "checkpoint or run directory whose experts and routers the run starts from; needed by stage 2"});
+    FieldInfo{.help = "checkpoint or run directory whose experts and routers the run starts from; needed by "
+                      "stage 2"});
   f("train.seq_length", c.seq_length,
-    FieldInfo{"length of a packed sequence (stage 2: 512)", "tokens", 2, 1 << 20});
+    FieldInfo{
+        .help = "length of a packed sequence (stage 2: 512)", .unit = "tokens", .min = 2, .max = 1 << 20});
   f("train.micro_batch_size", c.micro_batch_size,
-    FieldInfo{"sequences of one forward on one rank; divides global_batch_size", "sequences", 1, 1 << 20});
+    FieldInfo{.help = "sequences of one forward on one rank; divides global_batch_size",
+              .unit = "sequences",
+              .min = 1,
+              .max = 1 << 20});
   f("train.global_batch_size", c.global_batch_size,
-    FieldInfo{"sequences of one optimizer step over all ranks", "sequences", 1, 1 << 24});
-  f("train.steps", c.steps, FieldInfo{"optimizer steps", "steps", 1, many});
+    FieldInfo{.help = "sequences of one optimizer step over all ranks",
+              .unit = "sequences",
+              .min = 1,
+              .max = 1 << 24});
+  f("train.steps", c.steps, FieldInfo{.help = "optimizer steps", .unit = "steps", .min = 1, .max = many});
   f("train.epochs", c.epochs,
-    FieldInfo{"> 0: steps = ceil(epochs * whole steps in the data) instead of train.steps", "epochs", 0,
-              1e6});
-  f("train.learning_rate", c.learning_rate, FieldInfo{"peak learning rate (stage 2: 5e-5)", "", 0, 10});
-  f("train.min_lr_ratio", c.min_lr_ratio, FieldInfo{"the cosine ends at this share of the peak", "", 0, 1});
-  f("train.warmup_steps", c.warmup_steps, FieldInfo{"linear warm-up", "steps", 0, many});
-  f("train.beta1", c.beta1, FieldInfo{"AdamW: decay of the mean gradient", "", 0, 0.9999999});
-  f("train.beta2", c.beta2, FieldInfo{"AdamW: decay of the mean squared gradient", "", 0, 0.9999999});
-  f("train.eps", c.eps, FieldInfo{"AdamW: added to the root of the second moment", "", 1e-30, 1});
-  f("train.weight_decay", c.weight_decay, FieldInfo{"AdamW: decoupled decay", "", 0, 10});
+    FieldInfo{.help = "> 0: steps = ceil(epochs * whole steps in the data) instead of train.steps",
+              .unit = "epochs",
+              .min = 0,
+              .max = 1e6});
+  f("train.learning_rate", c.learning_rate,
+    FieldInfo{.help = "peak learning rate (stage 2: 5e-5)", .min = 0, .max = 10});
+  f("train.min_lr_ratio", c.min_lr_ratio,
+    FieldInfo{.help = "the cosine ends at this share of the peak", .min = 0, .max = 1});
+  f("train.warmup_steps", c.warmup_steps,
+    FieldInfo{.help = "linear warm-up", .unit = "steps", .min = 0, .max = many});
+  f("train.beta1", c.beta1,
+    FieldInfo{.help = "AdamW: decay of the mean gradient", .min = 0, .max = 0.9999999});
+  f("train.beta2", c.beta2,
+    FieldInfo{.help = "AdamW: decay of the mean squared gradient", .min = 0, .max = 0.9999999});
+  f("train.eps", c.eps,
+    FieldInfo{.help = "AdamW: added to the root of the second moment", .min = 1e-30, .max = 1});
+  f("train.weight_decay", c.weight_decay, FieldInfo{.help = "AdamW: decoupled decay", .min = 0, .max = 10});
   f("train.max_grad_norm", c.max_grad_norm,
-    FieldInfo{"gradients are clipped to this global norm; 0 = not at all", "", 0, 1e30});
-  f("train.seed", c.seed, FieldInfo{"seed of initialisation and data order"});
-  f("train.dtype", c.dtype, FieldInfo{"type of weights and activations", "", 0, 0, "float32|bfloat16"});
+    FieldInfo{.help = "gradients are clipped to this global norm; 0 = not at all", .min = 0, .max = 1e30});
+  f("train.seed", c.seed, FieldInfo{.help = "seed of initialisation and data order"});
+  f("train.dtype", c.dtype, FieldInfo{.help = "type of weights and activations", .choices = weight_dtypes});
   f("train.expert_parallel_size", c.expert_parallel_size,
-    FieldInfo{"ranks over which the experts of a layer are spread; divides the rank count", "ranks", 1,
-              1 << 20, "", true});
+    FieldInfo{.help = "ranks over which the experts of a layer are spread; divides the rank count",
+              .unit = "ranks",
+              .min = 1,
+              .max = 1 << 20,
+              .layout = true});
   f("train.bucket_bytes", c.bucket_bytes,
-    FieldInfo{"gradients are reduced in buckets of at most this size", "bytes", 4096, 67108864, "", true});
+    FieldInfo{.help = "gradients are reduced in buckets of at most this size",
+              .unit = "bytes",
+              .min = 4096,
+              .max = 67108864,
+              .layout = true});
   f("train.expert_placement", c.expert_placement,
-    FieldInfo{
-        "new experts: each on one rank of a group, on every rank, or (auto) on every rank where top_k >= E",
-        "", 0, 0, "auto|owned|replicated", true});
+    FieldInfo{.help =
+                  "new experts: each on one rank of a group, on every rank, or (auto) on every rank where "
+                  "top_k >= E",
+              .layout = true});
   f("train.placement_tokens", c.placement_tokens,
-    FieldInfo{
-        "owned experts are spread by bytes and by the tokens that top_k lets expect, or by those that the "
-        "checkpoint of train.placement_tokens_from, else the one resumed, else train.init_from, has counted "
-        "per expert (same bits; expected where none has)",
-        "", 0, 0, "expected|measured", true});
+    FieldInfo{.help =
+                  "owned experts are spread by bytes and by the tokens that top_k lets expect, or by those "
+                  "that the checkpoint of train.placement_tokens_from, else the one resumed, else "
+                  "train.init_from, has counted per expert (same bits; expected where none has)",
+              .layout = true});
   f("train.placement_tokens_from", c.placement_tokens_from,
-    FieldInfo{"checkpoint or run directory that train.placement_tokens = measured takes counts from", "", 0,
-              0, "", true});
+    FieldInfo{.help = "checkpoint or run directory that train.placement_tokens = measured takes counts from",
+              .layout = true});
   f("train.overlap", c.overlap,
-    FieldInfo{"reduce gradients and gather weights while computing (the result has the same bits)", "", 0, 0,
-              "", true});
+    FieldInfo{.help = "reduce gradients and gather weights while computing (the result has the same bits)",
+              .layout = true});
   f("train.zero", c.zero,
-    FieldInfo{"shard the optimizer state (ZeRO-2); false: every rank keeps all of it (same bits)", "", 0, 0,
-              "", true});
+    FieldInfo{.help = "shard the optimizer state (ZeRO-2); false: every rank keeps all of it (same bits)",
+              .layout = true});
   f("train.gradient_dtype", c.gradient_dtype,
-    FieldInfo{"gradients travel in this type; they are summed in float32", "", 0, 0, "float32|bfloat16"});
+    FieldInfo{.help = "gradients travel in this type; they are summed in float32", .choices = weight_dtypes});
   f("train.reduce_every", c.reduce_every,
-    FieldInfo{"gradients go to their owners after each micro_step, or once a step: fewer bytes, but every "
-              "rank sums "
-              "whole gradients, and the result has other bits on other rank counts",
-              "", 0, 0, "micro_step|step"});
-  f("train.top_k", c.top_k, FieldInfo{"experts per token", "", 1, 1024});
+    FieldInfo{.help = "gradients go to their owners after each micro_step, or once a step: fewer bytes, but "
+                      "every rank sums whole gradients, and the result has other bits on other rank counts"});
+  f("train.top_k", c.top_k, FieldInfo{.help = "experts per token", .min = 1, .max = 1024});
   f("train.router_aux_loss_coef", c.router_aux_loss_coef,
-    FieldInfo{"weight of the balancing loss (stage 1)", "", 0, 1e6});
+    FieldInfo{.help = "weight of the balancing loss (stage 1)", .min = 0, .max = 1e6});
   f("train.lpr_loss_coef", c.lpr_loss_coef,
-    FieldInfo{"weight of the language-prior routing loss (stage 2)", "", 0, 1e6});
-  f("train.lpr_form", c.lpr_form,
-    FieldInfo{"form of the language-prior routing loss", "", 0, 0, "double_softmax|nll|off"});
-  f("train.lpr_layer_mean", c.lpr_layer_mean,
-    FieldInfo{"mean of that loss over layers", "", 0, 0, "by_expert_count|flat"});
-  f("train.loss_norm", c.loss_norm,
-    FieldInfo{"denominator of the language-model loss", "", 0, 0, "global_tokens|microbatch_mean"});
-  f("train.eos_label", c.eos_label, FieldInfo{"train on end-of-text labels too"});
+    FieldInfo{.help = "weight of the language-prior routing loss (stage 2)", .min = 0, .max = 1e6});
+  f("train.lpr_form", c.lpr_form, FieldInfo{.help = "form of the language-prior routing loss"});
+  f("train.lpr_layer_mean", c.lpr_layer_mean, FieldInfo{.help = "mean of that loss over layers"});
+  f("train.loss_norm", c.loss_norm, FieldInfo{.help = "denominator of the language-model loss"});
+  f("train.eos_label", c.eos_label, FieldInfo{.help = "train on end-of-text labels too"});
   f("train.save_every", c.save_every,
-    FieldInfo{"steps between checkpoints; 0 = only at the end", "steps", 0, many});
-  f("train.keep_last", c.keep_last, FieldInfo{"checkpoints that are kept", "", 1, 1 << 20});
-  f("train.log_every", c.log_every, FieldInfo{"steps between lines on the terminal", "steps", 1, many});
+    FieldInfo{
+        .help = "steps between checkpoints; 0 = only at the end", .unit = "steps", .min = 0, .max = many});
+  f("train.keep_last", c.keep_last, FieldInfo{.help = "checkpoints that are kept", .min = 1, .max = 1 << 20});
+  f("train.log_every", c.log_every,
+    FieldInfo{.help = "steps between lines on the terminal", .unit = "steps", .min = 1, .max = many});
   f("train.max_nan_steps", c.max_nan_steps,
-    FieldInfo{"skipped steps in a row with a non-finite loss or gradient before the run ends with 87",
-              "steps", 1, 1 << 20});
+    FieldInfo{.help = "skipped steps in a row with a non-finite loss or gradient before the run ends with 87",
+              .unit = "steps",
+              .min = 1,
+              .max = 1 << 20});
   f("lbl.scope", c.lbl_scope,
-    FieldInfo{
-        "statistics of the balancing loss: of a micro-batch, or of the global batch (needs as many ranks as "
-        "micro-batches)",
-        "", 0, 0, "local|global"});
+    FieldInfo{.help = "statistics of the balancing loss: of a micro-batch, or of the global batch (needs as "
+                      "many ranks as micro-batches)"});
   f("router.compat", c.router_compat,
-    FieldInfo{
-        "release: router logits, expert weights and combination in train.dtype as the released code has "
-        "them; none: in fp32",
-        "", 0, 0, "none|release"});
+    FieldInfo{.help = "release: router logits, expert weights and combination in train.dtype as the released "
+                      "code has them; none: in fp32"});
   f("pack.batch_docs", c.packing.batch_docs,
-    FieldInfo{
-        "documents packed together; what is left of each batch is dropped (0: carried over, no batches)",
-        "documents", 0, many});
+    FieldInfo{.help = "documents packed together; what is left of each batch is dropped (0: carried over, no "
+                      "batches)",
+              .unit = "documents",
+              .min = 0,
+              .max = many});
   f("pack.shards", c.packing.shards,
-    FieldInfo{"contiguous shards of a data set that are packed apart", "shards", 1, 1 << 20});
+    FieldInfo{.help = "contiguous shards of a data set that are packed apart",
+              .unit = "shards",
+              .min = 1,
+              .max = 1 << 20});
 }
 
 }  // namespace nmoe::train

@@ -28,20 +28,32 @@ struct MachineConfig {
 template <class Config, class F>
 requires std::same_as<std::remove_const_t<Config>, MachineConfig>
 void for_each_field(Config& c, F&& f) {
-  f("machine.name", c.name, FieldInfo{"what the report calls it"});
-  f("machine.nodes", c.nodes, FieldInfo{"nodes of the run that is planned", "nodes", 1, 65536});
-  f("machine.gpus_per_node", c.gpus_per_node, FieldInfo{"GPUs (or ranks) of a node", "", 1, 1024});
+  f("machine.name", c.name, FieldInfo{.help = "what the report calls it"});
+  f("machine.nodes", c.nodes,
+    FieldInfo{.help = "nodes of the run that is planned", .unit = "nodes", .min = 1, .max = 65536});
+  f("machine.gpus_per_node", c.gpus_per_node,
+    FieldInfo{.help = "GPUs (or ranks) of a node", .min = 1, .max = 1024});
   f("machine.gemm_tflops", c.gemm_tflops,
-    FieldInfo{"rate of large matrix products, measured", "TFLOP/s per GPU", 1e-6, 1e6});
+    FieldInfo{.help = "rate of large matrix products, measured",
+              .unit = "TFLOP/s per GPU",
+              .min = 1e-6,
+              .max = 1e6});
   f("machine.gemm_efficiency", c.gemm_efficiency,
-    FieldInfo{"share of that rate which a training step reaches", "", 0.001, 1});
-  f("machine.memory_gb", c.memory_gb, FieldInfo{"memory of a GPU", "GB", 0.001, 1e6});
+    FieldInfo{.help = "share of that rate which a training step reaches", .min = 0.001, .max = 1});
+  f("machine.memory_gb", c.memory_gb,
+    FieldInfo{.help = "memory of a GPU", .unit = "GB", .min = 0.001, .max = 1e6});
   f("machine.link_gbs", c.link_gbs,
-    FieldInfo{"bandwidth to a GPU of the same node, one direction", "GB/s per GPU", 1e-3, 1e6});
+    FieldInfo{.help = "bandwidth to a GPU of the same node, one direction",
+              .unit = "GB/s per GPU",
+              .min = 1e-3,
+              .max = 1e6});
   f("machine.network_gbs", c.network_gbs,
-    FieldInfo{"bandwidth to another node, one direction; 0 = there is no other node", "GB/s per GPU", 0,
-              1e6});
-  f("machine.latency_us", c.latency_us, FieldInfo{"one hop of a ring", "us", 0, 1e6});
+    FieldInfo{.help = "bandwidth to another node, one direction; 0 = there is no other node",
+              .unit = "GB/s per GPU",
+              .min = 0,
+              .max = 1e6});
+  f("machine.latency_us", c.latency_us,
+    FieldInfo{.help = "one hop of a ring", .unit = "us", .min = 0, .max = 1e6});
   f("machine.gpu_context_mb", c.gpu_context_mb,
     FieldInfo{.help = "CUDA context and kernels of a rank; 0 = it computes on no GPU",
               .unit = "MB",

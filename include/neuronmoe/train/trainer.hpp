@@ -23,8 +23,8 @@ struct TrainRun {
   RunKind kind;
   TrainConfig config;
   std::string output_dir;
-  std::string resume =
-      "auto";  ///< auto: newest valid checkpoint of output_dir, if any | none | a step directory
+  std::string resume{resume_auto};  ///< newest valid checkpoint of output_dir, if any; or resume_none; or a
+                                    ///< step directory
   RunIdentity identity;
   /// Called on every rank after each step, once it is recorded and, where due, saved; may run collectives and
   /// evaluation forwards. app installs it (telemetry).

@@ -247,14 +247,8 @@ std::unique_ptr<Communicator> make_mpi_communicator(void* mpi_comm, const MpiOpt
   return communicator;
 }
 
-std::string_view name_of(OnNode on_node) {
-  return on_node == OnNode::mpi ? "mpi" : "shared";
-}
-
-OnNodeChoice choose_on_node(Communicator& world, std::string_view wanted, const MpiOptions& options) {
-  if (wanted == "mpi") return {OnNode::mpi, "comm.on_node = mpi"};
-  if (wanted == "shared") return {OnNode::shared, "comm.on_node = shared"};
-  NMOE_CHECK(wanted == "auto", config, "comm.on_node = '{}' is none of auto, mpi and shared", wanted);
+OnNodeChoice choose_on_node(Communicator& world, std::optional<OnNode> wanted, const MpiOptions& options) {
+  if (wanted) return {*wanted, fmt::format("comm.on_node = {}", name_of(*wanted))};
   if (world.size() == 1) return {OnNode::mpi, "one rank"};
   world.drain();
   try {
