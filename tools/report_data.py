@@ -8,6 +8,10 @@ import h5py
 import numpy as np
 
 
+# What these tools read, with the newest version they know; a test compares it with the program's declarations.
+NEWEST_VERSIONS = {"neuronmoe-neurons": 1, "neuronmoe-expert-neurons": 1, "neuronmoe-scores": 1, "neuronmoe-eval": 1}
+
+
 class ReportError(Exception):
     """One clear line: which file, what is wrong, what to do."""
 
@@ -38,6 +42,15 @@ def text_of(value):
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def require_readable(path, root):
+    """Refuses a file of a later program. `root`: attributes of an HDF5 file, or what a JSON file holds."""
+    name, version = text_of(root.get("format", "none")), int(root.get("format_version", 1))
+    newest = NEWEST_VERSIONS.get(name, version)
+    if version > newest:
+        raise ReportError(f'{path} has version {version} of format "{name}"; the newest that this program reads is {newest}: '
+                          "use a newer neuronmoe")
+
+
 def open_h5(path, kind):
     try:
         file = h5py.File(path, "r")
@@ -46,6 +59,11 @@ def open_h5(path, kind):
     if not file.attrs.get("complete", 0):
         file.close()
         raise ReportError(f"{path}: incomplete {kind} file; make it again")
+    try:
+        require_readable(path, file.attrs)
+    except ReportError:
+        file.close()
+        raise
     return file
 
 
@@ -108,6 +126,7 @@ def read_eval(path):
     found = read_json(path)
     if found.get("format") != "neuronmoe-eval" or "perplexity" not in found:
         raise ReportError(f"{path}: not an evaluation of neuronmoe (format {found.get('format')!r})")
+    require_readable(path, found)
     return found
 
 

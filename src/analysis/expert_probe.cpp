@@ -18,7 +18,7 @@ struct Probes {
 };
 
 Probes read_probes(const std::string& path) {
-  io::H5File file = io::H5File::open(path, "neuronmoe-expert-probe");
+  io::H5File file = io::H5File::open(path, expert_probe_format);
   Probes probes;
   probes.languages = file.read_strings("/language");
   probes.layers = file.read<std::uint32_t>("/expert/layer");
@@ -88,7 +88,7 @@ void append_probe(const std::string& path, std::int64_t step, const ExpertStatis
                                            static_cast<std::int64_t>(all.layers.size())};
   io::write_h5_atomically(path, io::Storage::compressed, [&](io::H5File& file) {
     write_root_attributes(
-        file, "neuronmoe-expert-probe", statistics.neurons.provenance,
+        file, expert_probe_format, statistics.neurons.provenance,
         "units of each expert with an average precision of at least ap_high, by training step");
     file.write_attribute("/", "ap_high", statistics.ap_high);
     file.write_attribute("/", "empty", name_of(statistics.empty_policy));

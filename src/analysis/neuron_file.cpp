@@ -181,10 +181,9 @@ void write_score_tables(io::H5File& file, const NeuronStatistics& statistics) {
   file.write("/n_dropped", statistics.n_dropped);
 }
 
-void write_root_attributes(io::H5File& file, std::string_view format, const Provenance& provenance,
+void write_root_attributes(io::H5File& file, const io::FileFormat& format, const Provenance& provenance,
                            std::string_view definition) {
-  file.write_attribute("/", "format", format);
-  file.write_attribute("/", "format_version", 1);
+  file.write_format(format);
   file.write_attribute("/", "model_sha256", std::string_view(provenance.model_sha256));
   file.write_attribute("/", "tokenizer_sha256", std::string_view(provenance.tokenizer_sha256));
   file.write_attribute("/", "corpus_sha256", std::string_view(provenance.corpus_sha256));
@@ -213,7 +212,7 @@ void append_scores(NeuronStatistics& statistics, const std::vector<NeuronScore>&
 void write_neuron_file(const std::string& path, const NeuronStatistics& statistics) {
   io::write_h5_atomically(path, io::Storage::compressed, [&](io::H5File& file) {
     write_root_attributes(
-        file, "neuronmoe-neurons", statistics.provenance,
+        file, neuron_file_format, statistics.provenance,
         "mean over a sentence's tokens of a Linear module's output (q and k before rotary, gate "
         "before SiLU); average precision of that mean for one language against the others");
     write_modules(file, statistics.modules);
@@ -225,7 +224,7 @@ void write_neuron_file(const std::string& path, const NeuronStatistics& statisti
 }
 
 NeuronStatistics read_neuron_file(const std::string& path) {
-  io::H5File file = io::H5File::open(path, "neuronmoe-neurons");
+  io::H5File file = io::H5File::open(path, neuron_file_format);
   NeuronStatistics statistics;
   statistics.modules = read_modules(file);
   statistics.languages = file.read_strings("/language");

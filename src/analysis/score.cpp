@@ -54,7 +54,7 @@ void write_scores(const std::string& output, const NeuronStatistics& statistics,
       at_ap.push_back(static_cast<std::uint64_t>(count));
   }
   io::write_h5_atomically(output, io::Storage::compressed, [&](io::H5File& file) {
-    write_root_attributes(file, "neuronmoe-scores", statistics.provenance,
+    write_root_attributes(file, score_file_format, statistics.provenance,
                           "average precision of each row of /responses for one label against all others");
     file.write("/label", scored);
     write_statistics(file, statistics, static_cast<std::int64_t>(statistics.ap[0].size()));

@@ -139,7 +139,7 @@ void write_expert_file(const std::string& path, const ExpertStatistics& statisti
   }
   io::write_h5_atomically(path, io::Storage::compressed, [&](io::H5File& file) {
     write_root_attributes(
-        file, "neuronmoe-expert-neurons", statistics.neurons.provenance,
+        file, expert_file_format, statistics.neurons.provenance,
         "mean over the tokens of a sentence routed to an expert of its down, gate and up outputs, "
         "unweighted; average precision of that mean for one language against the others");
     file.write_attribute("/", "ap_high", statistics.ap_high);

@@ -18,7 +18,7 @@ data::Mixture load_training_data(comm::ExecutionContext& context, const AppConfi
   std::optional<data::Mixture> mixture;
   comm::agree(context.world, [&] {
     for (const auto& d : data_sets) {
-      auto file = io::H5File::open(d.tokens);
+      auto file = io::H5File::open(d.tokens, data::token_file_format);
       const std::int64_t vocab_size = file.read_int_attribute("/", "vocab_size");
       NMOE_CHECK(
           vocab_size <= architecture.vocab_size, bad_data,

@@ -11,9 +11,6 @@
 namespace nmoe::data {
 namespace {
 
-constexpr const char* format_name = "neuronmoe-tokens";
-constexpr std::int64_t format_version = 1;
-
 /// This rank's place in a dataset of all ranks: elements before it and in total.
 struct Place {
   std::int64_t begin, total;
@@ -53,8 +50,7 @@ void write_token_file(comm::Communicator& comm, const std::string& path, const T
   for (const std::uint64_t length : mine.lengths) offset.push_back(end += length);
   const Place offsets{comm.rank() == 0 ? 0 : docs.begin + 1, docs.total + 1};
   io::write_h5_atomically(path, comm, [&](io::H5File& file) {
-    file.write_attribute("/", "format", format_name);
-    file.write_attribute("/", "format_version", format_version);
+    file.write_format(token_file_format);
     file.write_attribute("/", "vocab_size", info.vocab_size);
     file.write_attribute("/", "eos_id", info.eos_id);
     file.write_attribute("/", "tokenizer_sha256", info.tokenizer_sha256);
@@ -68,10 +64,7 @@ void write_token_file(comm::Communicator& comm, const std::string& path, const T
 }
 
 TokenFile::TokenFile(const std::string& path) : path_(path) {
-  io::H5File file = io::H5File::open(path, format_name);
-  const std::int64_t version = file.read_int_attribute("/", "format_version");
-  NMOE_CHECK(version == format_version, bad_data, "{} has format version {}; {} is read", path, version,
-             format_version);
+  io::H5File file = io::H5File::open(path, token_file_format);
   info_.vocab_size = file.read_int_attribute("/", "vocab_size");
   const std::int64_t eos_id = file.read_int_attribute("/", "eos_id");
   NMOE_CHECK(info_.vocab_size > 0 && info_.vocab_size <= std::int64_t{1} << 31 && eos_id >= 0 &&

@@ -4,14 +4,20 @@
 #include <nlohmann/json.hpp>
 
 #include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/file_format.hpp"
 
 namespace nmoe::evaluation {
+namespace {
+
+constexpr io::FileFormat eval_format{"neuronmoe-eval", 1};
+
+}  // namespace
 
 std::string eval_json(const EvalResults& results) {
   using nlohmann::ordered_json;
   ordered_json json;
-  json["format"] = "neuronmoe-eval";
-  json["format_version"] = 1;
+  json["format"] = eval_format.name;
+  json["format_version"] = eval_format.version;
   json["version"] = results.version;
   json["model"] = results.model;
   json["checkpoint"] = results.checkpoint.empty() ? ordered_json() : ordered_json(results.checkpoint);

@@ -85,15 +85,17 @@ H5File H5File::create(const std::string& path, comm::Communicator& comm) {
 namespace {
 
 /// @throws Error(bad_data) unless the root says that writing came to its end, in the wanted format.
-void demand_complete(H5File& file, std::string_view format) {
+void demand_complete(H5File& file, const std::optional<FileFormat>& format) {
   NMOE_CHECK(file.has_attribute("/", "complete") && file.read_int_attribute("/", "complete") == 1, bad_data,
              "{} is not complete: its writer did not finish (no attribute complete=1); make it again",
              file.path());
-  if (format.empty()) return;
-  const std::string found =
-      file.has_attribute("/", "format") ? file.read_string_attribute("/", "format") : std::string("none");
-  NMOE_CHECK(found == format, bad_data, "{} has format \"{}\" but \"{}\" is needed", file.path(), found,
-             format);
+  if (!format) return;
+  const std::string name =
+      file.has_attribute("/", "format") ? file.read_string_attribute("/", "format") : "none";
+  FileFormat found{name};
+  if (file.has_attribute("/", "format_version"))
+    found.version = file.read_int_attribute("/", "format_version");
+  require_readable(file.path(), found, *format);
 }
 
 }  // namespace
@@ -106,13 +108,13 @@ H5File H5File::open_foreign(const std::string& path) {
   return H5File(std::move(impl));
 }
 
-H5File H5File::open(const std::string& path, std::string_view format) {
+H5File H5File::open(const std::string& path, std::optional<FileFormat> format) {
   H5File file = open_foreign(path);
   demand_complete(file, format);
   return file;
 }
 
-H5File H5File::open(const std::string& path, comm::Communicator& comm, std::string_view format) {
+H5File H5File::open(const std::string& path, comm::Communicator& comm, std::optional<FileFormat> format) {
   auto impl = std::make_unique<Impl>();
   impl->path = path;
   impl->comm = &comm;
@@ -221,6 +223,11 @@ AttributeId get_attribute(hid_t file, const std::string& path, const std::string
 }
 
 }  // namespace
+
+void H5File::write_format(const FileFormat& format) {
+  write_attribute("/", "format", format.name);
+  write_attribute("/", "format_version", format.version);
+}
 
 void H5File::write_attribute(const std::string& object, const std::string& name, std::string_view value) {
   impl_->collectively([&] {

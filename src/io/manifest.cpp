@@ -17,6 +17,7 @@
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/crc32c.hpp"
+#include "neuronmoe/io/file_format.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
 #include "neuronmoe/io/json_file.hpp"
 
@@ -28,8 +29,13 @@ using nlohmann::json;
 
 constexpr std::int64_t block_bytes = std::int64_t{64} << 20;
 constexpr const char* manifest_name = "manifest.json";
+constexpr FileFormat manifest_format{"neuronmoe-manifest", 1};
 /// Between the datasets of an HDF5 file, or all of any other file.
 constexpr const char* rest_name = "(structure)";
+
+std::string manifest_path(const std::string& directory) {
+  return (fs::path(directory) / manifest_name).string();
+}
 
 struct Block {
   std::string file, region;
@@ -118,7 +124,10 @@ json to_json(const std::string& directory, const std::vector<Block>& blocks, con
   for (const Block& b : blocks)
     files[b.file]["blocks"].push_back(
         {{"region", b.region}, {"begin", b.begin}, {"end", b.end}, {"crc32c", fmt::format("{:08x}", b.crc)}});
-  return {{"format", "neuronmoe-manifest"}, {"format_version", 1}, {"facts", facts}, {"files", files}};
+  return {{"format", manifest_format.name},
+          {"format_version", manifest_format.version},
+          {"facts", facts},
+          {"files", files}};
 }
 
 /// The manifest with its own checksum in the last line, so that a flipped bit in it is seen too.
@@ -127,6 +136,7 @@ std::string sealed(const json& manifest) {
   return text + fmt::format("\n{:08x}\n", crc32c(text.data(), text.size()));
 }
 
+/// The manifest of a directory, of whatever version. @throws Error(bad_data) if it is missing or damaged
 json unsealed(const std::string& path) {
   const std::string text = read_file(path, std::int64_t{256} << 20);
   constexpr std::size_t seal_bytes = 10;
@@ -137,10 +147,19 @@ json unsealed(const std::string& path) {
   return parse_json(body, path);
 }
 
+/// @throws Error(bad_data) if a later program wrote the manifest
+void require_known_version(const std::string& directory, const json& manifest) {
+  const std::string path = manifest_path(directory);
+  try {
+    const std::string name = manifest.value("format", "none");
+    require_readable(path, {name, manifest.value("format_version", std::int64_t{1})}, manifest_format);
+  } catch (const json::exception& e) {
+    throw Error(ErrorCode::bad_data, fmt::format("{}: {}", path, e.what()));
+  }
+}
+
 /// Blocks of a manifest after checking that the directory holds exactly its files at their sizes.
-std::vector<Block> expected_blocks(const std::string& directory) {
-  const std::string path = (fs::path(directory) / manifest_name).string();
-  const json manifest = unsealed(path);
+std::vector<Block> expected_blocks(const std::string& directory, const json& manifest) {
   std::vector<Block> blocks;
   try {
     const std::vector<std::string> present = files_in(directory);
@@ -158,16 +177,27 @@ std::vector<Block> expected_blocks(const std::string& directory) {
              static_cast<std::uint32_t>(std::stoul(b.at("crc32c").get<std::string>(), nullptr, 16))});
     }
   } catch (const json::exception& e) {
-    throw Error(ErrorCode::bad_data, fmt::format("{}: {}", path, e.what()));
+    throw Error(ErrorCode::bad_data, fmt::format("{}: {}", manifest_path(directory), e.what()));
   }
   return blocks;
 }
 
-/// "" if `found` is what the manifest says of the block.
-std::string fault_of(const Block& expected, std::uint32_t found) {
-  if (found == expected.crc) return "";
-  return fmt::format("{}: {} is damaged in bytes [{}, {}): CRC-32C {:08x} instead of {:08x}", expected.file,
-                     expected.region, expected.begin, expected.end, found, expected.crc);
+/// What `check` throws as text, or "".
+template <typename Check>
+std::string fault_in(Check&& check) {
+  try {
+    check();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+/// @throws Error(bad_data) unless `found` is what the manifest says of the block
+void require_same(const Block& expected, std::uint32_t found) {
+  NMOE_CHECK(found == expected.crc, bad_data,
+             "{}: {} is damaged in bytes [{}, {}): CRC-32C {:08x} instead of {:08x}", expected.file,
+             expected.region, expected.begin, expected.end, found, expected.crc);
 }
 
 /// Rank 0's answer to a question about files, on every rank: they must not see different directories.
@@ -215,44 +245,43 @@ void write_manifest(comm::Communicator& comm, const std::string& directory, cons
   checksum(comm, directory, blocks);
   comm::agree(comm, [&] {
     if (comm.rank() == 0)
-      write_file_atomically((fs::path(directory) / manifest_name).string(),
-                            sealed(to_json(directory, blocks, facts)));
+      write_file_atomically(manifest_path(directory), sealed(to_json(directory, blocks, facts)));
   });
 }
 
 std::string verify_manifest(comm::Communicator& comm, const std::string& directory) {
-  std::vector<Block> blocks;
-  try {
-    comm::agree(comm, [&] { blocks = expected_blocks(directory); });
+  json manifest;  // what is agreed on throws on every rank, so all take the same way
+  const std::string fault =
+      fault_in([&] { comm::agree(comm, [&] { manifest = unsealed(manifest_path(directory)); }); });
+  if (!fault.empty()) return fault;
+  // Not damage: passed over as such, a resume would start from older numbers and remove the newer ones.
+  comm::agree(comm, [&] { require_known_version(directory, manifest); });
+  return fault_in([&] {
+    std::vector<Block> blocks;
+    comm::agree(comm, [&] { blocks = expected_blocks(directory, manifest); });
     std::vector<Block> found = blocks;
     checksum(comm, directory, found);
-    for (std::size_t i = 0; i < blocks.size(); ++i) {
-      const std::string fault = fault_of(blocks[i], found[i].crc);
-      if (!fault.empty()) return fault;
-    }
-  } catch (const Error& e) {  // agreed, so every rank is here
-    return e.what();
-  }
-  return "";
+    for (std::size_t i = 0; i < blocks.size(); ++i) require_same(blocks[i], found[i].crc);
+  });
 }
 
 std::string verify_file(const std::string& directory, const std::string& file) {
-  try {
-    for (const Block& block : expected_blocks(directory)) {
+  json manifest;
+  const std::string fault = fault_in([&] { manifest = unsealed(manifest_path(directory)); });
+  if (!fault.empty()) return fault;
+  require_known_version(directory, manifest);
+  return fault_in([&] {
+    for (const Block& block : expected_blocks(directory, manifest)) {
       if (block.file != file) continue;
-      const std::string fault =
-          fault_of(block, crc_of((fs::path(directory) / file).string(), block.begin, block.end));
-      if (!fault.empty()) return fault;
+      require_same(block, crc_of((fs::path(directory) / file).string(), block.begin, block.end));
     }
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
+  });
 }
 
 ManifestFacts read_manifest_facts(const std::string& directory) {
-  const std::string path = (fs::path(directory) / manifest_name).string();
+  const std::string path = manifest_path(directory);
   const json manifest = unsealed(path);
+  require_known_version(directory, manifest);
   try {
     return manifest.at("facts").get<ManifestFacts>();
   } catch (const json::exception& e) {

@@ -27,8 +27,7 @@ std::int64_t product(const std::vector<std::int64_t>& shape) {
 io::H5File create_model_file(comm::Communicator& comm, const std::string& path, const ModelConfig& config,
                              const std::string& dtype) {
   io::H5File file = io::H5File::create(path, comm);
-  file.write_attribute("/", "format", model_file_format);
-  file.write_attribute("/", "format_version", 1);
+  file.write_format(model_file_format);
   file.write_attribute("/", "top_k", config.top_k);
   file.write_attribute("/", "router_compat", name_of(config.router_compat()));
   file.write_attribute("/", "dtype", dtype);

@@ -17,7 +17,7 @@ namespace nmoe::train {
 
 namespace {
 
-constexpr std::string_view optim_format = "neuronmoe-optim";
+constexpr io::FileFormat optim_format{"neuronmoe-optim", 1};
 
 /// One record of optim.h5 /index: where a parameter's state lies in the flat arrays.
 struct IndexRecord {
@@ -119,8 +119,7 @@ void write_optimizer(comm::Communicator& world, const std::string& path, Sharded
   const std::vector<StateSlice> slices = state_slices(optimizer, index, Direction::write);
   const std::vector<io::FileRange> ranges = ranges_of(slices);
   io::H5File file = io::H5File::create(path, world);
-  file.write_attribute("/", "format", optim_format);
-  file.write_attribute("/", "format_version", 1);
+  file.write_format(optim_format);
   file.write_records("/index", index_columns(), sizeof(IndexRecord), index.data(),
                      static_cast<std::int64_t>(index.size()));
   Stream& stream = optimizer.decoder().stream();
@@ -176,8 +175,7 @@ void read_optimizer(comm::Communicator& world, const std::string& path, ShardedO
 void write_state(comm::Communicator& world, const std::string& path, const TrainProgress& progress,
                  const RunIdentity& identity) {
   io::H5File file = io::H5File::create(path, world);
-  file.write_attribute("/", "format", state_format);
-  file.write_attribute("/", "format_version", 1);
+  file.write_format(state_format);
   file.make_group("/progress");
   file.write_attribute("/progress", "step", progress.step);
   file.write_attribute("/progress", "tokens_seen", progress.tokens_seen);

@@ -365,7 +365,7 @@ BOOST_AUTO_TEST_CASE(expert_file_can_be_read_back) {
   if (world().rank() != 0) return;
   const std::string path = directory.path() + "/expert_neurons.h5";
   write_expert_file(path, result);
-  io::H5File file = io::H5File::open(path, "neuronmoe-expert-neurons");
+  io::H5File file = io::H5File::open(path, io::FileFormat{"neuronmoe-expert-neurons"});
   BOOST_TEST(file.read<std::uint64_t>("/count_tokens") == result.count_tokens,
              boost::test_tools::per_element());
   BOOST_TEST(file.read<double>("/ap").size() == 3U * 78U);
@@ -389,7 +389,7 @@ BOOST_AUTO_TEST_CASE(probes_of_a_training_run_are_appended_and_replaced) {
   append_probe(path, 30, probe);
   probe.experts[1].high_ap[0] = 33;
   append_probe(path, 20, probe);  // resumed from an earlier checkpoint: 20 and 30 are of the past
-  io::H5File file = io::H5File::open(path, "neuronmoe-expert-probe");
+  io::H5File file = io::H5File::open(path, io::FileFormat{"neuronmoe-expert-probe"});
   const std::vector<std::uint64_t> steps = {10, 20};
   BOOST_TEST(file.read<std::uint64_t>("/step") == steps, boost::test_tools::per_element());
   const auto high = file.read<std::uint64_t>("/high_ap");
@@ -403,6 +403,12 @@ BOOST_AUTO_TEST_CASE(probes_of_a_training_run_are_appended_and_replaced) {
   file.close();
   probe.neurons.languages[0] = "xx";
   BOOST_CHECK_THROW(append_probe(path, 40, probe), Error);
+  io::write_h5_atomically(path, io::Storage::contiguous, [](io::H5File& later) {
+    later.write_format({"neuronmoe-expert-probe", 2});
+  });
+  BOOST_CHECK_EXCEPTION(append_probe(path, 40, probe), Error, [](const Error& e) {
+    return e.code() == ErrorCode::bad_data && std::string(e.what()).find("use a newer") != std::string::npos;
+  });
 }
 
 BOOST_AUTO_TEST_CASE(nan_response_is_an_error_on_every_rank) {
@@ -453,7 +459,7 @@ BOOST_AUTO_TEST_CASE(score_file_over_ranks) {
     // Slabs of all rows, and of one row each.
     score_responses(many.context, {input, "", wide ? 1 : 1 << 20}, output, {});
     if (world().rank() != 0) continue;
-    io::H5File file = io::H5File::open(output, "neuronmoe-scores");
+    io::H5File file = io::H5File::open(output, io::FileFormat{"neuronmoe-scores"});
     const auto ap = file.read<double>("/ap");
     const auto off_p50 = file.read<float>("/off_p50");
     BOOST_REQUIRE(ap.size() == 15U);

@@ -117,7 +117,7 @@ BOOST_AUTO_TEST_CASE(any_layout_reads_what_another_wrote) {
   const test::SharedDirectory dir("layouts");
   const std::string path = dir.path() + "/x.h5";
   write_sample(comm, path);
-  io::H5File file = io::H5File::open(path, comm, "sample");
+  io::H5File file = io::H5File::open(path, comm, io::FileFormat{"sample"});
   for (int shift = 0; shift < comm.size(); ++shift) {
     const auto ranges = ranges_of((comm.rank() + shift) % comm.size(), comm.size());
     const auto expected = packed_of<float>(ranges, [](std::int64_t i) { return static_cast<float>(i); });
@@ -145,7 +145,11 @@ BOOST_AUTO_TEST_CASE(errors_are_agreed) {
                                 [&] { write_sample(comm, dir.path() + "/nowhere/x.h5"); }) == "");
   write_sample(comm, path);
   BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"x.h5", "other"},
-                                [&] { io::H5File::open(path, comm, "other"); }) == "");
+                                [&] { io::H5File::open(path, comm, io::FileFormat{"other"}); }) == "");
+  const std::string later = dir.path() + "/later.h5";
+  io::write_h5_atomically(later, comm, [](io::H5File& f) { f.write_format({"sample", 2}); });
+  BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"later.h5", "version 2", "use a newer neuronmoe"},
+                                [&] { io::H5File::open(later, comm, io::FileFormat{"sample"}); }) == "");
   comm.barrier();
 }
 

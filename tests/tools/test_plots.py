@@ -69,6 +69,14 @@ class Plots(unittest.TestCase):
         self.assertEqual({k: list(v) for k, v in plot_data.ap_values(self.neurons).items()},
                          {"label 3": [0.1, 0.7], "label 5": [0.6, 0.9]})
 
+    def test_files_of_a_later_version_are_refused(self):
+        with h5py.File(self.neurons, "w") as file:
+            file.attrs.update({"format": "neuronmoe-scores", "format_version": 2, "complete": 1})
+        done = self.plot("plot_ap.py", self.neurons, self.png)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f'{self.neurons} has version 2 of format "neuronmoe-scores"', done.stdout)
+        self.assertEqual(done.stdout.count("\n"), 1)
+
     def test_faults_are_one_line(self):
         for arguments, wanted in [((self.neurons, self.png, "--languages", "xx"), "language 'xx' is not in it; it has: en, es"),
                                   ((self.experts, self.png), "it is neuronmoe-expert-neurons, wanted neuronmoe-neurons"), (("/nowhere.h5", self.png), "nowhere.h5")]:

@@ -3,7 +3,9 @@
 import contextlib
 import copy
 import io
+import json
 import os
+import pathlib
 import re
 import sys
 import tempfile
@@ -12,7 +14,8 @@ import unittest
 import h5py
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [HERE, os.path.join(os.path.dirname(os.path.dirname(HERE)), "tools")]
+ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path[:0] = [HERE, os.path.join(ROOT, "tools")]
 import report  # noqa: E402
 import report_data  # noqa: E402
 import synthetic  # noqa: E402
@@ -119,6 +122,35 @@ class Report(unittest.TestCase):
             self.assertEqual(code, 65, name)
             self.assertIn(message, err)
             self.assertEqual(err.count("\n"), 1)
+
+    def test_files_of_a_later_version_are_refused(self):
+        for name in ("neurons.h5", "el/expert_neurons.h5", "el/eval-stage1.json"):
+            synthetic.write_journey(self.work)
+            path = os.path.join(self.work, name)
+            if name.endswith(".json"):
+                with open(path, encoding="utf-8") as stream:
+                    found = json.load(stream)
+                with open(path, "w", encoding="utf-8") as stream:
+                    json.dump({**found, "format_version": 2}, stream)
+            else:
+                with h5py.File(path, "r+") as file:
+                    file.attrs["format_version"] = 2
+            code, _, err = self.call()
+            self.assertEqual((code, err.count("\n")), (65, 1), name)
+            self.assertRegex(err, rf'{path} has version 2 of format "neuronmoe-.*newest that this program reads is 1: use a newer')
+        with h5py.File(os.path.join(self.work, "neurons.h5"), "r+") as file:
+            del file.attrs["format_version"]
+        synthetic.write_eval(os.path.join(self.work, "el/eval-stage1.json"), "stage1")
+        self.assertEqual(self.call()[0], 0)  # a file without version is version 1
+
+    def test_known_versions_are_those_of_the_program(self):
+        declared = {}
+        for folder in ("include", "src"):
+            for path in pathlib.Path(ROOT, folder).rglob("*.[ch]pp"):
+                declared.update(re.findall(r'FileFormat \w+\{"(neuronmoe-[\w-]+)", (\d+)\}', path.read_text(encoding="utf-8")))
+        self.assertGreaterEqual(len(declared), 10)
+        for name, version in report_data.NEWEST_VERSIONS.items():
+            self.assertEqual(str(version), declared.get(name), name)
 
     def test_incomplete_file_is_refused(self):
         synthetic.write_journey(self.work)

@@ -253,6 +253,20 @@ BOOST_AUTO_TEST_CASE(neuron_file_round_trip_and_allocation) {
   BOOST_CHECK_THROW(allocate_from_files(config), Error);
 }
 
+BOOST_AUTO_TEST_CASE(neurons_of_a_later_version_are_refused) {
+  const Folder folder;
+  const std::string path = folder.path + "/neurons.h5";
+  io::write_h5_atomically(path, io::Storage::contiguous, [](io::H5File& file) {
+    file.write_format({"neuronmoe-neurons", 2});
+  });
+  BOOST_CHECK_EXCEPTION(read_neuron_file(path), Error, [&](const Error& e) {
+    return e.code() == ErrorCode::bad_data &&
+           e.what() == path +
+                           " has version 2 of format \"neuronmoe-neurons\"; the newest that this program "
+                           "reads is 1: use a newer neuronmoe";
+  });
+}
+
 BOOST_AUTO_TEST_CASE(expertise_files) {
   const Folder folder;
   write_expertise_csv(folder.path, small_statistics());

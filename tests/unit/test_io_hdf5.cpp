@@ -96,7 +96,7 @@ BOOST_AUTO_TEST_CASE(sample_file_reads_back_and_is_deterministic) {
     ::sleep(1);  // time stamps, if any were kept, would differ now
     io::write_h5_atomically(dir / "b.h5", storage, fill_sample);
     BOOST_TEST(test::read_bytes(dir / "a.h5") == test::read_bytes(dir / "b.h5"));
-    H5File file = H5File::open(dir / "a.h5", "sample");
+    H5File file = H5File::open(dir / "a.h5", io::FileFormat{"sample"});
     check_sample(file);
     BOOST_TEST(file.list("/") == (std::vector<std::string>{"a", "ids", "language"}),
                boost::test_tools::per_element());
@@ -193,10 +193,38 @@ BOOST_AUTO_TEST_CASE(incomplete_and_foreign_formats_are_refused) {
   H5File::open_foreign(dir / "x.h5").close();
   io::write_h5_atomically(dir / "y.h5", Storage::contiguous, fill_sample);
   BOOST_TEST(expect_error(ErrorCode::bad_data, {"y.h5", "sample", "tokens"},
-                          [&] { H5File::open(dir / "y.h5", "tokens"); }) == "");
+                          [&] { H5File::open(dir / "y.h5", io::FileFormat{"tokens"}); }) == "");
   BOOST_TEST(expect_error(ErrorCode::bad_data, {"none.h5"}, [&] { H5File::open(dir / "none.h5"); }) == "");
   test::write_bytes(dir / "z.h5", "this is not HDF5");
   BOOST_TEST(expect_error(ErrorCode::bad_data, {"z.h5"}, [&] { H5File::open(dir / "z.h5"); }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(versions_up_to_the_known_one_are_read) {
+  const test::TempDir dir;
+  const io::FileFormat known{"sample", 2};
+  const auto written = [&](std::int64_t version) {
+    io::write_h5_atomically(dir / "v.h5", Storage::compressed, [&](H5File& f) {
+      f.write_format({"sample", version});
+    });
+    return expect_error(ErrorCode::bad_data, {"v.h5"}, [&] { H5File::open(dir / "v.h5", known); });
+  };
+  BOOST_TEST(written(1) == "nothing was thrown");
+  BOOST_TEST(written(2) == "nothing was thrown");
+  BOOST_TEST(H5File::open(dir / "v.h5").read_int_attribute("/", "format_version") == 2);
+  BOOST_TEST(written(0) == "");
+  BOOST_TEST(written(-1) == "");
+  BOOST_TEST(written(3) == "");
+  BOOST_TEST(
+      expect_error(ErrorCode::bad_data,
+                   {"v.h5 has version 3 of format \"sample\"; the newest that this program reads is 2: use "
+                    "a newer neuronmoe"},
+                   [&] { H5File::open(dir / "v.h5", known); }) == "");
+  BOOST_TEST(expect_error(ErrorCode::bad_data, {"\"sample\"", "\"other\" is needed"}, [&] {
+               H5File::open(dir / "v.h5", io::FileFormat{"other", 3});
+             }) == "");
+  H5File::open(dir / "v.h5").close();  // without a wish it is only looked at
+  io::write_h5_atomically(dir / "old.h5", Storage::contiguous, fill_sample);
+  H5File::open(dir / "old.h5", known).close();  // no version: the first
 }
 
 BOOST_AUTO_TEST_CASE(truncation_is_always_seen) {

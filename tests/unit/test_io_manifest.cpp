@@ -7,6 +7,7 @@
 
 #include "neuronmoe/base/philox.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/crc32c.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
 #include "neuronmoe/io/manifest.hpp"
 #include "support/temp_dir.hpp"
@@ -63,6 +64,37 @@ BOOST_AUTO_TEST_CASE(every_flipped_bit_is_detected) {
   BOOST_TEST(unseen == 0);
   BOOST_TEST(misjudged == 0);  // one file is asked about: damage to another does not matter
   BOOST_TEST(io::verify_manifest(*comm, step) == "");
+}
+
+BOOST_AUTO_TEST_CASE(a_manifest_of_a_later_version_is_no_damage) {
+  const test::TempDir run;
+  const auto comm = comm::make_local_communicator();
+  save_step(*comm, run.path(), 6);
+  const std::string step = save_step(*comm, run.path(), 7), path = step + "/manifest.json";
+  constexpr std::size_t seal_bytes = 10;
+  const auto with = [&](const std::string& version) {
+    std::string text = test::read_bytes(path);
+    text.resize(text.size() - seal_bytes);
+    const std::string key = "\"format_version\": ";
+    const auto at = text.find(key) + key.size();
+    text.replace(at, text.find_first_of(",\n", at) - at, version);
+    test::write_bytes(path, text + fmt::format("\n{:08x}\n", io::crc32c(text.data(), text.size())));
+  };
+  const auto refused = [&](auto&& work) {
+    return expect_error(ErrorCode::bad_data,
+                        {path, "version 2 of format \"neuronmoe-manifest\"", "use a newer neuronmoe"}, work);
+  };
+  with("2");
+  BOOST_TEST(refused([&] { io::verify_manifest(*comm, step); }) == "");
+  BOOST_TEST(refused([&] { io::verify_file(step, "optim.h5"); }) == "");
+  BOOST_TEST(refused([&] { io::read_manifest_facts(step); }) == "");
+  BOOST_TEST(refused([&] { io::newest_valid_step(*comm, run.path()); }) ==
+             "");  // step 6 is not taken instead
+  with("\"new\"");
+  BOOST_TEST(expect_error(ErrorCode::bad_data, {path}, [&] { io::read_manifest_facts(step); }) == "");
+  with("1");
+  BOOST_TEST(io::verify_manifest(*comm, step) == "");
+  BOOST_TEST(io::newest_valid_step(*comm, run.path()).step == 7);
 }
 
 BOOST_AUTO_TEST_CASE(damage_is_named) {

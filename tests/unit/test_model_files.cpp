@@ -17,7 +17,8 @@ namespace {
 /// model.h5 of a mixture with 1, 3 experts over the tiny model (hidden 8, intermediate 12), with one thing
 /// changed.
 struct Parts {
-  std::string format = "neuronmoe-model";
+  io::FileFormat format = model::model_file_format;
+  std::optional<std::int64_t> version;
   std::vector<std::int32_t> counts = {1, 3};
   std::int64_t top_k = 2;
   std::map<std::string, std::vector<std::int64_t>> shapes = {{"/model/layers/01/router", {3, 8}},
@@ -33,7 +34,8 @@ std::string refused(const std::function<void(Parts&)>& change,
   Parts parts;
   change(parts);
   io::write_h5_atomically(dir / "model.h5", io::Storage::contiguous, [&](io::H5File& f) {
-    f.write_attribute("/", "format", parts.format);
+    f.write_attribute("/", "format", parts.format.name);
+    if (parts.version) f.write_attribute("/", "format_version", *parts.version);
     f.write_attribute("/", "top_k", parts.top_k);
     f.write_attribute("/", "dtype", "float32");
     f.write("/num_experts", parts.counts);
@@ -53,8 +55,12 @@ std::string refused(const std::function<void(Parts&)>& change,
 
 BOOST_AUTO_TEST_CASE(checkpoints_that_do_not_fit) {
   BOOST_TEST(refused([](Parts&) {}, {}) == "nothing was thrown");
-  BOOST_TEST(
-      refused([](Parts& p) { p.format = "neuronmoe-optim"; }, {"neuronmoe-optim", "neuronmoe-model"}) == "");
+  BOOST_TEST(refused([](Parts& p) { p.format.name = "neuronmoe-optim"; },
+                     {"neuronmoe-optim", "neuronmoe-model"}) == "");
+  BOOST_TEST(refused([](Parts& p) { p.version = p.format.version; }, {}) == "nothing was thrown");
+  BOOST_TEST(refused([](Parts& p) { p.version = p.format.version + 1; },
+                     {"model.h5 has version 2 of format \"neuronmoe-model\"", "use a newer neuronmoe"}) ==
+             "");
   BOOST_TEST(refused([](Parts& p) { p.counts = {1, 3, 1}; }, {"3 layers", "has 2"}) == "");
   BOOST_TEST(refused([](Parts& p) { p.counts = {1, 0}; }, {"1..4096"}) == "");
   BOOST_TEST(refused([](Parts& p) { p.counts = {1, 2000000000}; }, {"1..4096"}) == "");

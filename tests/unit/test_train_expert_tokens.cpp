@@ -44,11 +44,12 @@ std::string bad_data_of(F&& f) {
 /// Writes `rows` as /routing of a checkpoint and reads it for a model of {3, 1, 2} experts.
 train::MeasuredTokens through_file(const std::vector<std::uint64_t>& rows,
                                    const std::vector<std::int64_t>& shape,
-                                   const std::string& experts = "3,1,2") {
+                                   const std::string& experts = "3,1,2",
+                                   const io::FileFormat& format = train::state_format) {
   const test::TempDir directory;
   {
     io::H5File file = io::H5File::create(directory.path() + "/state.h5");
-    file.write_attribute("/", "format", train::state_format);
+    file.write_format(format);
     if (!rows.empty()) {
       file.write("/routing", rows, shape);
       file.write_attribute("/routing", "num_experts", experts);
@@ -123,6 +124,10 @@ BOOST_AUTO_TEST_CASE(counts_in_a_checkpoint) {
   const train::MeasuredTokens found = through_file({4, 10, 8, 0, 0, 0, 11, 11, 0}, {3, 3});
   BOOST_TEST((found.counts == ExpertTokens{{4, 10, 8}, {0}, {11, 11}}));
   BOOST_TEST(found.to_string().starts_with("tokens counted in /"));
+  const io::FileFormat later{train::state_format.name, train::state_format.version + 1};
+  BOOST_TEST(bad_data_of([&] {
+               static_cast<void>(through_file({}, {}, "3,1,2", later));
+             }).find("use a newer neuronmoe") != std::string::npos);
   BOOST_TEST(!through_file({}, {}));                               // an earlier version's
   BOOST_TEST(!through_file({0, 0, 0, 0, 0, 0, 0, 0, 0}, {3, 3}));  // saved before the first step
   const test::TempDir converted;

@@ -7,8 +7,11 @@
 #include <vector>
 
 #include "neuronmoe/comm/communicator.hpp"
+#include "neuronmoe/io/file_format.hpp"
 
 namespace nmoe::data {
+
+inline constexpr io::FileFormat token_file_format{"neuronmoe-tokens", 1};
 
 /// Whether a document is in a language the base already knows. Decides the LPR target (METHOD 6.3).
 enum class Mark : std::uint8_t { new_language = 0, old_language = 1 };
@@ -41,8 +44,8 @@ void write_token_file(comm::Communicator& comm, const std::string& path, const T
 /// A token file in memory. Not collective.
 class TokenFile {
  public:
-  /// @throws Error(bad_data) naming file and fault: not a token file, incomplete, offsets not ascending,
-  /// language or mark out of range, id >= vocab_size, a document without EOS at its end.
+  /// @throws Error(bad_data) naming file and fault: not a token file or a newer one, incomplete, offsets not
+  /// ascending, language or mark out of range, id >= vocab_size, a document without EOS at its end.
   explicit TokenFile(const std::string& path);
 
   const std::string& path() const { return path_; }

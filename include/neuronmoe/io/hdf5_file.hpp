@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "neuronmoe/comm/communicator.hpp"
+#include "neuronmoe/io/file_format.hpp"
 #include "neuronmoe/tensor/tensor.hpp"
 
 namespace nmoe::io {
@@ -100,10 +101,11 @@ class H5File {
  public:
   static H5File create(const std::string& path, Storage storage = Storage::contiguous);
   static H5File create(const std::string& path, comm::Communicator& comm);
-  /// @throws Error(bad_data) unless the file is HDF5, carries complete=1 and, if `format` is given, has that
-  /// root attribute `format`.
-  static H5File open(const std::string& path, std::string_view format = {});
-  static H5File open(const std::string& path, comm::Communicator& comm, std::string_view format = {});
+  /// @throws Error(bad_data) unless the file is HDF5, carries complete=1 and, if `format` is given, says that
+  /// it has that format in a version that is not newer (require_readable).
+  static H5File open(const std::string& path, std::optional<FileFormat> format = {});
+  static H5File open(const std::string& path, comm::Communicator& comm,
+                     std::optional<FileFormat> format = {});
   /// For files made by others (h5py...): complete=1 is not demanded, all other guards hold.
   static H5File open_foreign(const std::string& path);
   H5File(H5File&&) noexcept;
@@ -139,6 +141,8 @@ class H5File {
   /// Table of records; `data` points at `num_records` structs of `record_bytes` bytes. Packed in the file.
   void write_records(const std::string& name, std::span<const RecordColumn> columns,
                      std::int64_t record_bytes, const void* data, std::int64_t num_records);
+  /// Says what the file is, in root attributes that open() compares.
+  void write_format(const FileFormat& format);
   /// Attributes of a group or dataset; "/" is the file.
   void write_attribute(const std::string& object, const std::string& name, std::string_view value);
   void write_attribute(const std::string& object, const std::string& name, std::int64_t value);

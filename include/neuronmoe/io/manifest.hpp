@@ -27,6 +27,7 @@ void write_manifest(comm::Communicator& comm, const std::string& directory, cons
 
 /// Checks every byte against DIR/manifest.json. Returns "" if intact, else what is wrong ("model.h5:
 /// /model/layers/03/router differs in bytes [..)"). Same answer on every rank. Collective.
+/// @throws Error(bad_data) if a later version of the program wrote the manifest: that is no damage
 std::string verify_manifest(comm::Communicator& comm, const std::string& directory);
 /// The same for one file of DIR, at its own cost; "" also if the manifest knows no such file. Not collective.
 std::string verify_file(const std::string& directory, const std::string& file);
@@ -50,6 +51,7 @@ struct ValidStep {
   explicit operator bool() const { return step >= 0; }
 };
 /// Nothing is deleted. A missing run_dir is an empty one. Collective.
+/// @throws Error(bad_data) for a step of a later version of the program, as verify_manifest
 ValidStep newest_valid_step(comm::Communicator& comm, const std::string& run_dir);
 /// Removes the oldest steps until `keep_last` remain (0 keeps all), but never the newest valid one. Returns
 /// the removed directories. Collective.

@@ -15,7 +15,7 @@
 
 namespace nmoe::model {
 
-inline constexpr std::string_view model_file_format = "neuronmoe-model";
+inline constexpr io::FileFormat model_file_format{"neuronmoe-model", 1};
 
 /// Whether a checkpoint holds the parameter: all but the frozen base.
 inline bool is_stored(const Parameter& p) {

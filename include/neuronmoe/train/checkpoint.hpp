@@ -6,12 +6,13 @@
 #include <vector>
 
 #include "neuronmoe/comm/execution_context.hpp"
+#include "neuronmoe/io/file_format.hpp"
 #include "neuronmoe/train/expert_tokens.hpp"
 #include "neuronmoe/train/sharded_optimizer.hpp"
 
 namespace nmoe::train {
 
-inline constexpr std::string_view state_format = "neuronmoe-state";
+inline constexpr io::FileFormat state_format{"neuronmoe-state", 1};
 
 /// Where a run stands; everything a resume needs besides weights and optimizer state.
 struct TrainProgress {
