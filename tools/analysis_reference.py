@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """An independent AP table: the Llama forward in plain numpy (float64), scikit-learn's average_precision_score.
 
-    tools/analysis_reference.py MODEL_DIR tokenizer.model SENSE_DIR --languages en,el [--neurons neurons.h5] [--json out.json]
+    tools/analysis_reference.py MODEL_DIR TOKENIZER SENSE_DIR --languages en,el [--neurons neurons.h5] [--json out.json]
     tools/analysis_reference.py --make-tokenizer tok512.bin tokenizer.model
 
-Needs numpy, safetensors, sentencepiece, scikit-learn, h5py. With --neurons it compares the table with what
-`neuronmoe analyze` wrote from the same files (analysis.sentences at least as large as the files, same max_tokens). If
-MODEL_DIR has a golden.json with prompt_ids and logits, the forward is checked against it first. --make-tokenizer turns
-a vocabulary of llama2.c into a sentencepiece model, which both programs read. Dense Llama without rope scaling or bias.
+Needs numpy, safetensors, scikit-learn, h5py, and sentencepiece or transformers: TOKENIZER is a sentencepiece model, whose
+BOS, if it has one, is put before a sentence, or a Hugging Face directory, whose AutoTokenizer encodes. With --neurons it
+compares the table with what `neuronmoe analyze` wrote from the same files (analysis.sentences at least as large as the
+files, same max_tokens). If MODEL_DIR has a golden.json with prompt_ids and logits, the forward is checked against it
+first. --make-tokenizer turns a vocabulary of llama2.c into a sentencepiece model, which both programs read. Dense Llama
+without rope scaling or bias.
 """
 import argparse
 import json
@@ -106,21 +108,32 @@ class Llama:
         assert worst < 1e-9
 
 
-def table(options):
+def encoder(path):
+    """(ids of a sentence, ids of what stands before every sentence)."""
+    if os.path.isdir(path):
+        from transformers import AutoTokenizer
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        return tokenizer.encode, tokenizer.encode("")
     import sentencepiece
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=path)
+    before = [tokenizer.bos_id()] if tokenizer.bos_id() >= 0 else []
+    return lambda sentence: before + tokenizer.encode(sentence), before
+
+
+def table(options):
     from sklearn.metrics import average_precision_score
     model = Llama(options.model)
     golden = os.path.join(options.model, "golden.json")
     if os.path.exists(golden):
         with open(golden, encoding="utf-8") as stream:
             model.check(json.load(stream))
-    tokenizer = sentencepiece.SentencePieceProcessor(model_file=options.tokenizer)
+    encode, before = encoder(options.tokenizer)
+    print("before every sentence:", before)
     languages, rows, labels, counts = options.languages.split(","), [], [], {}
     for label, language in enumerate(languages):
         with open(os.path.join(options.sense, language + ".json"), encoding="utf-8") as stream:
             sentences = json.load(stream)["sentences"]["positive"]
-        kept = [ids for ids in ([model.c["bos_token_id"]] + tokenizer.encode(s) for s in sentences)
-                if 1 < len(ids) <= options.max_tokens]
+        kept = [ids for ids in map(encode, sentences) if len(before) < len(ids) <= options.max_tokens]
         counts[language] = {"sentences": len(kept), "dropped": len(sentences) - len(kept), "tokens": sum(map(len, kept))}
         for ids in kept:
             seen = model.forward(ids)[1]

@@ -190,6 +190,7 @@ void write_root_attributes(io::H5File& file, const io::FileFormat& format, const
   file.write_attribute("/", "config", std::string_view(provenance.config));
   file.write_attribute("/", "version", std::string_view(provenance.version));
   file.write_attribute("/", "seed", provenance.seed);
+  if (!provenance.bos.empty()) file.write_attribute("/", "bos", std::string_view(provenance.bos));
   file.write_attribute("/", "definition", definition);
   file.write_attribute("/", "tie_rule",
                        "equal responses enter together (scikit-learn average_precision_score)");
@@ -250,6 +251,7 @@ NeuronStatistics read_neuron_file(const std::string& path) {
   from.config = file.read_string_attribute("/", "config");
   from.version = file.read_string_attribute("/", "version");
   from.seed = file.read_int_attribute("/", "seed");
+  if (file.has_attribute("/", "bos")) from.bos = file.read_string_attribute("/", "bos");
   return statistics;
 }
 

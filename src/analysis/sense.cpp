@@ -76,25 +76,18 @@ SampleRoles SampleSet::roles(std::span<const int> analysed) const {
   return roles;
 }
 
-std::int32_t sense_bos(const data::Tokenizer& tokenizer, const model::ModelConfig& config) {
-  if (tokenizer.add_bos()) return tokenizer.bos_id();
-  return config.model_type == "llama" ? static_cast<std::int32_t>(config.bos_token_id) : -1;
-}
-
 SampleSet tokenize_pools(std::span<const SensePool> pools, const data::Tokenizer& tokenizer,
-                         std::int32_t bos_id, std::int64_t max_tokens) {
+                         std::int64_t max_tokens) {
   NMOE_CHECK(max_tokens > 0, config, "analysis.max_tokens = {} must be positive", max_tokens);
   SampleSet set;
-  set.has_bos = bos_id >= 0;
+  set.has_bos = tokenizer.bos_rule().id >= 0;
+  const std::size_t empty = set.has_bos ? 1 : 0;  // a sentence without tokens of its own
   for (std::size_t p = 0; p < pools.size(); ++p) {
     set.languages.push_back(pools[p].language);
     std::int64_t kept = 0, dropped = 0, tokens = 0;
     for (std::size_t i = 0; i < pools[p].sentences.size(); ++i) {
-      std::vector<std::int32_t> ids;
-      if (set.has_bos) ids.push_back(bos_id);
-      const auto encoded = tokenizer.encode(pools[p].sentences[i]);
-      ids.insert(ids.end(), encoded.begin(), encoded.end());
-      if (encoded.empty() || static_cast<std::int64_t>(ids.size()) > max_tokens) {
+      std::vector<std::int32_t> ids = tokenizer.encode_sentence(pools[p].sentences[i]);
+      if (ids.size() == empty || static_cast<std::int64_t>(ids.size()) > max_tokens) {
         ++dropped;
         continue;
       }

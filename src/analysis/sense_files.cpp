@@ -189,10 +189,11 @@ void redraw_pools(std::vector<SensePool>& pools, std::span<const int> analysed, 
 }
 
 SampleSet tokenize_documents(std::span<const std::string> specs, const data::Tokenizer& tokenizer,
-                             std::int32_t bos_id, std::int64_t num_tokens, std::int64_t max_length) {
+                             std::int64_t num_tokens, std::int64_t max_length) {
   constexpr std::size_t longest = 32000;  // METHOD 4.1
   SampleSet set;
-  set.has_bos = bos_id >= 0;
+  set.has_bos = tokenizer.bos_rule().id >= 0;
+  const std::size_t empty = set.has_bos ? 1 : 0;  // a text without tokens of its own
   for (const auto& spec : specs) {
     const auto [language, path] = split_spec(spec, "analysis.similarity_text", "LANG:PATH.jsonl");
     NMOE_CHECK(std::find(set.languages.begin(), set.languages.end(), language) == set.languages.end(), config,
@@ -202,11 +203,8 @@ SampleSet tokenize_documents(std::span<const std::string> specs, const data::Tok
     std::int64_t kept = 0, dropped = 0, tokens = 0;
     for (const auto& line : read_lines_of(language, path)) {
       if (tokens >= num_tokens) break;
-      std::vector<std::int32_t> ids;
-      if (set.has_bos) ids.push_back(bos_id);
-      const auto encoded = tokenizer.encode(line.text);
-      ids.insert(ids.end(), encoded.begin(), encoded.end());
-      if (encoded.empty() || ids.size() > longest) {
+      std::vector<std::int32_t> ids = tokenizer.encode_sentence(line.text);
+      if (ids.size() == empty || ids.size() > longest) {
         ++dropped;
         continue;
       }

@@ -21,13 +21,15 @@ void copy_whole(const fs::path& from, const fs::path& to) {
 
 /// The finished Hugging Face directory: weights, config.json and the tokenizer under the name other tools
 /// expect (a rank file is a tokenizer.model to Llama's own).
-void write_model(const model::Decoder& decoder, const data::Tokenizer& tokenizer, const std::string& output) {
+/// @param settings text of tokenizer_config.json, "" for none
+void write_model(const model::Decoder& decoder, const data::Tokenizer& tokenizer, const std::string& settings,
+                 const std::string& output) {
   model::save_dense_model(decoder, output);
   const fs::path source = tokenizer.path();
   const bool is_json = source.extension() == ".json";
   copy_whole(source, fs::path(output) / (is_json ? "tokenizer.json" : "tokenizer.model"));
-  const fs::path settings = source.parent_path() / "tokenizer_config.json";  // names EOS and BOS
-  if (is_json && fs::is_regular_file(settings)) copy_whole(settings, fs::path(output) / settings.filename());
+  if (!settings.empty())
+    io::write_file_atomically((fs::path(output) / "tokenizer_config.json").string(), settings);
 }
 
 }  // namespace
@@ -39,7 +41,11 @@ int run_pretrain(comm::ExecutionContext& context, const AppConfig& config) {
   require_option(config.run.output, "output", "the model directory to write");
   const auto tokenizer = load_tokenizer_for(context, options.tokenizer, "");
   model::ModelConfig architecture;
-  comm::agree(context.world, [&] { architecture = model::load_model_config(options.model_config); });
+  std::string settings;
+  comm::agree(context.world, [&] {
+    architecture = model::load_model_config(options.model_config);
+    settings = data::settings_of_copy(*tokenizer, architecture.bos_token_id);
+  });
   const data::Mixture mixture = load_training_data(context, config, architecture, tokenizer->sha256());
 
   const train::ParallelGroups groups(context.world, 1);
@@ -59,7 +65,7 @@ int run_pretrain(comm::ExecutionContext& context, const AppConfig& config) {
   const train::TrainResult result = trainer.run();
   if (result.saved_on_signal) return report_saved_on_signal(context, result);
   comm::agree(context.world, [&] {
-    if (context.world.rank() == 0) write_model(*decoder, *tokenizer, config.run.output);
+    if (context.world.rank() == 0) write_model(*decoder, *tokenizer, settings, config.run.output);
   });
   context.log.info("model: {}", config.run.output);
   return 0;

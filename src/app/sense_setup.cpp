@@ -34,13 +34,19 @@ SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& confi
     NMOE_CHECK(tokenizer->vocab_size() <= architecture.vocab_size, bad_data,
                "{}: vocabulary of {} tokens, the model has {}; use the tokenizer the model was made with",
                tokenizer->name(), tokenizer->vocab_size(), architecture.vocab_size);
-    setup.samples = analysis::tokenize_pools(pools, *tokenizer, analysis::sense_bos(*tokenizer, architecture),
-                                             options.max_tokens);
+    setup.samples = analysis::tokenize_pools(pools, *tokenizer, options.max_tokens);
     if (options.similarity_text.empty()) return;
-    setup.documents = analysis::tokenize_documents(
-        options.similarity_text, *tokenizer, analysis::sense_bos(*tokenizer, architecture),
-        options.similarity_tokens, std::min<std::int64_t>(10000, architecture.max_position_embeddings));
+    setup.documents =
+        analysis::tokenize_documents(options.similarity_text, *tokenizer, options.similarity_tokens,
+                                     std::min<std::int64_t>(10000, architecture.max_position_embeddings));
   });
+  const data::BosRule& bos = tokenizer->bos_rule();
+  context.log.info("BOS: {}", bos.to_string());
+  if (!bos.stated && architecture.bos_token_id >= 0)
+    context.log.warn(
+        "{}: bos_token_id = {} of config.json is not put before sentences; if the base was trained with "
+        "it, say so in a tokenizer_config.json beside the model: add_bos_token and bos_token",
+        tokenizer->name(), architecture.bos_token_id);
   for (std::size_t i = 0; i < setup.samples.languages.size(); ++i) {
     context.log.info("{}: {} sentences, {} tokens; {} dropped", setup.samples.languages[i],
                      setup.samples.num_kept[i], setup.samples.num_tokens[i], setup.samples.num_dropped[i]);
@@ -52,6 +58,7 @@ SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& confi
   setup.provenance.config = config_to_ini(config, false);
   setup.provenance.version = version();
   setup.provenance.seed = options.seed;
+  setup.provenance.bos = bos.to_string();
   return setup;
 }
 

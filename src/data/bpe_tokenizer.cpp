@@ -62,9 +62,9 @@ class BpeTokenizer final : public Tokenizer {
         normalised_added_(select(parts.added, true, parts.nfc)),
         nfc_(parts.nfc),
         add_prefix_space_(parts.add_prefix_space),
-        add_bos_(parts.add_bos),
         bos_id_(parts.bos_id),
         eos_id_(parts.eos_id),
+        bos_rule_(std::move(parts.bos_rule)),
         text_of_(std::move(parts.tokens)) {
     if (!parts.split.empty()) split_.emplace(parts.split, path());
     for (const AddedToken& token : parts.added) {
@@ -97,18 +97,19 @@ class BpeTokenizer final : public Tokenizer {
 
   std::string decode(std::span<const std::int32_t> ids) const override {
     std::string bytes;
-    for (const std::int32_t id : ids) {
-      NMOE_CHECK(id >= 0 && id < vocab_size(), bad_data, "{}: id {} is not in a vocabulary of {}", path(), id,
-                 vocab_size());
-      bytes += text_of_[static_cast<std::size_t>(id)];
-    }
+    for (const std::int32_t id : ids) bytes += token(id);
     return replace_ill_formed(std::move(bytes));
   }
 
   std::int64_t vocab_size() const override { return static_cast<std::int64_t>(text_of_.size()); }
   std::int32_t bos_id() const override { return bos_id_; }
   std::int32_t eos_id() const override { return eos_id_; }
-  bool add_bos() const override { return add_bos_; }
+  std::string token(std::int32_t id) const override {
+    NMOE_CHECK(id >= 0 && id < vocab_size(), bad_data, "{}: id {} is not in a vocabulary of {}", path(), id,
+               vocab_size());
+    return text_of_[static_cast<std::size_t>(id)];
+  }
+  const BosRule& bos_rule() const override { return bos_rule_; }
   std::string name() const override { return kind_ + " " + path(); }
 
  private:
@@ -155,8 +156,9 @@ class BpeTokenizer final : public Tokenizer {
   BpeModel model_;
   std::optional<SplitRegex> split_;
   AddedTokens raw_added_, normalised_added_;
-  bool nfc_, add_prefix_space_, add_bos_;
+  bool nfc_, add_prefix_space_;
   std::int32_t bos_id_, eos_id_;
+  BosRule bos_rule_;
   std::vector<std::string> text_of_;
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<Workspace>> idle_;

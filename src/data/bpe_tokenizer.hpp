@@ -22,7 +22,7 @@ struct BpeParts {
   bool add_prefix_space = false;
   std::vector<AddedToken> added;
   std::int32_t bos_id = -1, eos_id = -1;
-  bool add_bos = false;
+  BosRule bos_rule;
 };
 
 /// GPT-2's expression, which ByteLevel{use_regex: true} stands for, and those of the rank files (DATA 2.2).

@@ -2,6 +2,7 @@
 // file; they follow from which model it is of.
 #include <array>
 #include <charconv>
+#include <filesystem>
 #include <unordered_map>
 
 #include "bpe_tokenizer.hpp"
@@ -153,9 +154,8 @@ void apply_family(BpeParts& parts, RankFamily family) {
   parts.eos_id = first;
   if (family == RankFamily::llama3) {
     specials = llama3_special_tokens();
-    parts.bos_id = first;
+    parts.bos_id = parts.bos_rule.id = first;
     parts.eos_id = first + 1;
-    parts.add_bos = true;
   } else if (family == RankFamily::qwen) {
     specials = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
     parts.nfc = true;
@@ -178,6 +178,7 @@ std::unique_ptr<Tokenizer> parse_rank_file(const std::string& bytes, const std::
   if (family == RankFamily::by_size) family = family_of(parts.tokens.size(), path);
   parts.merges = merges_of(parts.tokens, path);
   parts.whole_pieces = true;
+  parts.bos_rule.source = std::filesystem::path(path).filename().string();
   apply_family(parts, family);
   return make_bpe_tokenizer(std::move(parts));
 }

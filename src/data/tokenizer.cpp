@@ -1,6 +1,8 @@
 // Finds the tokenizer file of a model and loads it by what it holds.
 #include "neuronmoe/data/tokenizer.hpp"
 
+#include <fmt/format.h>
+
 #include <array>
 #include <filesystem>
 #include <fstream>
@@ -25,6 +27,16 @@ bool is_tiktoken(const std::string& path) {
 }
 
 }  // namespace
+
+std::string BosRule::to_string() const {
+  return fmt::format("{} ({})", id < 0 ? "none" : std::to_string(id), source);
+}
+
+std::vector<std::int32_t> Tokenizer::encode_sentence(std::string_view text) const {
+  std::vector<std::int32_t> ids = encode(text);
+  if (bos_rule().id >= 0) ids.insert(ids.begin(), bos_rule().id);
+  return ids;
+}
 
 std::string find_tokenizer_file(const std::string& path) {
   constexpr std::array<const char*, 3> names = {"tokenizer.model", "tokenizer.json", "qwen.tiktoken"};

@@ -11,6 +11,7 @@
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/json_file.hpp"
 #include "tokenizer_json_model.hpp"
+#include "tokenizer_settings.hpp"
 
 namespace nmoe::data {
 namespace {
@@ -83,8 +84,8 @@ void read_pre_tokenizer(const JsonObject& root, BpeParts& parts) {
   }
 }
 
-/// "single" of a TemplateProcessing: at most one special token, before the text.
-void read_template(const JsonObject& object, const Ids& ids, BpeParts& parts) {
+/// Returns the id of the special token before the text in "single" of a TemplateProcessing, −1 for none.
+std::int32_t read_template(const JsonObject& object, const TokenIds& id_of) {
   object.allow({"type", "single", "pair", "special_tokens"});
   const json& single = object.array("single");
   std::string before;
@@ -104,28 +105,30 @@ void read_template(const JsonObject& object, const Ids& ids, BpeParts& parts) {
     before = piece.object("SpecialToken").text("id");
   }
   NMOE_CHECK(seen_text, bad_data, "{} has no text \"A\"", object.where("single"));
-  if (before.empty()) return;
+  if (before.empty()) return -1;
   const JsonObject token = object.object("special_tokens").object(before.c_str());
   const json& token_ids = token.array("ids");
   NMOE_CHECK(token_ids.size() == 1, bad_data, "{} needs to be one id", token.where("ids"));
-  parts.bos_id = token_id(token_ids[0], token.where("ids"));
-  const auto known = ids.find(before);
-  NMOE_CHECK(known != ids.end() && known->second == parts.bos_id, bad_data,
-             "{}: \"{}\" is not the token of id {}", token.where("ids"), before, parts.bos_id);
-  parts.add_bos = true;
+  const std::int32_t bos_id = token_id(token_ids[0], token.where("ids"));
+  NMOE_CHECK(id_of(before) == bos_id, bad_data, "{}: \"{}\" is not the token of id {}", token.where("ids"),
+             before, bos_id);
+  return bos_id;
 }
 
-void read_post_processor(const JsonObject& root, const Ids& ids, BpeParts& parts) {
-  if (!root.has("post_processor")) return;
+/// Returns the id of the BOS that it puts before a text, −1 for none.
+std::int32_t read_post_processor(const JsonObject& root, const TokenIds& id_of) {
+  std::int32_t bos_id = -1;
+  if (!root.has("post_processor")) return bos_id;
   for (const JsonObject& step : parts_of(root.object("post_processor"), "processors")) {
     const std::string type = step.text("type");
     if (type == "ByteLevel")
       check_byte_level(step);
     else if (type == "TemplateProcessing")
-      read_template(step, ids, parts);
+      bos_id = std::max(bos_id, read_template(step, id_of));
     else
       refuse_type(step, type);
   }
+  return bos_id;
 }
 
 void check_decoder(const JsonObject& root) {
@@ -136,26 +139,15 @@ void check_decoder(const JsonObject& root) {
   }
 }
 
-/// The token that tokenizer_config.json names under `key`, "" if it names none.
-std::string named_token(const json& config, const char* key, const std::string& where) {
-  if (!config.contains(key) || config[key].is_null()) return "";
-  const json& value = config[key];
-  const bool wrapped = value.is_object() && value.contains("content");
-  const json& content = wrapped ? value["content"] : value;
-  NMOE_CHECK(content.is_string(), bad_data, "{}: {} is not a token", where, key);
-  return content.get<std::string>();
-}
-
 /// BOS and EOS. tokenizer.json does not say which token ends a document: tokenizer_config.json beside it
 /// does, and without one the names of Llama 3 and of GPT-2 and Qwen.
 void read_names(const std::string& config_text, const std::string& path, const Ids& ids, BpeParts& parts) {
   std::string eos, bos;
   if (!config_text.empty()) {
-    const std::string where = (std::filesystem::path(path).parent_path() / "tokenizer_config.json").string();
-    const json config = io::parse_json(config_text, where);
-    NMOE_CHECK(config.is_object(), bad_data, "{} is not an object", where);
-    eos = named_token(config, "eos_token", where);
-    bos = named_token(config, "bos_token", where);
+    const std::string where = settings_path(path);
+    const TokenizerSettings settings = parse_settings(config_text, where);
+    eos = settings.eos_token;
+    bos = settings.bos_token;
     for (const std::string& name : {eos, bos})
       NMOE_CHECK(name.empty() || ids.contains(name), bad_data, "{}: token \"{}\" is not in {}", where, name,
                  path);
@@ -163,7 +155,7 @@ void read_names(const std::string& config_text, const std::string& path, const I
   for (const char* known : {"<|end_of_text|>", "<|endoftext|>", "</s>"})
     if (eos.empty() && ids.contains(known)) eos = known;
   if (!eos.empty()) parts.eos_id = ids.at(eos);
-  if (!bos.empty() && !parts.add_bos) parts.bos_id = ids.at(bos);
+  parts.bos_id = bos.empty() || parts.bos_rule.id >= 0 ? parts.bos_rule.id : ids.at(bos);
 }
 
 }  // namespace
@@ -183,16 +175,20 @@ std::unique_ptr<Tokenizer> parse_tokenizer_json(const std::string& text, const s
   read_pre_tokenizer(root, parts);
   check_decoder(root);
   const Ids ids = read_bpe_model(root, parts);
-  read_post_processor(root, ids, parts);
+  const auto id_of = [&](const std::string& token) { return ids.contains(token) ? ids.at(token) : -1; };
+  parts.bos_rule = {read_post_processor(root, id_of), std::filesystem::path(path).filename().string()};
   read_names(config, path, ids, parts);
   return make_bpe_tokenizer(std::move(parts));
 }
 
+std::int32_t bos_of_post_processor(const std::string& text, const std::string& path, const TokenIds& id_of) {
+  const json document = io::parse_json(text, path, max_depth);
+  return read_post_processor(JsonObject(document, path + ": tokenizer"), id_of);
+}
+
 std::unique_ptr<Tokenizer> load_tokenizer_json(const std::string& path) {
   const std::string text = io::read_file(path, max_file_bytes);
-  const auto config = std::filesystem::path(path).parent_path() / "tokenizer_config.json";
-  const bool has_config = std::filesystem::is_regular_file(config);
-  return parse_tokenizer_json(text, has_config ? io::read_file(config.string(), max_file_bytes) : "", path);
+  return parse_tokenizer_json(text, read_settings(path), path);
 }
 
 }  // namespace nmoe::data

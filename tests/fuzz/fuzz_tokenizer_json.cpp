@@ -17,9 +17,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       const auto ids = tokenizer->encode(text);
       const std::string back = tokenizer->decode(ids);
       nmoe::fuzz::require(nmoe::data::is_valid_utf8(back));
+      nmoe::fuzz::require(tokenizer->encode_sentence(text).size() ==
+                          ids.size() + (tokenizer->bos_rule().id >= 0 ? 1 : 0));
     }
     const std::int32_t bos = tokenizer->bos_id();
-    nmoe::fuzz::require(bos < tokenizer->vocab_size() && (bos >= 0 || !tokenizer->add_bos()));
+    nmoe::fuzz::require(bos < tokenizer->vocab_size() && (bos >= 0 || tokenizer->bos_rule().id < 0));
   });
   return 0;
 }

@@ -86,7 +86,7 @@ def make_text(work):
     lines.write_text("".join(json.loads(line)["text"] + "\n" for language in LANGUAGES
                              for line in open(work / f"train.{language}.jsonl")))
     subprocess.run(["spm_train", f"--input={lines}", f"--model_prefix={work}/tok", "--vocab_size=400", "--model_type=bpe",
-                    "--byte_fallback=true", "--unk_id=0", "--bos_id=1", "--eos_id=2", "--character_coverage=1.0",
+                    "--byte_fallback=true", "--unk_id=0", "--bos_id=-1", "--eos_id=2", "--character_coverage=1.0",
                     "--hard_vocab_limit=false", "--minloglevel=2"], check=True, capture_output=True)
 
 
@@ -121,7 +121,7 @@ def write_config(work):
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 400, "hidden_size": 32,
         "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
         "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True,
-        "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "float32"}))
+        "hidden_act": "silu", "bos_token_id": 2, "eos_token_id": 2, "torch_dtype": "float32"}))
     (work / "toy.cfg").write_text(f"""[train]
 seq_length = 32
 micro_batch_size = 4
@@ -174,6 +174,8 @@ def pretrain(work):
         one_loss, one_norm = other, norm
     for name in ("config.json", "model.safetensors", "tokenizer.model"):
         check((work / "base" / name).is_file(), f"base/{name} is there")
+    settings = json.loads((work / "base/tokenizer_config.json").read_text())
+    check(settings == {"add_bos_token": True, "bos_token": "</s>", "eos_token": "</s>"}, f"base/tokenizer_config.json: {settings}")
 
 
 def interrupt_ranks(mpirun, times):
@@ -217,6 +219,7 @@ def measure(work):
         check(np.array_equal(a["ap"][:], b["ap"][:]), "same AP on 1 and 3 ranks")
         check(a["ap"].shape == (3, 4 * (48 + 48 + 32 + 32 + 32 + 16 + 16)), f"AP of every neuron: {a['ap'].shape}")
         check(float(a["ap"][:].max()) > 0.9, "some neuron knows its language")
+    beginnings(work)
     run(2, "allocate", "--config", work / "toy.cfg", "--allocation.neurons", work / "neurons1.h5", "--output", work / "experts.cfg")
     text = (work / "experts.cfg").read_text()
     counts = [int(x) for x in text.split("ADA_MOE_NUM_EXPERTS_LIST=")[1].split()[0].split(",")]
@@ -224,6 +227,37 @@ def measure(work):
     # Toy neurons are so clear-cut (AP 1.0) that ties put all experts into layer 0: train a list with 2 and 3 experts.
     run(1, "allocate", "--allocation.mode", "list", "--allocation.list", "2,1,3,2", "--output", work / "list.cfg")
     return [2, 1, 3, 2]
+
+
+def beginnings(work):
+    """What stands before a sentence is the tokenizer's affair: the same base with a byte-level tokenizer.json, without and
+    with a post_processor that puts a BOS. bos_token_id is 2 throughout."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    vocabulary = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+    bos = {"id": 256, "content": "<bos>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    template = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}},
+                                                         {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [], "special_tokens": {"<bos>": {"id": "<bos>", "ids": [256], "tokens": ["<bos>"]}}}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    lengths = [sum(len(s.encode()) for s in json.loads((work / f"sense.{l}.json").read_text())["sentences"]["positive"])
+               for l in LANGUAGES]
+    with h5py.File(work / "neurons1.h5") as f:
+        check(f.attrs["bos"] == b"2 (tokenizer_config.json)", f"BOS of the base: {f.attrs['bos']}")
+    for name, processor, extra, rule in [("bare", None, 0, "none"), ("begun", template, 1, "256")]:
+        model = work / name
+        model.mkdir()
+        for file in ("config.json", "model.safetensors"):
+            shutil.copy(work / "base" / file, model)
+        (model / "tokenizer.json").write_text(json.dumps({
+            "version": "1.0", "added_tokens": [bos], "normalizer": None, "pre_tokenizer": level, "post_processor": processor,
+            "decoder": level, "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}))
+        _, err = run(1, "analyze", "--config", work / "toy.cfg", "--model", model, "--analysis.max_tokens", "1000",
+                     "--output", work / f"{name}.h5")
+        with h5py.File(work / f"{name}.h5") as f:
+            check(list(f["n_tokens"]) == [length + 40 * extra for length in lengths], f"{name}: {list(f['n_tokens'])} tokens")
+            check(f.attrs["bos"] == f"{rule} (tokenizer.json)".encode() and f"BOS: {rule} (tokenizer.json)" in err,
+                  f"{name}: BOS {f.attrs['bos']}")
 
 
 def stages(work):

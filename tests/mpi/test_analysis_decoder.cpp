@@ -37,7 +37,7 @@ SampleSet toy_samples(int per_language = 20) {
   const char* names[] = {"en", "el", "tr"};
   for (int g = 0; g < 3; ++g) pools.push_back({names[g], "toy", "none", toy_sentences(g, per_language)});
   const ByteTokenizer tokenizer(true);
-  return tokenize_pools(pools, tokenizer, 256, 40);
+  return tokenize_pools(pools, tokenizer, 40);
 }
 
 // A decoder whose experts are spread over `comm`.

@@ -26,7 +26,7 @@ SampleSet toy_samples(int per_language = 23, bool bos = true) {
   const char* names[] = {"en", "el", "tr"};
   for (int g = 0; g < 3; ++g) pools.push_back({names[g], "toy", "none", toy_sentences(g, per_language + g)});
   const ByteTokenizer tokenizer(bos);
-  return tokenize_pools(pools, tokenizer, sense_bos(tokenizer, fake_config({1})), 29);
+  return tokenize_pools(pools, tokenizer, 29);
 }
 
 // The dense toy model: every module of the table and the MLP input.

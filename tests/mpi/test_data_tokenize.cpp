@@ -30,8 +30,12 @@ class ByteTokenizer final : public Tokenizer {
   std::int64_t vocab_size() const override { return 257; }
   std::int32_t bos_id() const override { return -1; }
   std::int32_t eos_id() const override { return 256; }
-  bool add_bos() const override { return false; }
+  std::string token(std::int32_t) const override { return {}; }
+  const BosRule& bos_rule() const override { return bos_; }
   std::string name() const override { return "bytes"; }
+
+ private:
+  BosRule bos_;
 };
 
 /// Two languages in three files, one of them empty; documents of very different lengths.
@@ -162,8 +166,12 @@ BOOST_AUTO_TEST_CASE(a_fault_in_a_thread_is_an_error_of_all_ranks) {
     std::int64_t vocab_size() const override { return 4; }
     std::int32_t bos_id() const override { return -1; }
     std::int32_t eos_id() const override { return 2; }
-    bool add_bos() const override { return false; }
+    std::string token(std::int32_t) const override { return {}; }
+    const BosRule& bos_rule() const override { return bos_; }
     std::string name() const override { return "failing"; }
+
+   private:
+    BosRule bos_;
   };
   Stream stream;
   const Logger log(1);

@@ -9,13 +9,14 @@
 
 #include "neuronmoe/analysis/sense.hpp"
 #include "neuronmoe/comm/execution_context.hpp"
+#include "neuronmoe/model/config.hpp"
 
 namespace nmoe::test {
 
 /// One token per byte.
 class ByteTokenizer : public data::Tokenizer {
  public:
-  explicit ByteTokenizer(bool bos = false) : Tokenizer("bytes", "none"), bos_(bos) {}
+  explicit ByteTokenizer(bool bos = false) : Tokenizer("bytes", "none"), bos_{bos ? 256 : -1, "bytes"} {}
   std::vector<std::int32_t> encode(std::string_view text) const override {
     std::vector<std::int32_t> ids;
     for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
@@ -25,11 +26,12 @@ class ByteTokenizer : public data::Tokenizer {
   std::int64_t vocab_size() const override { return 258; }
   std::int32_t bos_id() const override { return 256; }
   std::int32_t eos_id() const override { return 257; }
-  bool add_bos() const override { return bos_; }
+  std::string token(std::int32_t) const override { return {}; }
+  const data::BosRule& bos_rule() const override { return bos_; }
   std::string name() const override { return "bytes"; }
 
  private:
-  bool bos_;
+  data::BosRule bos_;
 };
 
 /// The shape of the model that fake_value stands for.

@@ -129,7 +129,7 @@ BOOST_AUTO_TEST_CASE(redrawn_pools_differ_by_analysed_language) {
   const std::vector<int> analysed = {0, 2};
   redraw_pools(pools, analysed, 20, 1);
   const ByteTokenizer tokenizer(false);
-  const SampleSet set = tokenize_pools(pools, tokenizer, -1, 100);
+  const SampleSet set = tokenize_pools(pools, tokenizer, 100);
   BOOST_TEST(set.num_kept[0] > 20);  // two independent draws of 20 of 60
   BOOST_TEST(set.num_kept[0] < 40);
   const SampleRoles roles = set.roles(analysed);
@@ -167,7 +167,7 @@ BOOST_AUTO_TEST_CASE(documents_give_their_first_tokens) {
   const std::string el = "el:" + folder.write("el.jsonl", "{\"text\": \"alpha\"}\n");
   const ByteTokenizer tokenizer(true);
   const std::vector<std::string> specs = {en, el};
-  const SampleSet set = tokenize_documents(specs, tokenizer, 256, 10, 6);
+  const SampleSet set = tokenize_documents(specs, tokenizer, 10, 6);
   BOOST_REQUIRE(set.samples.size() == 3U);
   BOOST_TEST(set.samples[0].ids.size() == 6U);  // BOS and five letters: cut at 6
   BOOST_TEST(set.samples[1].ids.size() == 4U);  // the rest of ten
@@ -175,38 +175,31 @@ BOOST_AUTO_TEST_CASE(documents_give_their_first_tokens) {
   BOOST_TEST(set.num_dropped[0] == 1);
   BOOST_TEST(set.num_tokens[0] == 10);
   BOOST_TEST(set.num_tokens[1] == 6);
-  BOOST_CHECK_THROW(tokenize_documents(std::vector<std::string>{en}, tokenizer, 256, 10, 6), Error);
-  BOOST_CHECK_THROW(tokenize_documents(std::vector<std::string>{en, en}, tokenizer, 256, 10, 6), Error);
+  BOOST_CHECK_THROW(tokenize_documents(std::vector<std::string>{en}, tokenizer, 10, 6), Error);
+  BOOST_CHECK_THROW(tokenize_documents(std::vector<std::string>{en, en}, tokenizer, 10, 6), Error);
 }
 
 BOOST_AUTO_TEST_CASE(long_sentences_are_dropped_bos_included) {
   const std::vector<SensePool> pools = {{"en", "p", "", {"abcd", "abc", "", "ab"}},
                                         {"el", "p", "", {"xyz", "zyx"}}};
   const ByteTokenizer with_bos(true), without(false);
-  const SampleSet set = tokenize_pools(pools, with_bos, 256, 4);
+  const SampleSet set = tokenize_pools(pools, with_bos, 4);
   BOOST_TEST(set.num_kept[0] == 2);  // abcd has 5 tokens with BOS; the empty one has none besides BOS
   BOOST_TEST(set.num_dropped[0] == 2);
   BOOST_TEST(set.num_tokens[0] == 7);
-  BOOST_TEST(set.samples[0].ids[0] == 256);
-  BOOST_TEST(tokenize_pools(pools, without, -1, 4).num_kept[0] == 3);
-  BOOST_CHECK_THROW(tokenize_pools(pools, with_bos, 256, 3), Error);  // el keeps nothing
+  BOOST_TEST((set.has_bos && set.samples[0].ids[0] == 256));
+  const SampleSet bare = tokenize_pools(pools, without, 4);
+  BOOST_TEST((!bare.has_bos && bare.samples[0].ids[0] == 'a'));
+  BOOST_TEST((bare.num_kept[0] == 3 && bare.num_dropped[0] == 1));
+  BOOST_CHECK_THROW(tokenize_pools(pools, with_bos, 3), Error);  // el keeps nothing
   const std::vector<SensePool> one_left = {{"en", "p", "", {"abcd", "abc", "ab"}},
                                            {"el", "file", "", {"xyzxyz", "x"}}};
-  BOOST_CHECK_EXCEPTION(tokenize_pools(one_left, with_bos, 256, 5), Error, [](const Error& e) {
+  BOOST_CHECK_EXCEPTION(tokenize_pools(one_left, with_bos, 5), Error, [](const Error& e) {
     const std::string what = e.what();
     return e.code() == ErrorCode::bad_data &&
            what.find("file: el is left with one sentence, 1 were dropped for having more than 5 tokens") !=
                std::string::npos;
   });
-}
-
-BOOST_AUTO_TEST_CASE(bos_follows_tokenizer_then_llama_config) {
-  auto config = fake_config({1});
-  config.bos_token_id = 2;
-  BOOST_TEST(sense_bos(ByteTokenizer(true), config) == 256);
-  BOOST_TEST(sense_bos(ByteTokenizer(false), config) == 2);
-  config.model_type = "qwen2";
-  BOOST_TEST(sense_bos(ByteTokenizer(false), config) == -1);
 }
 
 BOOST_AUTO_TEST_CASE(batches_cover_every_sample_once_within_the_limit) {

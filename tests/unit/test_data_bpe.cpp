@@ -75,8 +75,10 @@ BOOST_AUTO_TEST_CASE(ids_and_texts_of_hugging_face_tokenizers) {
         const auto decoded =
             c.contains("decoded") ? c["decoded"].get<std::string>() : texts[i].get<std::string>();
         BOOST_TEST(pairs->decode(c["ids"].get<Ids>()) == decoded);
-        const Ids specials = pairs->add_bos() ? Ids{pairs->bos_id()} : Ids{};
-        BOOST_TEST(specials == c["with_specials"].get<Ids>(), boost::test_tools::per_element());
+        Ids with_specials = c["with_specials"].get<Ids>();
+        for (const std::int32_t id : c["ids"].get<Ids>()) with_specials.push_back(id);
+        BOOST_TEST(pairs->encode_sentence(texts[i].get<std::string>()) == with_specials,
+                   boost::test_tools::per_element());
       }
     }
   }
@@ -100,8 +102,8 @@ BOOST_AUTO_TEST_CASE(ids_of_tiktoken) {
   const auto llama3 = parse_rank_file(file, "r", RankFamily::llama3),
              qwen = parse_rank_file(file, "r", RankFamily::qwen);
   BOOST_TEST(llama3->vocab_size() == first + 256);
-  BOOST_TEST((llama3->add_bos() && llama3->bos_id() == first && llama3->eos_id() == first + 1));
-  BOOST_TEST((!qwen->add_bos() && qwen->bos_id() == -1 && qwen->eos_id() == first));
+  BOOST_TEST((llama3->bos_rule().id == first && llama3->bos_id() == first && llama3->eos_id() == first + 1));
+  BOOST_TEST((qwen->bos_rule().id == -1 && qwen->bos_id() == -1 && qwen->eos_id() == first));
   const Ids last = {first + 255};
   BOOST_TEST(llama3->decode(last) == "<|reserved_special_token_247|>");  // Llama 3.1's own list ends there
   const Ids eot = {first + 9};
@@ -111,20 +113,43 @@ BOOST_AUTO_TEST_CASE(ids_of_tiktoken) {
 BOOST_AUTO_TEST_CASE(special_tokens_and_their_ids) {
   const auto first = static_cast<std::int32_t>(golden()["vocab"].size());
   const auto llama3 = parse(document_of("llama3"));
-  BOOST_TEST((llama3->add_bos() && llama3->bos_id() == first));
+  BOOST_TEST((llama3->bos_rule().id == first && llama3->bos_id() == first));
   BOOST_TEST(llama3->eos_id() == -1);  // "<|end|>" is no well-known name
   BOOST_TEST(llama3->vocab_size() == first + 2);
   const auto named =
       parse(document_of("llama3"), R"({"eos_token": {"content": "<|end|>"}, "bos_token": null})");
   BOOST_TEST(named->eos_id() == first + 1);
   const auto gpt2 = parse(document_of("gpt2"), R"({"eos_token": "<|end|>", "bos_token": "<|begin|>"})");
-  BOOST_TEST((!gpt2->add_bos() && gpt2->bos_id() == first && gpt2->eos_id() == first + 1));
+  BOOST_TEST((gpt2->bos_rule().id == -1 && gpt2->bos_id() == first && gpt2->eos_id() == first + 1));
   json known = document_of("gpt2");
   known["added_tokens"][1]["content"] = "<|endoftext|>";
   BOOST_TEST(parse(known)->eos_id() == first + 1);
   BOOST_TEST(test::expect_error(ErrorCode::bad_data,
                                 {"dir/tokenizer_config.json", "\"<|fin|>\"", "dir/tokenizer.json"},
                                 [&] { parse(document_of("gpt2"), R"({"eos_token": "<|fin|>"})"); }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(post_processor_alone_puts_a_bos) {
+  const std::string first = std::to_string(golden()["vocab"].size());
+  for (const char* add : {"true", "false", "null"}) {
+    const std::string config = R"({"bos_token": "<|begin|>", "add_bos_token": )" + std::string(add) + "}";
+    BOOST_TEST(parse(document_of("llama3"), config)->bos_rule().to_string() == first + " (tokenizer.json)");
+    for (const char* none : {"gpt2", "qwen"}) {
+      const auto tokenizer = parse(document_of(none), config);
+      BOOST_TEST(tokenizer->bos_rule().to_string() == "none (tokenizer.json)");
+      BOOST_TEST(std::to_string(tokenizer->bos_id()) == first);
+      BOOST_TEST(tokenizer->encode_sentence("the") == tokenizer->encode("the"),
+                 boost::test_tools::per_element());
+      BOOST_TEST(settings_of_copy(*tokenizer, 5) == "");  // config.json has no say
+    }
+  }
+  const auto ranks = golden()["ranks"]["file"].get<std::string>();
+  const auto rule = [&](RankFamily family) {
+    return parse_rank_file(ranks, "dir/r.model", family)->bos_rule().to_string();
+  };
+  BOOST_TEST(rule(RankFamily::llama3) == first + " (r.model)");
+  BOOST_TEST(rule(RankFamily::qwen) == "none (r.model)");
+  BOOST_TEST(rule(RankFamily::gpt2) == "none (r.model)");
 }
 
 BOOST_AUTO_TEST_CASE(directories_and_files) {
@@ -135,6 +160,7 @@ BOOST_AUTO_TEST_CASE(directories_and_files) {
   BOOST_TEST(tokenizer->name() == "tokenizer.json " + (dir / "tokenizer.json"));
   BOOST_TEST(tokenizer->sha256().size() == 64U);
   BOOST_TEST(tokenizer->eos_id() == tokenizer->bos_id() + 1);
+  BOOST_TEST(settings_of_copy(*tokenizer, -1) == R"({"eos_token": "<|end|>"})");
 }
 
 BOOST_AUTO_TEST_CASE(texts_that_are_no_text) {

@@ -2,6 +2,7 @@
 // byte fallback, trained by spm_train on 120 lines of English and Greek.
 #include <boost/test/unit_test.hpp>
 #include <cstdlib>
+#include <nlohmann/json.hpp>
 
 #include "neuronmoe/data/tokenizer.hpp"
 #include "support/temp_dir.hpp"
@@ -37,9 +38,83 @@ BOOST_AUTO_TEST_CASE(ids_are_those_of_spm_encode) {
   BOOST_TEST(tokenizer->vocab_size() == 340);
   BOOST_TEST(tokenizer->bos_id() == 1);
   BOOST_TEST(tokenizer->eos_id() == 2);
-  BOOST_TEST(tokenizer->add_bos());
+  BOOST_TEST(tokenizer->bos_rule().to_string() == "1 (tiny_spm.model)");
+  const auto special = tokenizer->encode_sentence("the");
+  BOOST_TEST(special == (std::vector<std::int32_t>{1, 265}), boost::test_tools::per_element());
   const std::vector<std::int32_t> outside = {340};
   BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"id 340"}, [&] { tokenizer->decode(outside); }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(files_beside_a_model_say_how_a_sentence_begins) {
+  const auto bare = load_tiny();
+  if (!bare) return;
+  const test::TempDir dir;
+  test::write_bytes(dir / "tokenizer.model", test::read_bytes(bare->path()));
+  const auto rule = [&](const std::string& settings) {
+    test::write_bytes(dir / "tokenizer_config.json", settings);
+    return data::load_tokenizer(dir.path())->bos_rule().to_string();
+  };
+  BOOST_TEST(rule("{}") == "1 (tokenizer.model)");
+  BOOST_TEST(rule(R"({"add_bos_token": false, "bos_token": "<s>"})") == "none (tokenizer_config.json)");
+  BOOST_TEST(rule(R"({"add_bos_token": true})") == "1 (tokenizer_config.json)");
+  BOOST_TEST(rule(R"({"add_bos_token": true, "bos_token": {"content": "</s>"}})") ==
+             "2 (tokenizer_config.json)");
+  const auto tokenizer = data::load_tokenizer(dir.path());
+  BOOST_TEST(tokenizer->encode_sentence("the") == (std::vector<std::int32_t>{2, 265}),
+             boost::test_tools::per_element());
+  for (const char* bad : {R"({"add_bos_token": true, "bos_token": "<bos>"})", R"({"add_bos_token": 1})"})
+    BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"tokenizer_config.json", "add_bos_token"},
+                                  [&] { rule(bad); }) == "");
+  test::write_bytes(dir / "tokenizer.json", R"({"model": {}, "post_processor": null})");
+  BOOST_TEST(rule(R"({"add_bos_token": true})") == "none (tokenizer.json)");
+  test::write_bytes(dir / "tokenizer.json", R"({"post_processor": {"type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [],
+    "special_tokens": {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}}}})");
+  BOOST_TEST(rule(R"({"add_bos_token": false})") == "2 (tokenizer.json)");
+}
+
+/// A copy under the name tokenizer.model, with the settings that settings_of_copy gives it.
+std::unique_ptr<data::Tokenizer> copy_of(const data::Tokenizer& original, const std::string& settings,
+                                         const test::TempDir& dir) {
+  test::write_bytes(dir / "tokenizer.model", test::read_bytes(original.path()));
+  test::write_bytes(dir / "tokenizer_config.json", settings);
+  return data::load_tokenizer(dir.path());
+}
+
+BOOST_AUTO_TEST_CASE(a_copy_begins_sentences_as_the_original) {
+  const auto bare = load_tiny();
+  if (!bare) return;
+  const test::TempDir dir;
+  const auto copy = copy_of(*bare, data::settings_of_copy(*bare, 2), dir);  // the model's own BOS stays
+  BOOST_TEST(copy->bos_rule().to_string() == "1 (tokenizer_config.json)");
+  test::write_bytes(dir / "tokenizer_config.json", R"({"add_bos_token": false, "chat_template": "x"})");
+  const auto none = data::load_tokenizer(dir.path());
+  const test::TempDir second;
+  const std::string settings = data::settings_of_copy(*none, 2);
+  BOOST_TEST(settings.find("chat_template") != std::string::npos);
+  BOOST_TEST(copy_of(*none, settings, second)->bos_rule().to_string() == "none (tokenizer_config.json)");
+}
+
+BOOST_AUTO_TEST_CASE(config_of_a_model_says_it_where_nothing_else_does) {
+  struct Bare final : data::Tokenizer {  // a sentencepiece model without a BOS
+    Bare() : Tokenizer("dir/bare.model", "none") {}
+    std::vector<std::int32_t> encode(std::string_view) const override { return {}; }
+    std::string decode(std::span<const std::int32_t>) const override { return {}; }
+    std::int64_t vocab_size() const override { return 4; }
+    std::int32_t bos_id() const override { return -1; }
+    std::int32_t eos_id() const override { return 2; }
+    std::string token(std::int32_t id) const override { return "<" + std::to_string(id) + ">"; }
+    const data::BosRule& bos_rule() const override { return rule; }
+    std::string name() const override { return "bare"; }
+    data::BosRule rule = {-1, "bare.model", false};
+  } bare;
+  const auto settings = [&](std::int64_t id) {
+    return nlohmann::json::parse(data::settings_of_copy(bare, id));
+  };
+  BOOST_TEST(settings(3).dump() == R"({"add_bos_token":true,"bos_token":"<3>","eos_token":"<2>"})");
+  BOOST_TEST(settings(-1).dump() == R"({"add_bos_token":false,"eos_token":"<2>"})");
+  BOOST_TEST(test::expect_error(ErrorCode::config, {"bos_token_id = 4", "bare", "has 4"},
+                                [&] { settings(4); }) == "");
 }
 
 BOOST_AUTO_TEST_CASE(damaged_models_are_refused) {

@@ -4,10 +4,10 @@
     OMP_NUM_THREADS=1 python3 tools/bench/analyze_against_torch.py build/release/neuronmoe build/quickstart \
         [--rounds 3]
 
-Needs torch, transformers, sentencepiece, scikit-learn, pandas and h5py. The second argument is a folder of the
-pipeline (base/, corpus/sense/). The script runs every sentence alone through the Hugging Face model with a hook on
-each Linear, takes means over tokens, scores each neuron and language with average_precision_score and the numpy
-statistics of METHOD 1.6. It leaves out what `analyze` does besides (layer similarity, LAPE, files). Prints the
+Needs torch, transformers, scikit-learn, pandas and h5py. The second argument is a folder of the pipeline (base/,
+corpus/sense/), or any dense model and sense files laid out so. The script gives every sentence to the model's
+AutoTokenizer, runs it alone through the Hugging Face model with a hook on each Linear, takes means over tokens, scores
+each neuron and language with average_precision_score and the numpy statistics of METHOD 1.6. It leaves out what `analyze` does besides (layer similarity, LAPE, files). Prints the
 agreement of the two and of expertise.csv with neurons.h5, and medians of processor and wall time.
 """
 import argparse
@@ -22,7 +22,6 @@ import time
 import h5py
 import numpy as np
 import pandas
-import sentencepiece
 import sklearn
 import torch
 import transformers
@@ -59,7 +58,8 @@ def ours(out):
 def theirs():
     """(processor s, wall s, module names in order, responses [neuron, sample], labels, statistics)."""
     processor, start = time.process_time(), time.perf_counter()
-    tokenizer = sentencepiece.SentencePieceProcessor(model_file=os.path.join(base, "tokenizer.model"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    before = len(tokenizer.encode(""))
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     pooled, rows, labels = {}, [], []
 
@@ -78,8 +78,8 @@ def theirs():
             with open(f"{sense}/{language}.json", encoding="utf-8") as stream:
                 sentences = json.load(stream)["sentences"]["positive"]
             for sentence in sentences:
-                ids = [model.config.bos_token_id] + tokenizer.encode(sentence)
-                if len(ids) > args.max_tokens or len(ids) == 1:
+                ids = tokenizer.encode(sentence)
+                if len(ids) > args.max_tokens or len(ids) == before:
                     continue
                 model.model(torch.tensor([ids]))
                 rows.append(np.concatenate([pooled[name] for name in names]))
@@ -103,7 +103,8 @@ def compare(out, names, found):
             mine = f[key][...]
             scale = np.abs(values).max() if key != "ap" else 1.0
             print(f"{key}: largest difference {np.abs(mine - values).max() / scale:.1e}"
-                  + (f", {(np.abs(mine - values) > 1e-4).sum()} of {values.size} above 1e-4" if key == "ap"
+                  + (f", of {values.size} {(np.abs(mine - values) <= 1e-12).sum()} equal to 1e-12 and "
+                  f"{(np.abs(mine - values) > 1e-4).sum()} above 1e-4" if key == "ap"
                      else " of the largest value"))
         top = {language: [row["uuid"] for row in f["selected/" + language][...]] for language in languages}
         for g, language in enumerate(languages):

@@ -11,7 +11,6 @@
 #include "neuronmoe/comm/execution_context.hpp"
 #include "neuronmoe/data/tokenizer.hpp"
 #include "neuronmoe/model/batch.hpp"
-#include "neuronmoe/model/config.hpp"
 #include "neuronmoe/model/observer.hpp"
 
 namespace nmoe::analysis {
@@ -56,19 +55,17 @@ struct SampleSet {
   SampleRoles roles(std::span<const int> analysed) const;
 };
 
-/// The token put before each sentence; −1 for none. The tokenizer's own rule wins; a Llama model whose
-/// tokenizer has no such rule takes bos_token_id of its config; Qwen takes none (METHOD 1.2).
-std::int32_t sense_bos(const data::Tokenizer& tokenizer, const model::ModelConfig& config);
-/// Tokenises each sentence alone. Sentences with more than `max_tokens` tokens, BOS included, or with none
-/// besides BOS are dropped and counted. @throws Error(bad_data) if a language keeps no sentence
+/// Tokenises each sentence alone, with a BOS if the tokenizer's rule has one. Sentences with more than
+/// `max_tokens` tokens, BOS included, or with none besides BOS are dropped and counted.
+/// @throws Error(bad_data) if a language keeps no sentence
 SampleSet tokenize_pools(std::span<const SensePool> pools, const data::Tokenizer& tokenizer,
-                         std::int32_t bos_id, std::int64_t max_tokens);
+                         std::int64_t max_tokens);
 
 /// Documents for layer similarity (METHOD 4.1): per language the first `num_tokens` tokens of its texts, in
 /// file order, each text run alone and cut at `max_length`; texts beyond 32,000 tokens are skipped.
 /// @param specs LANG:PATH.jsonl with "text"   @throws Error(config|bad_data) naming file and line
 SampleSet tokenize_documents(std::span<const std::string> specs, const data::Tokenizer& tokenizer,
-                             std::int32_t bos_id, std::int64_t num_tokens, std::int64_t max_length);
+                             std::int64_t num_tokens, std::int64_t max_length);
 
 /// Batches of sample indices, longest samples first (ties by index), each of at most `batch_tokens` tokens (a
 /// longer sample stands alone). A function of the samples alone, so GEMM shapes do not depend on the rank

@@ -9,6 +9,16 @@
 
 namespace nmoe::data {
 
+/// Which token stands before a sentence by a tokenizer's own files; bos_token_id of a config.json has no say
+/// (METHOD 1.2).
+struct BosRule {
+  std::int32_t id = -1;  ///< −1: none
+  std::string source;    ///< name of the file whose rule it is
+  bool stated = true;    ///< false: none, because a sentencepiece model without a BOS is all there is
+  /// Returns "none (tokenizer.json)" or "128000 (tokenizer.json)".
+  std::string to_string() const;
+};
+
 /// Const members may be called from several threads.
 class Tokenizer {
  public:
@@ -25,11 +35,16 @@ class Tokenizer {
   virtual std::int64_t vocab_size() const = 0;  ///< largest id + 1, added tokens included
   virtual std::int32_t bos_id() const = 0;      ///< −1 if there is none
   virtual std::int32_t eos_id() const = 0;      ///< −1 if there is none
-  /// Whether "special tokens on" puts a BOS in front (analysis, METHOD 1.2).
-  virtual bool add_bos() const = 0;
+  /// Returns the token as the vocabulary spells it. @throws Error(bad_data) for an id outside the vocabulary
+  virtual std::string token(std::int32_t id) const = 0;
+  /// Says whether a sentence begins with a BOS: what "special tokens on" means to Hugging Face's
+  /// AutoTokenizer.
+  virtual const BosRule& bos_rule() const = 0;
   /// Kind and file, for messages: "sentencepiece spm.model".
   virtual std::string name() const = 0;
 
+  /// Returns the ids of a sentence: the BOS, if bos_rule() has one, and encode(text).
+  std::vector<std::int32_t> encode_sentence(std::string_view text) const;
   /// The file it came from and its SHA-256.
   const std::string& path() const { return path_; }
   const std::string& sha256() const { return sha256_; }
@@ -48,7 +63,9 @@ std::string find_tokenizer_file(const std::string& path);
 /// directory. @throws Error(bad_data) for an unreadable or unsupported file, Error(config) if the build lacks
 /// the library.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path);
-/// A sentencepiece model (the build may lack the library: Error(config)).
+/// A sentencepiece model (the build may lack the library: Error(config)). Its bos_rule() is that of the first
+/// of these beside a tokenizer.model: the post_processor of a tokenizer.json, add_bos_token of a
+/// tokenizer_config.json; else the model's own BOS, if it has one.
 std::unique_ptr<Tokenizer> load_sentencepiece(const std::string& path);
 
 /// A byte-level BPE tokenizer.json of Hugging Face tokenizers (DATA 2.3); eos_token and bos_token come from
@@ -59,6 +76,11 @@ std::unique_ptr<Tokenizer> load_tokenizer_json(const std::string& path);
 /// @param path for messages
 std::unique_ptr<Tokenizer> parse_tokenizer_json(const std::string& text, const std::string& config,
                                                 const std::string& path);
+
+/// Returns the text of the tokenizer_config.json that has to stand beside a copy of the tokenizer's file
+/// (tokenizer.model or tokenizer.json) so that the copy keeps its settings and its bos_rule(), or "". A rule
+/// that is not stated becomes `bos_token_id` (−1: none). @throws Error(config) if that is no token of it
+std::string settings_of_copy(const Tokenizer& tokenizer, std::int64_t bos_token_id);
 
 /// Whose rank file: it settles the split expression, the special tokens and the normalisation (DATA 2.2).
 enum class RankFamily { by_size, llama3, qwen, gpt2 };

@@ -1,6 +1,9 @@
 // Tokenizer over a sentencepiece model.
 #include <sentencepiece_processor.h>
 
+#include <filesystem>
+
+#include "../tokenizer_settings.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/data/tokenizer.hpp"
@@ -18,6 +21,12 @@ class SentencepieceTokenizer final : public Tokenizer {
     const auto status = processor_.LoadFromSerializedProto(model);
     NMOE_CHECK(status.ok() && processor_.GetPieceSize() > 0, bad_data, "{} is not a sentencepiece model: {}",
                path, status.ToString());
+    const std::string file = std::filesystem::path(path).filename().string();
+    const int own = processor_.bos_id();
+    bos_rule_ = bos_rule_of_model(path, {own, file, own >= 0}, [&](const std::string& token) {
+      const int id = processor_.PieceToId(token);  // of an unknown one: that of <unk>
+      return processor_.IdToPiece(id) == token ? id : -1;
+    });
   }
   std::vector<std::int32_t> encode(std::string_view text) const override {
     std::vector<int> ids;
@@ -27,22 +36,30 @@ class SentencepieceTokenizer final : public Tokenizer {
     return {ids.begin(), ids.end()};
   }
   std::string decode(std::span<const std::int32_t> ids) const override {
-    for (const std::int32_t id : ids)
-      NMOE_CHECK(id >= 0 && id < vocab_size(), bad_data, "{}: id {} is not in a vocabulary of {}", path(), id,
-                 vocab_size());
+    for (const std::int32_t id : ids) check_id(id);
     std::string text;
     const auto status = processor_.Decode(std::vector<int>(ids.begin(), ids.end()), &text);
     NMOE_CHECK(status.ok(), bad_data, "{} cannot decode {} ids: {}", path(), ids.size(), status.ToString());
     return text;
   }
   std::int64_t vocab_size() const override { return processor_.GetPieceSize(); }
-  std::int32_t bos_id() const override { return processor_.bos_id(); }
+  std::int32_t bos_id() const override { return bos_rule_.id >= 0 ? bos_rule_.id : processor_.bos_id(); }
   std::int32_t eos_id() const override { return processor_.eos_id(); }
-  bool add_bos() const override { return bos_id() >= 0; }
+  std::string token(std::int32_t id) const override {
+    check_id(id);
+    return processor_.IdToPiece(id);
+  }
+  const BosRule& bos_rule() const override { return bos_rule_; }
   std::string name() const override { return "sentencepiece " + path(); }
 
  private:
+  void check_id(std::int32_t id) const {
+    NMOE_CHECK(id >= 0 && id < vocab_size(), bad_data, "{}: id {} is not in a vocabulary of {}", path(), id,
+               vocab_size());
+  }
+
   sentencepiece::SentencePieceProcessor processor_;
+  BosRule bos_rule_;
 };
 
 }  // namespace
