@@ -125,6 +125,7 @@ BOOST_AUTO_TEST_CASE(nan_names_neuron_and_sample) {
 
 // The op itself against the plain loops, a language without positives among the languages.
 BOOST_AUTO_TEST_CASE(rank_rows_has_the_bits_of_the_plain_loops) {
+  static_assert(ops::num_order_statistics == 6 && ops::num_ranked_values == 2, "shapes below");
   const std::int64_t rows = 7, samples = 150;
   const auto values = rows_of(rows, samples);
   std::vector<std::int32_t> classes, by_class;

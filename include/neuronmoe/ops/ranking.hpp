@@ -1,13 +1,15 @@
 #pragma once
 // Average precision and order statistics of rows of responses, every language at once (METHOD 1.5, 1.6): what
 // analysis::NeuronScorer does row by row on the CPU, for a slab of rows where the tensors are. Conventions
-// and errors: ops/linear.hpp. Letters: N rows, S samples, C classes of samples, G languages.
+// and errors: ops/linear.hpp. Letters: N rows, S samples, C classes of samples, G languages, O order
+// statistics, V ranked values.
 #include "neuronmoe/tensor/stream.hpp"
 #include "neuronmoe/tensor/tensor.hpp"
 
 namespace nmoe::ops {
 
-/// Values wanted per language: the first four are among its positives, the last two among its negatives.
+/// O, the values wanted per language: the first num_positive_statistics are among its positives, the others
+/// among its negatives.
 inline constexpr int num_order_statistics = 6, num_positive_statistics = 4;
 
 /// What the samples are to the languages, on the device that ranks.
@@ -17,7 +19,7 @@ struct RankingTables {
   ConstTensorView positives_begin;               ///< [G + 1] int64: running sum of the languages' positives
   std::int64_t num_positives = 0;                ///< its last element, on the host
   ConstTensorView sample_by_class, class_begin;  ///< [S], [C + 1] int32: samples of class 0, of class 1, ...
-  /// [G, 6] int32: how many positives (negatives) stand above the wanted one; −1: not wanted.
+  /// [G, O] int32: how many positives (negatives) stand above the wanted one; −1: not wanted.
   ConstTensorView wanted;
   /// Nobody is absent and no class is positive for two languages: negatives are summed class by class.
   bool disjoint = false;
@@ -26,12 +28,12 @@ struct RankingTables {
 /// What is computed from a whole ranking or all responses: average precision (0 without positives), and the
 /// sum over negatives.
 enum class RankedValue { ap, off_sum };
-inline constexpr int num_ranked_values = 2;
+inline constexpr int num_ranked_values = 2;  ///< V
 
 /// Results, all overwritten. Of a row with a NaN only first_nan means anything.
 struct RankedRows {
-  TensorView values;            ///< [2, N, G] float64, by RankedValue
-  TensorView order_statistics;  ///< [N, G, 6] float32, −0 as +0; unspecified where not wanted
+  TensorView values;            ///< [V, N, G] float64, by RankedValue
+  TensorView order_statistics;  ///< [N, G, O] float32, −0 as +0; unspecified where not wanted
   TensorView first_nan;         ///< [N] int32: first sample whose response is NaN, S if there is none
 
   /// Returns the values of one kind, [N, G], where the tensors are.
