@@ -30,11 +30,10 @@ std::string overall_help() {
       "\n  COMMAND --help      the keys a command reads, with defaults, units and ranges\n"
       "  --print-config      the whole resolved config as INI, which gives the same run again\n"
       "  --version\n\n"
-      "A key is `key = value` under [section] in a file and --section.key VALUE on the command line; later "
-      "files win\n"
-      "over earlier ones, the command line over all.\n\nShort names (one with several keys means that in a "
-      "section "
-      "which the command reads):\n";
+      "A key is `key = value` under [section] in a file and "
+      "--section.key VALUE on the command line; later files win\n"
+      "over earlier ones, the command line over all.\n\nShort names (one "
+      "with several keys means that in a section which the command reads):\n";
   for (const auto& s : app::short_names()) text += fmt::format("  --{:<12} --{}\n", s.name, s.key);
   text += "\nExit codes:\n  0   done\n";
   for (const auto& row : enum_table<ErrorCode>)

@@ -11,8 +11,8 @@ void require_readable(const std::string& path, const FileFormat& found, const Fi
   NMOE_CHECK(found.version >= 1, bad_data, "{}: format_version is {}; the first version is 1", path,
              found.version);
   NMOE_CHECK(found.version <= known.version, bad_data,
-             "{} has version {} of format \"{}\"; the newest that this program reads is {}: use a newer "
-             "neuronmoe",
+             "{} has version {} of format \"{}\"; the newest that "
+             "this program reads is {}: use a newer neuronmoe",
              path, found.version, known.name, known.version);
 }
 

@@ -12,7 +12,8 @@ std::int64_t gradient_bytes(const PlanShape& shape) {
   std::int64_t all = 0;
   for (const model::Parameter& p : shape.parameters) {
     const bool has_gradient = p.trainable && shape.holds(p);
-    leaves.push_back(!has_gradient ? 0 : shape.is_owned_expert(p) ? shape.layout.expert_parallel_size() : 1);
+    const bool owned = shape.placement.is_owned(p.layer, p.expert);
+    leaves.push_back(!has_gradient ? 0 : owned ? shape.layout.expert_parallel_size() : 1);
     all += leaves.back() * p.shape.num_elements();
   }
   const model::GradientLayout layout = model::lay_out_gradients(shape.parameters, leaves, shape.freeze);

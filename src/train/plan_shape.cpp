@@ -47,7 +47,8 @@ PlanGroup::PlanGroup(const PlanShape& shape, bool experts)
         std::vector<int> segments;
         std::vector<std::int64_t> sizes;
         for (const model::Parameter& p : shape.parameters) {
-          if (!p.trainable || shape.is_owned_expert(p) != experts || !shape.holds(p)) continue;
+          if (!p.trainable || shape.placement.is_owned(p.layer, p.expert) != experts || !shape.holds(p))
+            continue;
           segments.push_back(p.last_writer);
           sizes.push_back(p.shape.num_elements());
         }

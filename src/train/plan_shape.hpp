@@ -23,9 +23,6 @@ struct PlanShape {
   bool holds(const model::Parameter& p) const {
     return !p.is_new_expert() || placement.holds(p.layer, p.expert, layout.expert_parallel_rank());
   }
-  bool is_owned_expert(const model::Parameter& p) const {
-    return p.is_new_expert() && !placement.is_replicated(p.layer, p.expert);
-  }
   /// `num_tokens` of this rank as the decoder sees them; refers to this.
   model::StepShape step(std::int64_t num_tokens) const;
 };

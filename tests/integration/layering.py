@@ -21,8 +21,6 @@ for sibling in ("train", "analysis", "evaluation"):
     BELOW[sibling] = BELOW["model"] + ["model"]
 BELOW["app"] = BELOW["model"] + ["model", "train", "analysis", "evaluation"]
 
-SAY_WHAT_THEY_ARE = {"app", "model", "train"}  # folders of which every source does
-
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
 CONDITIONAL = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif)\b.*$", re.M)
 ONLY_IN_APP = re.compile(r"\b(MPI_COMM_WORLD|getenv|setenv|putenv|environ|MPI_Abort|MPI_Init\w*|MPI_Finalize|set_terminate|sigaction)\b"
@@ -62,7 +60,7 @@ def check_text(path, problems):
         return
     text = path.read_text()
     code = without_comments(text)
-    if path.suffix in (".cpp", ".cu") and layer in SAY_WHAT_THEY_ARE and not text.startswith("// "):
+    if path.suffix in (".cpp", ".cu") and not text.startswith("// "):
         problems.append(f"{name}: the first line does not say what the file is")
 
     def report(match, what):

@@ -89,11 +89,10 @@ void for_each_field(Config& c, F&& f) {
                       "CSV with a row per combination"});
   f("allocation.list", c.list, FieldInfo{.help = "mode list: experts per layer, comma-separated"});
   f("allocation.similarity_n", c.similarity_n,
-    FieldInfo{
-        .help = "mode similarity: N of METHOD 4.2; 0 chooses the smallest that gives 3 experts per layer on "
-                "average",
-        .min = 0,
-        .max = 1000000});
+    FieldInfo{.help = "mode similarity: N of METHOD 4.2; 0 chooses the "
+                      "smallest that gives 3 experts per layer on average",
+              .min = 0,
+              .max = 1000000});
 }
 
 /// Experts per layer and why.

@@ -39,9 +39,8 @@ void for_each_field(Config& c, F&& f) {
   f("analysis.tokenizer", c.tokenizer,
     FieldInfo{.help = "tokenizer file or directory (empty: the model's own)"});
   f("analysis.sense", c.sense,
-    FieldInfo{.help =
-                  "LANG:PATH.json, one per language, or PATH.jsonl with \"text\" and \"lang\" on each line; "
-                  "repeatable"});
+    FieldInfo{.help = "LANG:PATH.json, one per language, or PATH.jsonl "
+                      "with \"text\" and \"lang\" on each line; repeatable"});
   f("analysis.languages", c.languages,
     FieldInfo{.help =
                   "languages to analyse, comma-separated (empty: all); the others still serve as negatives"});
@@ -71,8 +70,8 @@ void for_each_field(Config& c, F&& f) {
               .max = 1e9,
               .layout = true});
   f("analysis.similarity_text", c.similarity_text,
-    FieldInfo{.help = "LANG:PATH.jsonl with \"text\": layer similarity from these documents instead of the "
-                      "sense sentences; repeatable"});
+    FieldInfo{.help = "LANG:PATH.jsonl with \"text\": layer similarity from "
+                      "these documents instead of the sense sentences; repeatable"});
   f("analysis.similarity_tokens", c.similarity_tokens,
     FieldInfo{.help = "tokens per language of analysis.similarity_text",
               .unit = "tokens",

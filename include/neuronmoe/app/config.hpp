@@ -133,8 +133,8 @@ void for_each_field(Config& c, F&& f) {
               .unset = "auto",
               .layout = true});
   f("comm.gpu_transport", c.comm.gpu_transport,
-    FieldInfo{.help = "between GPUs: nccl, host (copies through host memory and MPI), auto = nccl where it "
-                      "can be",
+    FieldInfo{.help = "between GPUs: nccl, host (copies through host "
+                      "memory and MPI), auto = nccl where it can be",
               .unset = "auto",
               .layout = true});
   f("comm.share_gpu", c.comm.share_gpu,
@@ -143,8 +143,8 @@ void for_each_field(Config& c, F&& f) {
   f("tokenize.tokenizer", c.tokenize.tokenizer,
     FieldInfo{.help = "sentencepiece .model, tokenizer.json or tiktoken file"});
   f("tokenize.input", c.tokenize.inputs,
-    FieldInfo{.help = "LANG:MARK:PATH with MARK old or new; PATH .jsonl (field \"text\") or .txt; "
-                      "repeatable"});
+    FieldInfo{.help = "LANG:MARK:PATH with MARK old or new; PATH "
+                      ".jsonl (field \"text\") or .txt; repeatable"});
   f("tokenize.bad_line", c.tokenize.bad_line, FieldInfo{.help = "what to do about a damaged line"});
 
   f("pretrain.model_config", c.pretrain.model_config, FieldInfo{.help = "config.json of the model to make"});
@@ -158,8 +158,8 @@ void for_each_field(Config& c, F&& f) {
   f("score.synthetic", c.score.synthetic,
     FieldInfo{.help = "NEURONSxSAMPLESxLANGUAGES made on the fly instead of a file, to measure the scorer"});
   f("score.memory_mb", c.score.memory_mb,
-    FieldInfo{.help = "responses a rank holds at a time; the rest follows slab by slab. On a GPU also its "
-                      "memory there",
+    FieldInfo{.help = "responses a rank holds at a time; the rest follows "
+                      "slab by slab. On a GPU also its memory there",
               .unit = "MB",
               .min = 1,
               .max = 1e9,

@@ -125,8 +125,8 @@ void for_each_field(Config& c, F&& f) {
   f("train.stage", c.stage,
     FieldInfo{.help = "what trains: 1 new experts and routers, 2 routers only", .min = 1, .max = 2});
   f("train.init_from", c.init_from,
-    FieldInfo{.help = "checkpoint or run directory whose experts and routers the run starts from; needed by "
-                      "stage 2"});
+    FieldInfo{.help = "checkpoint or run directory whose experts and "
+                      "routers the run starts from; needed by stage 2"});
   f("train.seq_length", c.seq_length,
     FieldInfo{
         .help = "length of a packed sequence (stage 2: 512)", .unit = "tokens", .min = 2, .max = 1 << 20});
@@ -176,9 +176,8 @@ void for_each_field(Config& c, F&& f) {
               .max = 67108864,
               .layout = true});
   f("train.expert_placement", c.expert_placement,
-    FieldInfo{.help =
-                  "new experts: each on one rank of a group, on every rank, or (auto) on every rank where "
-                  "top_k >= E",
+    FieldInfo{.help = "new experts: each on one rank of a group, on every "
+                      "rank, or (auto) on every rank where top_k >= E",
               .layout = true});
   f("train.placement_tokens", c.placement_tokens,
     FieldInfo{.help =
@@ -227,8 +226,8 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "release: router logits, expert weights and combination in train.dtype as the released "
                       "code has them; none: in fp32"});
   f("pack.batch_docs", c.packing.batch_docs,
-    FieldInfo{.help = "documents packed together; what is left of each batch is dropped (0: carried over, no "
-                      "batches)",
+    FieldInfo{.help = "documents packed together; what is left of each "
+                      "batch is dropped (0: carried over, no batches)",
               .unit = "documents",
               .min = 0,
               .max = many});
