@@ -207,7 +207,7 @@ void Decoder::layer_backward(TensorView dx, const SequenceInfo& sequence, const 
     } else if (plan.keeps_base_mlp()) {
       saved.mlp.x = hn;
       const auto buffers = take_buffers<FeedForwardScratch>(memory_, dense_sizes(pass.sizes));
-      feed_forward_backward(dhn, false, dx, saved.mlp, buffers, w.mlp, stream_);
+      feed_forward_backward(dhn, dx, saved.mlp, buffers, w.mlp, stream_);
     }
     if (plan.mlp_input)
       ops::rms_norm_backward(dx, w.mlp_norm.grad, dhn, x_mid, w.mlp_norm.value, inv_rms, true, stream_);

@@ -14,7 +14,7 @@ void feed_forward_forward(TensorView y, FeedForwardSaved& saved, TensorView h,
   ops::linear_forward(y, h, weights.down.value, {}, stream);
 }
 
-void feed_forward_backward(TensorView dx, bool accumulate, ConstTensorView dy, const FeedForwardSaved& saved,
+void feed_forward_backward(TensorView dx, ConstTensorView dy, const FeedForwardSaved& saved,
                            const FeedForwardScratch& scratch, const FeedForwardWeights& weights,
                            Stream& stream) {
   if (weights.down.grad) {
@@ -27,7 +27,7 @@ void feed_forward_backward(TensorView dx, bool accumulate, ConstTensorView dy, c
   if (weights.gate.grad) ops::linear_backward_weight(weights.gate.grad, scratch.dgate, saved.x, stream);
   if (weights.up.grad) ops::linear_backward_weight(weights.up.grad, scratch.dup, saved.x, stream);
   if (dx) {
-    ops::linear_backward_input(dx, scratch.dgate, weights.gate.value, accumulate, stream);
+    ops::linear_backward_input(dx, scratch.dgate, weights.gate.value, false, stream);
     ops::linear_backward_input(dx, scratch.dup, weights.up.value, true, stream);
   }
 }

@@ -182,11 +182,11 @@ void MoeLayer::backward_local(const ExpertGradients& gradients, const MoeSaved& 
   const auto dx_of = [&](std::int64_t begin, std::int64_t count) {
     return gradients.dx_rows ? gradients.dx_rows.rows(begin, count) : TensorView();
   };
-  feed_forward_backward(dx_of(0, num_base), false, gradients.d_rows.rows(0, num_base), saved.base,
+  feed_forward_backward(dx_of(0, num_base), gradients.d_rows.rows(0, num_base), saved.base,
                         first_rows(buffers, num_base), weights_.base, stream);
   for (const ExpertBlock& block : dispatcher.local_blocks()) {
     const std::int64_t count = block.end - block.begin;
-    feed_forward_backward(dx_of(block.begin, count), false, gradients.d_rows.rows(block.begin, count),
+    feed_forward_backward(dx_of(block.begin, count), gradients.d_rows.rows(block.begin, count),
                           rows_of(saved.replicated, block.begin - num_base, count),
                           first_rows(buffers, count),
                           weights_.experts[static_cast<std::size_t>(block.expert)].front(), stream);
@@ -208,7 +208,7 @@ void MoeLayer::backward_experts(const ExpertGradients& gradients, const MoeSaved
   for (const ExpertBlock& block : dispatcher.blocks()) {
     const std::int64_t count = block.end - block.begin;
     feed_forward_backward(
-        dx_received ? dx_received.rows(block.begin, count) : TensorView(), false, arriving.rows(block),
+        dx_received ? dx_received.rows(block.begin, count) : TensorView(), arriving.rows(block),
         rows_of(saved.experts, block.begin, count), first_rows(buffers, count),
         weights_.experts[static_cast<std::size_t>(block.expert)][static_cast<std::size_t>(block.source)],
         pass.stream);

@@ -5,7 +5,7 @@
 #include "neuronmoe/comm/communicator.hpp"
 #include "neuronmoe/model/lm_head.hpp"
 #include "neuronmoe/ops/optimizer.hpp"
-#include "neuronmoe/train/metrics.hpp"
+#include "neuronmoe/train/losses.hpp"
 #include "plan_shape.hpp"
 
 namespace nmoe::train {

@@ -1,6 +1,7 @@
 // Sizes, placement and cut of one rank, as the formulas of plan share them.
 #include "plan_shape.hpp"
 
+#include "neuronmoe/train/losses.hpp"
 #include "neuronmoe/train/reduce_options.hpp"
 
 namespace nmoe::train {

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "neuronmoe/base/divisor.hpp"
+#include "neuronmoe/train/losses.hpp"
 #include "neuronmoe/train/schedule.hpp"
 #include "run_record.hpp"
 

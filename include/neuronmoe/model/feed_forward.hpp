@@ -59,8 +59,8 @@ void for_each_buffer(FeedForwardScratch& b, const FeedForwardSizes& s, F&& f) {
     f(*view, Memory::scratch, {s.num_rows, s.width}, s.dtype);
 }
 
-/// Adds weight gradients where `grad` is given; writes dx (=|+=) unless it is {}.
-void feed_forward_backward(TensorView dx, bool accumulate, ConstTensorView dy, const FeedForwardSaved& saved,
+/// Adds weight gradients where `grad` is given; writes dx (=) unless it is {}.
+void feed_forward_backward(TensorView dx, ConstTensorView dy, const FeedForwardSaved& saved,
                            const FeedForwardScratch& scratch, const FeedForwardWeights& weights,
                            Stream& stream);
 /// Returns the work on `num_rows` rows; backward gives gradients of the input, of the weights, or of both.

@@ -13,7 +13,9 @@
 #include "neuronmoe/data/packed_dataset.hpp"
 #include "neuronmoe/model/config.hpp"
 #include "neuronmoe/model/expert_placement.hpp"
+#include "neuronmoe/model/router.hpp"
 #include "neuronmoe/tensor/dtype.hpp"
+#include "neuronmoe/train/run_kind.hpp"
 
 namespace nmoe::train {
 
@@ -116,6 +118,13 @@ struct TrainConfig {
     return config;
   }
 };
+
+/// Calls f(scale, kind of run that has the loss, its coefficient) for every auxiliary loss.
+template <class F>
+void for_each_coefficient(const TrainConfig& c, F&& f) {
+  f(&model::LossScales::balancing, RunKind::stage1, c.router_aux_loss_coef);
+  f(&model::LossScales::lpr, RunKind::stage2, c.lpr_form == LprLoss::off ? 0.0 : c.lpr_loss_coef);
+}
 
 /// Calls f("section.key", member, FieldInfo) for every field, in the order of --help.
 template <class Config, class F>

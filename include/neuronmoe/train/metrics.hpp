@@ -11,13 +11,6 @@
 
 namespace nmoe::train {
 
-/// The losses of a micro-batch as ranks add them up, one float64 each: the language model's sum, its labels,
-/// then model::auxiliary_losses.
-struct LossSlots {
-  static constexpr int lm_sum = 0, num_labels = 1, first_auxiliary = 2;
-  static constexpr int count = first_auxiliary + model::num_auxiliary_losses;
-};
-
 /// What one optimizer step did. Losses are means as METHOD 6 defines them, in nats.
 struct StepMetrics {
   std::int64_t step = 0;    ///< counted from 1
