@@ -8,6 +8,15 @@
 
 namespace nmoe::model {
 
+namespace {
+
+/// The rows of a norm over heads, [T·H, d].
+TensorView head_rows(TensorView x) {
+  return x.reshape({x.dim(0) * x.dim(1), x.dim(2)});
+}
+
+}  // namespace
+
 void norm_residual(TensorView y, TensorView inv_rms, const ResidualStream& in, ConstTensorView norm,
                    double eps, Stream& stream) {
   if (in.pending) {
@@ -15,6 +24,17 @@ void norm_residual(TensorView y, TensorView inv_rms, const ResidualStream& in, C
   } else {
     ops::rms_norm_forward(y, inv_rms, in.x, norm, eps, stream);
   }
+}
+
+void AttentionLayer::norm_heads(const NormedHeads& normed, const SequenceInfo& sequence,
+                                const AttentionSaved& saved, const LayerPass& pass) const {
+  const double eps = pass.sizes.config.rms_norm_eps;
+  ops::rms_norm_forward(head_rows(normed.q), normed.q_inv_rms, head_rows(saved.q), weights_.q_norm.value, eps,
+                        pass.stream);
+  ops::rms_norm_forward(head_rows(normed.k), normed.k_inv_rms, head_rows(saved.k), weights_.k_norm.value, eps,
+                        pass.stream);
+  ops::rope_apply(normed.q, sequence.positions, rope_.cos(), rope_.sin(), false, pass.stream);
+  ops::rope_apply(normed.k, sequence.positions, rope_.cos(), rope_.sin(), false, pass.stream);
 }
 
 void AttentionLayer::forward(TensorView y, const ResidualStream& in, const SequenceInfo& sequence,
@@ -25,7 +45,7 @@ void AttentionLayer::forward(TensorView y, const ResidualStream& in, const Seque
   const Shape wide{t, config.num_attention_heads * d}, narrow{t, config.num_key_value_heads * d};
   saved = take_buffers<AttentionSaved>(pass.memory, pass.sizes);
   saved.x = in.x;
-  const auto [xn] = take_buffers<AttentionForwardScratch>(pass.memory, pass.sizes);
+  const auto [xn, normed] = take_buffers<AttentionForwardScratch>(pass.memory, pass.sizes);
 
   norm_residual(xn, saved.inv_rms, in, weights_.norm.value, config.rms_norm_eps, stream);
   const TensorView q2 = saved.q.reshape(wide), k2 = saved.k.reshape(narrow), v2 = saved.v.reshape(narrow);
@@ -35,9 +55,14 @@ void AttentionLayer::forward(TensorView y, const ResidualStream& in, const Seque
   pass.offer(Projection::q, -1, q2, sequence.row_sample);
   pass.offer(Projection::k, -1, k2, sequence.row_sample);
   pass.offer(Projection::v, -1, v2, sequence.row_sample);
-  ops::rope_apply(saved.q, sequence.positions, rope_.cos(), rope_.sin(), false, stream);
-  ops::rope_apply(saved.k, sequence.positions, rope_.cos(), rope_.sin(), false, stream);
-  ops::attention_forward(saved.o, saved.lse, saved.q, saved.k, saved.v, sequence.offsets,
+  if (config.qk_norm) {
+    norm_heads(normed, sequence, saved, pass);
+  } else {
+    ops::rope_apply(saved.q, sequence.positions, rope_.cos(), rope_.sin(), false, stream);
+    ops::rope_apply(saved.k, sequence.positions, rope_.cos(), rope_.sin(), false, stream);
+  }
+  const TensorView q = config.qk_norm ? normed.q : saved.q, k = config.qk_norm ? normed.k : saved.k;
+  ops::attention_forward(saved.o, saved.lse, q, k, saved.v, sequence.offsets,
                          1.0 / std::sqrt(static_cast<double>(d)), stream);
   ops::linear_forward(y, saved.o.reshape(wide), weights_.o.value, {}, stream);
   pass.offer(Projection::o, -1, y, sequence.row_sample);
@@ -50,15 +75,24 @@ void AttentionLayer::backward(TensorView dx, const SequenceInfo& sequence, const
   const std::int64_t t = dx.dim(0), d = config.head_dim;
   const Shape wide{t, config.num_attention_heads * d}, narrow{t, config.num_key_value_heads * d};
   const ScratchScope scope(pass.memory.scratch);
-  const auto [d_o, dq, dk, dv, dxn, xn] = take_buffers<AttentionBackwardScratch>(pass.memory, pass.sizes);
+  const auto [d_o, dq, dk, dv, dxn, xn, normed] =
+      take_buffers<AttentionBackwardScratch>(pass.memory, pass.sizes);
 
   if (pass.plan().attention_weights)
     ops::linear_backward_weight(weights_.o.grad, dx, saved.o.reshape(wide), stream);
   ops::linear_backward_input(d_o.reshape(wide), dx, weights_.o.value, false, stream);
-  ops::attention_backward(dq, dk, dv, d_o, saved.o, saved.q, saved.k, saved.v, saved.lse, sequence.offsets,
+  if (config.qk_norm) norm_heads(normed, sequence, saved, pass);
+  const TensorView q = config.qk_norm ? normed.q : saved.q, k = config.qk_norm ? normed.k : saved.k;
+  ops::attention_backward(dq, dk, dv, d_o, saved.o, q, k, saved.v, saved.lse, sequence.offsets,
                           1.0 / std::sqrt(static_cast<double>(d)), stream);
   ops::rope_apply(dq, sequence.positions, rope_.cos(), rope_.sin(), true, stream);
   ops::rope_apply(dk, sequence.positions, rope_.cos(), rope_.sin(), true, stream);
+  if (config.qk_norm) {
+    ops::rms_norm_backward(head_rows(dq), weights_.q_norm.grad, head_rows(dq), head_rows(saved.q),
+                           weights_.q_norm.value, normed.q_inv_rms, false, stream);
+    ops::rms_norm_backward(head_rows(dk), weights_.k_norm.grad, head_rows(dk), head_rows(saved.k),
+                           weights_.k_norm.value, normed.k_inv_rms, false, stream);
+  }
   const TensorView dq2 = dq.reshape(wide), dk2 = dk.reshape(narrow), dv2 = dv.reshape(narrow);
   if (pass.plan().attention_weights) {
     ops::rms_norm_forward(xn, saved.inv_rms, saved.x, weights_.norm.value, config.rms_norm_eps, stream);

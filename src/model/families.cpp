@@ -46,10 +46,20 @@ void write_mistral(json& object, const ModelConfig&) {
 constexpr const char* mistral_required[] = {"num_key_value_heads", "max_position_embeddings",
                                             "sliding_window"};
 
+/// Qwen3: no biases, heads of any width, and a norm of each head of q and k.
+void read_qwen3(ModelConfig& config, const FieldReader& fields) {
+  refuse_attention_bias(config, fields);
+  fields.required("head_dim");  // transformers would take 128
+  config.qk_norm = true;
+}
+
+constexpr const char* qwen3_required[] = {"num_key_value_heads", "max_position_embeddings"};
+
 constexpr Family families[] = {
     {"llama", "LlamaForCausalLM", "LlamaModel", {}, refuse_attention_bias, write_attention_bias},
     {"qwen2", "Qwen2ForCausalLM", "Qwen2Model", {}, read_qwen2, write_attention_bias},
     {"mistral", "MistralForCausalLM", "MistralModel", mistral_required, read_mistral, write_mistral},
+    {"qwen3", "Qwen3ForCausalLM", "Qwen3Model", qwen3_required, read_qwen3, write_attention_bias},
 };
 
 const Family* find_family(std::string_view model_type) {

@@ -11,7 +11,7 @@ namespace nmoe::model {
 
 namespace {
 
-enum class Extent { none, vocabulary, hidden, intermediate, query, key_value, experts };
+enum class Extent { none, vocabulary, hidden, intermediate, query, key_value, head, experts };
 using enum Extent;
 using enum Block;
 using enum Initial;
@@ -34,6 +34,9 @@ bool with_experts(const ModelConfig& config, int layer) {
 bool with_attention_bias(const ModelConfig& config, int) {
   return config.attention_bias;
 }
+bool with_qk_norm(const ModelConfig& config, int) {
+  return config.qk_norm;
+}
 
 constexpr Entry table[] = {
     {{Role::embedding, "model.embed_tokens.weight", outside, embedding}, vocabulary, hidden, always},
@@ -47,6 +50,8 @@ constexpr Entry table[] = {
     {{Role::q_bias, "self_attn.q_proj.bias", attention, zeros}, query, none, with_attention_bias},
     {{Role::k_bias, "self_attn.k_proj.bias", attention, zeros}, key_value, none, with_attention_bias},
     {{Role::v_bias, "self_attn.v_proj.bias", attention, zeros}, key_value, none, with_attention_bias},
+    {{Role::q_norm, "self_attn.q_norm.weight", attention, ones}, head, none, with_qk_norm},
+    {{Role::k_norm, "self_attn.k_norm.weight", attention, ones}, head, none, with_qk_norm},
     {{Role::mlp_norm, "post_attention_layernorm.weight", attention, ones}, hidden, none, always},
     {{Role::gate, "gate_proj.weight", mlp, projection}, intermediate, hidden, always},
     {{Role::up, "up_proj.weight", mlp, projection}, intermediate, hidden, always},
@@ -76,6 +81,8 @@ std::int64_t size_of(Extent extent, const ModelConfig& config, int layer) {
       return std::int64_t{config.num_attention_heads} * config.head_dim;
     case key_value:
       return std::int64_t{config.num_key_value_heads} * config.head_dim;
+    case head:
+      return config.head_dim;
     case experts:
       return config.num_experts[static_cast<std::size_t>(layer)];
     default:

@@ -79,7 +79,7 @@ def random_tensors(rng, shapes, dtype):
     return out
 
 
-def dense_shapes(bias, head, head_dim=8, kv=1, heads=2):
+def dense_shapes(bias, head, head_dim=8, kv=1, heads=2, qk_norm=False):
     shapes = {"model.embed_tokens.weight": (VOCAB, HIDDEN), "model.norm.weight": (HIDDEN,)}
     if head:
         shapes["lm_head.weight"] = (VOCAB, HIDDEN)
@@ -90,6 +90,8 @@ def dense_shapes(bias, head, head_dim=8, kv=1, heads=2):
             shapes[p + f"self_attn.{name}_proj.weight"] = (rows, HIDDEN)
             if bias:
                 shapes[p + f"self_attn.{name}_proj.bias"] = (rows,)
+            if qk_norm and name != "v":
+                shapes[p + f"self_attn.{name}_norm.weight"] = (head_dim,)
         shapes |= {p + "self_attn.o_proj.weight": (HIDDEN, heads * head_dim), p + "mlp.gate_proj.weight": (WIDE, HIDDEN),
                    p + "mlp.up_proj.weight": (WIDE, HIDDEN), p + "mlp.down_proj.weight": (HIDDEN, WIDE)}
     return shapes
@@ -122,6 +124,8 @@ def make_model(path, tensors, config, num_shards=1):
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32}
 MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None, "tie_word_embeddings": False}
+QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "sliding_window": None, "use_sliding_window": False,
+         "max_window_layers": 3, "attention_bias": False, "head_dim": 12}
 QWEN = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": False,
         "max_window_layers": 2, "tie_word_embeddings": False}
 
@@ -135,6 +139,7 @@ def round_trips(work):
                        config_json(tie_word_embeddings=False, head_dim=4, num_key_value_heads=2, rope_scaling=None), 5),
         "qwen-bias-f32": (dense_shapes(True, True), "F32", config_json(**QWEN), 2),
         "mistral-f32": (dense_shapes(False, True), "F32", config_json(**MISTRAL), 1),
+        "qwen3-bf16": (dense_shapes(False, False, head_dim=12, qk_norm=True), "BF16", config_json(**QWEN3), 1),
         "transformers-5-bf16": (dense_shapes(False, False), "BF16",
                                 config_json(rope_parameters={**LLAMA3, "rope_theta": 5e5}, rope_theta=None, dtype="bfloat16",
                                             eos_token_id=[2, 3], layer_types=["full_attention"] * LAYERS), 1),
@@ -192,7 +197,7 @@ def families(work):
     (work / "two.cfg").write_text("ADA_MOE_NUM_EXPERTS_LIST=2,1,3\n")
     common = ["--tokens", tokens, "--train.seq_length", "16", "--train.global_batch_size", "4", "--train.micro_batch_size", "2",
               "--train.learning_rate", "0.01", "--train.steps", "3"]
-    for name in ("mistral-f32",):
+    for name in ("mistral-f32", "qwen3-bf16"):
         runs = {}
         for ranks in (1, 2):
             first, second, base = (work / f"{name}-{kind}{ranks}" for kind in ("s1", "s2", "base"))

@@ -82,6 +82,23 @@ BOOST_AUTO_TEST_CASE(pretrain) {
   check_modes(train::RunKind::pretrain);
 }
 
+BOOST_AUTO_TEST_CASE(norms_of_q_and_k) {
+  const test::SharedDirectory shared("plan_qk_norm");
+  test::write_token_corpus(test::world(), shared.path() + "/tokens.h5");
+  for (const train::RunKind kind :
+       {train::RunKind::pretrain, train::RunKind::stage1, train::RunKind::stage2}) {
+    test::PlannedRun run = small_run(kind, {2, 1, 3});
+    run.config.top_k = 3;
+    run.qk_norm = true;
+    run.intermediate_size = 2;  // so that attention takes the most scratch memory
+    for (const DType dtype : {DType::float32, DType::bfloat16}) {
+      run.config.dtype = dtype;
+      check_run(run, shared.path());
+    }
+  }
+  test::world().barrier();
+}
+
 BOOST_AUTO_TEST_CASE(skewed_routing_stays_inside_the_reserve) {
   const test::SharedDirectory shared("plan_skew");
   test::write_token_corpus(test::world(), shared.path() + "/tokens.h5");

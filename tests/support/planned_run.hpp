@@ -19,6 +19,7 @@ struct PlannedRun {
   train::TrainConfig config = {};                          ///< sequences of 8 tokens unless it says otherwise
   model::ExpertTokens measured = {};                       ///< what owned experts are placed by
   std::int64_t hidden_size = 24, intermediate_size = 400;  ///< several blocks of the norm in every expert
+  bool qk_norm = false;                                    ///< as Qwen3
   std::function<void(model::Decoder&)> prepare = {};       ///< changes the initial weights
 
   PlannedRun(train::RunKind the_kind, std::vector<int> experts)
@@ -44,6 +45,7 @@ inline CountedRun count_run(const PlannedRun& planned, const std::string& direct
   model::ModelConfig config = tiny_config(planned.num_experts);
   config.hidden_size = planned.hidden_size;
   config.intermediate_size = planned.intermediate_size;
+  config.qk_norm = planned.qk_norm;
   config.top_k = c.top_k;
   config.release_router = c.router_compat == model::RouterCompat::release;
   Stream stream;

@@ -40,6 +40,20 @@ model::ModelConfig qwen_1_8b() {
   return m;
 }
 
+model::ModelConfig qwen3_0_6b() {
+  model::ModelConfig m;
+  m.model_type = "qwen3";
+  m.vocab_size = 151936;
+  m.hidden_size = 1024;
+  m.intermediate_size = 3072;
+  m.num_layers = 28;
+  m.num_attention_heads = 16;
+  m.num_key_value_heads = 8;
+  m.head_dim = 128;
+  m.qk_norm = true;
+  return m;
+}
+
 using Experts = std::vector<int>;
 const Experts greek = {6, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 4, 1, 4, 2, 2, 4, 4};
 const Experts hungarian = {5, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
@@ -67,6 +81,7 @@ void check(const ParameterCount& c, int moe_layers, int new_experts, double fres
 BOOST_AUTO_TEST_CASE(dense_models) {
   BOOST_TEST(count_parameters(llama_3b(), Experts(28, 1)).dense == 3212749824);
   BOOST_TEST(count_parameters(qwen_1_8b(), Experts(24, 1)).dense == 1836828672);
+  BOOST_TEST(count_parameters(qwen3_0_6b(), Experts(28, 1)).dense == 596049920);
 }
 
 BOOST_AUTO_TEST_CASE(table_of_method_3_6) {

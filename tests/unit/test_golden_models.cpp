@@ -1,6 +1,7 @@
 // Dense models of every family against transformers: logits, loss and every gradient; and the upcycled model
 // at step 0 against its dense base (METHOD 5).
 #include "neuronmoe/model/hf_model.hpp"
+#include "neuronmoe/ops/transformer.hpp"
 #include "support/golden.hpp"
 #include "support/tiny_model.hpp"
 
@@ -84,14 +85,43 @@ BOOST_AUTO_TEST_CASE(mistral_without_a_window) {
   check_float32("mistral");
 }
 
+BOOST_AUTO_TEST_CASE(qwen3_with_norms_of_q_and_k_and_wide_heads) {
+  check_float32("qwen3");
+}
+
 BOOST_AUTO_TEST_CASE(bfloat16_models) {
-  for (const char* name : {"llama", "qwen", "mistral"}) check_bfloat16(name);
+  for (const char* name : {"llama", "qwen", "mistral", "qwen3"}) check_bfloat16(name);
+}
+
+/// Neurons of q and k are outputs of the Linear (METHOD 1.3), so the norm behind it does not change them.
+BOOST_AUTO_TEST_CASE(observed_q_and_k_are_not_normed) {
+  struct FirstLayer : model::ActivationObserver {
+    bool wants(const model::ActivationSite& site) const override {
+      return site.layer == 0 &&
+             (site.projection == model::Projection::q || site.projection == model::Projection::k);
+    }
+    void observe(const model::ActivationSite&, ConstTensorView values, ConstTensorView) override {
+      seen.push_back(test::wide(values));
+    }
+    std::vector<std::vector<double>> seen;
+  };
+  GoldenModel golden("qwen3", DType::float32, TrainableSet::none);
+  model::Decoder& decoder = golden.local.decoder;
+  const model::Batch batch = golden.builder.batch();
+  FirstLayer before, after;
+  decoder.observe(batch, before);
+  const std::vector<double> logits = test::wide(decoder.logits(batch).view());
+  for (const model::Role role : {model::Role::q_norm, model::Role::k_norm})
+    ops::fill(decoder.parameter(role, 0).value.view(), 3.0, decoder.stream());
+  decoder.observe(batch, after);
+  BOOST_TEST((before.seen.size() == 2 && before.seen == after.seen));
+  BOOST_TEST(test::norm_error(test::wide(decoder.logits(batch).view()), logits) > 0.1);
 }
 
 // Copies of the base weighted with 1 in total: only the rounding of the weights and of the sum differs, a few
 // times 2^-24.
 BOOST_AUTO_TEST_CASE(an_upcycled_model_gives_the_logits_of_transformers_and_its_base) {
-  for (const std::string name : {"llama", "qwen", "mistral"}) {
+  for (const std::string name : {"llama", "qwen", "mistral", "qwen3"}) {
     GoldenModel dense(name, DType::float32, TrainableSet::none);
     const Tensor expected = dense.local.decoder.logits(dense.builder.batch());
     for (const int top_k : {2, 6}) {

@@ -100,18 +100,31 @@ BOOST_AUTO_TEST_CASE(mistral_with_a_window_is_refused) {
   mistral["sliding_window"] = nullptr;
   BOOST_TEST(refused(with(mistral, "attention_bias", true), {"attention_bias", "mistral"}) == "");
   BOOST_TEST(refused(with(mistral, "architectures", {"LlamaForCausalLM"}), {"MistralForCausalLM"}) == "");
-  BOOST_TEST(refused({{"model_type", "gemma"}}, {"gemma", "llama, qwen2, mistral"}) == "");
+  BOOST_TEST(refused({{"model_type", "gemma"}}, {"gemma", "llama, qwen2, mistral, qwen3"}) == "");
+}
+
+BOOST_AUTO_TEST_CASE(qwen3_norms_q_and_k) {
+  const json qwen3 = {
+      {"model_type", "qwen3"}, {"architectures", {"Qwen3ForCausalLM"}}, {"head_dim", 32},
+      {"sliding_window", 32},  {"use_sliding_window", false},           {"attention_bias", false}};
+  const model::ModelConfig config = load(qwen3);
+  BOOST_TEST((config.qk_norm && !config.attention_bias && config.head_dim == 32));
+  BOOST_TEST(!load(json::object()).qk_norm);
+  BOOST_TEST(refused(without(qwen3, "head_dim"), {"head_dim", "missing"}) == "");  // transformers: 128
+  BOOST_TEST(refused(with(qwen3, "attention_bias", true), {"attention_bias", "qwen3"}) == "");
+  BOOST_TEST(refused(with(qwen3, "use_sliding_window", true), {"use_sliding_window"}) == "");
 }
 
 /// Written and read again, the features of each family are the same, and so is the text.
 BOOST_AUTO_TEST_CASE(every_family_round_trips) {
-  for (const char* name : {"llama", "qwen", "mistral"}) {
+  for (const char* name : {"llama", "qwen", "mistral", "qwen3"}) {
     const model::ModelConfig config = model::load_model_config(test::golden_path(name) + "/config.json");
     const test::TempDir dir;
     test::write_bytes(dir / "config.json", model::model_config_json(config));
     const model::ModelConfig again = model::load_model_config(dir / "config.json");
     BOOST_TEST(model::model_config_json(again) == model::model_config_json(config));
     BOOST_TEST(again.attention_bias == config.attention_bias);
+    BOOST_TEST(again.qk_norm == config.qk_norm);
     BOOST_TEST(again.head_dim == config.head_dim);
   }
 }

@@ -82,6 +82,20 @@ BOOST_AUTO_TEST_CASE(dense_qwen_with_bias_and_untied_head) {
   check_all_gradients(config, TrainableSet::all, lm_only);
 }
 
+BOOST_AUTO_TEST_CASE(dense_qwen3_with_norms_of_q_and_k) {
+  model::ModelConfig config = test::tiny_config({1, 1});
+  config.model_type = "qwen3";
+  config.qk_norm = true;
+  config.head_dim = 6;  // not hidden / heads
+  check_all_gradients(config, TrainableSet::all, lm_only);
+}
+
+BOOST_AUTO_TEST_CASE(gradients_pass_through_frozen_norms_of_q_and_k) {
+  model::ModelConfig config = test::tiny_config({2, 1, 3});
+  config.qk_norm = true;
+  check_all_gradients(config, TrainableSet::experts_and_routers, {.lm = 0.1, .balancing = 0.5});
+}
+
 BOOST_AUTO_TEST_CASE(stage_1_with_balancing_loss,
                      *boost::unit_test::label("trap_06") * boost::unit_test::label("complaint_routed_anew")) {
   check_all_gradients(test::tiny_config({3, 1, 2, 4}), TrainableSet::experts_and_routers,

@@ -14,6 +14,7 @@ struct AttentionWeights {
   Weight norm;                    // [D]
   Weight q, k, v, o;              // [H·d, D], [G·d, D], [G·d, D], [D, H·d]
   Weight q_bias, k_bias, v_bias;  // [H·d], [G·d], [G·d]; value {} when the model has none
+  Weight q_norm, k_norm;          // [d]; value {} when the model has none
 };
 /// Calls f(role, weight) for every weight of the layer's attention.
 template <typename F>
@@ -26,6 +27,8 @@ void for_each_weight(AttentionWeights& weights, F&& f) {
   f(Role::q_bias, weights.q_bias);
   f(Role::k_bias, weights.k_bias);
   f(Role::v_bias, weights.v_bias);
+  f(Role::q_norm, weights.q_norm);
+  f(Role::k_norm, weights.k_norm);
 }
 
 /// Positions and sequence cuts of the batch, shared by all layers.
@@ -39,7 +42,7 @@ struct SequenceInfo {
 struct AttentionSaved {
   ConstTensorView x;   // [T, D] layer input; its norm is taken again when q, k, v weights are trainable
   TensorView inv_rms;  // [T] acc
-  TensorView q, k, v;  // [T, H, d], [T, G, d], [T, G, d] after the rotary embedding
+  TensorView q, k, v;  // [T, H, d], [T, G, d], [T, G, d] after the rotary embedding; before the norms of q, k
   TensorView o, lse;   // [T, H, d], [T, H] acc
 };
 template <typename F>
@@ -54,19 +57,37 @@ void for_each_buffer(AttentionSaved& b, const LayerSizes& s, F&& f) {
   f(b.lse, kept, {s.num_tokens, c.num_attention_heads}, s.acc());
 }
 
+/// q and k as attention reads them in a model that norms them: backward takes the norms again.
+struct NormedHeads {
+  TensorView q, k;                  // [T, H, d], [T, G, d] after norm and rotary embedding
+  TensorView q_inv_rms, k_inv_rms;  // [T·H], [T·G] acc
+};
+template <typename F>
+void for_each_buffer(NormedHeads& b, const LayerSizes& s, F&& f) {
+  const ModelConfig& c = s.config;
+  if (!c.qk_norm) return;
+  f(b.q, Memory::scratch, {s.num_tokens, c.num_attention_heads, c.head_dim}, s.dtype);
+  f(b.k, Memory::scratch, {s.num_tokens, c.num_key_value_heads, c.head_dim}, s.dtype);
+  f(b.q_inv_rms, Memory::scratch, {s.num_tokens * c.num_attention_heads}, s.acc());
+  f(b.k_inv_rms, Memory::scratch, {s.num_tokens * c.num_key_value_heads}, s.acc());
+}
+
 /// Inside forward.
 struct AttentionForwardScratch {
   TensorView xn;  // [T, D] normed input
+  NormedHeads normed;
 };
 template <typename F>
 void for_each_buffer(AttentionForwardScratch& b, const LayerSizes& s, F&& f) {
   f(b.xn, Memory::scratch, {s.num_tokens, s.config.hidden_size}, s.dtype);
+  for_each_buffer(b.normed, s, f);
 }
 
 /// Inside backward.
 struct AttentionBackwardScratch {
   TensorView d_o, dq, dk, dv;  // gradients of o, q, k, v
   TensorView dxn, xn;          // [T, D]; the normed input only for weight gradients
+  NormedHeads normed;
 };
 template <typename F>
 void for_each_buffer(AttentionBackwardScratch& b, const LayerSizes& s, F&& f) {
@@ -77,6 +98,7 @@ void for_each_buffer(AttentionBackwardScratch& b, const LayerSizes& s, F&& f) {
   f(b.dv, Memory::scratch, {s.num_tokens, c.num_key_value_heads, c.head_dim}, s.dtype);
   f(b.dxn, Memory::scratch, {s.num_tokens, c.hidden_size}, s.dtype);
   if (s.plan.attention_weights) f(b.xn, Memory::scratch, {s.num_tokens, c.hidden_size}, s.dtype);
+  for_each_buffer(b.normed, s, f);
 }
 
 /// What flows from layer to layer: x, plus `pending` where it is given. Whoever norms it first adds that to x
@@ -103,6 +125,9 @@ class AttentionLayer {
                 const LayerPass& pass) const;
 
  private:
+  /// Fills `normed` from q and k of `saved`.
+  void norm_heads(const NormedHeads& normed, const SequenceInfo& sequence, const AttentionSaved& saved,
+                  const LayerPass& pass) const;
   const AttentionWeights& weights_;
   const RopeTable& rope_;
 };

@@ -39,6 +39,7 @@ struct ModelConfig {
   RopeScaling rope_scaling;
   bool tie_word_embeddings = true;
   bool attention_bias = false;  ///< on q, k and v
+  bool qk_norm = false;         ///< RMSNorm of each head of q and k, before the rotary embedding
   std::int64_t bos_token_id = -1, eos_token_id = -1;
   std::vector<int> num_experts;
   int top_k = 2;

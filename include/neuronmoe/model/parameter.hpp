@@ -28,6 +28,8 @@ enum class Role {
   q_bias,
   k_bias,
   v_bias,
+  q_norm,
+  k_norm,
   mlp_norm,
   gate,
   up,
