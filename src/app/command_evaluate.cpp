@@ -45,47 +45,12 @@ class Evaluation {
     results_.version = version();
   }
 
-  void measure_texts() {
-    for (const auto& [language, path] : split_language_paths(options_.texts, "evaluation.text")) {
-      std::vector<std::int32_t> ids;
-      std::int32_t eos_id = -1;
-      comm::agree(context_.world, [&, &language = language, &path = path] {
-        const data::TokenFile file(path);
-        NMOE_CHECK(file.info().vocab_size <= decoder_.config().vocab_size, bad_data,
-                   "{}: made with a vocabulary of {} tokens, the model has {}", path, file.info().vocab_size,
-                   decoder_.config().vocab_size);
-        ids = evaluation::language_stream(file, language, options_.max_tokens);
-        eos_id = file.info().eos_id;
-      });
-      evaluation::RouterStatistics routers(decoder_.config());
-      const bool mixture = decoder_.config().num_moe_layers() > 0;
-      const auto perplexity = evaluation::measure_perplexity(context_, ids, options_.block, eos_id,
-                                                             log_probs(), mixture ? &routers : nullptr);
-      results_.perplexity[language] = perplexity;
-      if (mixture) results_.router[language] = routers.finish(context_.world, context_.stream);
-      context_.log.info("{}: perplexity {:.2f} over {} tokens", language, perplexity.ppl(),
-                        perplexity.tokens);
-    }
-  }
-
-  void measure_continuations() {
-    const auto inputs = split_language_paths(options_.continuations, "evaluation.continuation");
-    if (inputs.empty()) return;
-    const auto tokenizer = load_tokenizer_for(context_, "", config_.run.model);
-    NMOE_CHECK(tokenizer->vocab_size() <= decoder_.config().vocab_size, bad_data,
-               "{}: vocabulary of {} tokens, the model has {}; use the tokenizer the model was made with",
-               tokenizer->name(), tokenizer->vocab_size(), decoder_.config().vocab_size);
-    for (const auto& [language, path] : inputs) {
-      std::vector<evaluation::TokenizedItem> items;
-      comm::agree(context_.world, [&, &path = path] {
-        items = evaluation::tokenize_items(
-            evaluation::load_continuation_items(path, options_.limit, options_.seed), *tokenizer);
-      });
-      const auto result = evaluation::measure_continuation(
-          context_, items, tokenizer->eos_id(), decoder_.config().max_position_embeddings, log_probs());
-      results_.continuation[language] = result;
-      context_.log.info("{}: continuation {:.3f} +- {:.3f} of {} items", language, result.acc, result.stderr_,
-                        result.n);
+  /// Runs every task on the inputs that the config has for it.
+  void run_tasks() {
+    for (const auto& [name, run] : tasks) {
+      evaluation::TaskResult result{name, {}};
+      (this->*run)(result);
+      results_.tasks.push_back(std::move(result));
     }
   }
 
@@ -107,11 +72,63 @@ class Evaluation {
   const evaluation::EvalResults& results() const { return results_; }
 
  private:
+  void measure_texts(evaluation::TaskResult& result) {
+    for (const auto& [language, path] : split_language_paths(options_.texts, "evaluation.text")) {
+      std::vector<std::int32_t> ids;
+      std::int32_t eos_id = -1;
+      comm::agree(context_.world, [&, &language = language, &path = path] {
+        const data::TokenFile file(path);
+        NMOE_CHECK(file.info().vocab_size <= decoder_.config().vocab_size, bad_data,
+                   "{}: made with a vocabulary of {} tokens, the model has {}", path, file.info().vocab_size,
+                   decoder_.config().vocab_size);
+        ids = evaluation::language_stream(file, language, options_.max_tokens);
+        eos_id = file.info().eos_id;
+      });
+      evaluation::RouterStatistics routers(decoder_.config());
+      const bool mixture = decoder_.config().num_moe_layers() > 0;
+      const auto perplexity = evaluation::measure_perplexity(context_, ids, options_.block, eos_id,
+                                                             log_probs(), mixture ? &routers : nullptr);
+      result.languages[language] = perplexity.scores();
+      if (mixture) results_.router[language] = routers.finish(context_.world, context_.stream);
+      context_.log.info("{}: perplexity {:.2f} over {} tokens", language, perplexity.ppl(),
+                        perplexity.tokens);
+    }
+  }
+
+  void measure_continuations(evaluation::TaskResult& task) {
+    const auto inputs = split_language_paths(options_.continuations, "evaluation.continuation");
+    if (inputs.empty()) return;
+    const auto tokenizer = load_tokenizer_for(context_, "", config_.run.model);
+    NMOE_CHECK(tokenizer->vocab_size() <= decoder_.config().vocab_size, bad_data,
+               "{}: vocabulary of {} tokens, the model has {}; use the tokenizer the model was made with",
+               tokenizer->name(), tokenizer->vocab_size(), decoder_.config().vocab_size);
+    for (const auto& [language, path] : inputs) {
+      std::vector<evaluation::TokenizedItem> items;
+      comm::agree(context_.world, [&, &path = path] {
+        items = evaluation::tokenize_items(
+            evaluation::load_continuation_items(path, options_.limit, options_.seed), *tokenizer);
+      });
+      const auto result = evaluation::measure_continuation(
+          context_, items, tokenizer->eos_id(), decoder_.config().max_position_embeddings, log_probs());
+      task.languages[language] = result.scores();
+      context_.log.info("{}: continuation {:.3f} +- {:.3f} of {} items", language, result.acc, result.stderr_,
+                        result.n);
+    }
+  }
+
   evaluation::LogProbFunction log_probs() {
     return [this](const model::Batch& batch, model::ActivationObserver* observer) {
       return decoder_.token_log_probs(batch, observer);
     };
   }
+
+  /// A task under its name in eval.json.
+  struct Task {
+    const char* name;
+    void (Evaluation::*run)(evaluation::TaskResult&);
+  };
+  static constexpr Task tasks[] = {{"perplexity", &Evaluation::measure_texts},
+                                   {"continuation", &Evaluation::measure_continuations}};
 
   comm::ExecutionContext& context_;
   const AppConfig& config_;
@@ -132,8 +149,7 @@ int run_evaluate(comm::ExecutionContext& context, const AppConfig& config) {
   const LoadedModel loaded = load_for_inference(
       context, config, dense ? "" : resolve_checkpoint(context, resume), config.train.dtype);
   Evaluation evaluation(context, config, loaded);
-  evaluation.measure_texts();
-  evaluation.measure_continuations();
+  evaluation.run_tasks();
   evaluation.record_config();
   comm::agree(context.world, [&] {
     if (context.world.rank() == 0) evaluation::write_eval_file(config.run.output, evaluation.results());

@@ -23,12 +23,13 @@ std::string eval_json(const EvalResults& results) {
   json["checkpoint"] = results.checkpoint.empty() ? ordered_json() : ordered_json(results.checkpoint);
   json["config"] = ordered_json::object();
   for (const auto& [key, value] : results.config) json["config"][key] = value;
-  json["perplexity"] = ordered_json::object();
-  for (const auto& [language, p] : results.perplexity)
-    json["perplexity"][language] = {{"ppl", p.ppl()}, {"nll", p.nll}, {"tokens", p.tokens}};
-  json["continuation"] = ordered_json::object();
-  for (const auto& [language, c] : results.continuation)
-    json["continuation"][language] = {{"acc", c.acc}, {"stderr", c.stderr_}, {"n", c.n}};
+  for (const TaskResult& task : results.tasks) {
+    ordered_json& of_task = json[task.name] = ordered_json::object();
+    for (const auto& [language, scores] : task.languages) {
+      for (const auto& [name, score] : scores)
+        std::visit([&, &key = name](auto value) { of_task[language][key] = value; }, score);
+    }
+  }
   json["router"] = ordered_json::object();
   for (const auto& [language, layers] : results.router) {
     ordered_json list = ordered_json::array();

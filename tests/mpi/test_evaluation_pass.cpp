@@ -165,12 +165,13 @@ BOOST_AUTO_TEST_CASE(eval_json_layout) {
   EvalResults results;
   results.model = "base";
   results.config = {{"evaluation.block", "128"}};
-  results.perplexity["el"] = {2.0, 100};
-  results.continuation["el"] = {0.5, 0.25, 5};
+  results.tasks = {{"perplexity", {{"el", Perplexity{2.0, 100}.scores()}}},
+                   {"continuation", {{"el", ContinuationResult{0.5, 0.25, 5}.scores()}}},
+                   {"nothing", {}}};
   results.router["el"] = {{3, 0.4}};
   const std::string text = eval_json(results);
   for (const char* part :
        {"\"format\": \"neuronmoe-eval\"", "\"checkpoint\": null", "\"nll\": 2.0", "\"tokens\": 100",
-        "\"stderr\": 0.25", "\"base_weight\": 0.4", "\"evaluation.block\": \"128\""})
+        "\"stderr\": 0.25", "\"nothing\": {}", "\"base_weight\": 0.4", "\"evaluation.block\": \"128\""})
     BOOST_TEST(text.find(part) != std::string::npos, part);
 }

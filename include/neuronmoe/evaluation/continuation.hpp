@@ -36,6 +36,7 @@ std::vector<TokenizedItem> tokenize_items(std::span<const ContinuationItem> item
 struct ContinuationResult {
   double acc = 0.0, stderr_ = 0.0;  ///< stderr = sqrt(acc (1 − acc) / (n − 1)); 0 for n < 2
   std::int64_t n = 0;
+  Scores scores() const { return {{"acc", acc}, {"stderr", stderr_}, {"n", n}}; }
 };
 
 /// Score of a choice = [log p(choice | EOS, context) − log p(choice | EOS)] / tokens of the choice; the

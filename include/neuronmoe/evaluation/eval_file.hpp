@@ -5,18 +5,17 @@
 #include <utility>
 #include <vector>
 
-#include "neuronmoe/evaluation/continuation.hpp"
 #include "neuronmoe/evaluation/perplexity.hpp"
+#include "neuronmoe/evaluation/scores.hpp"
 
 namespace nmoe::evaluation {
 
-/// Results by language.
+/// Results of a run of tasks.
 struct EvalResults {
   std::string model, checkpoint;  ///< checkpoint empty for the model alone
   std::string version;
   std::vector<std::pair<std::string, std::string>> config;  ///< resolved options, "section.key" and value
-  std::map<std::string, Perplexity> perplexity;
-  std::map<std::string, ContinuationResult> continuation;
+  std::vector<TaskResult> tasks;                            ///< in the order of the file
   std::map<std::string, std::vector<RouterStatistics::LayerMean>> router;  ///< empty for a dense model
 };
 

@@ -8,6 +8,7 @@
 
 #include "neuronmoe/comm/execution_context.hpp"
 #include "neuronmoe/data/token_file.hpp"
+#include "neuronmoe/evaluation/scores.hpp"
 #include "neuronmoe/model/batch.hpp"
 #include "neuronmoe/model/config.hpp"
 #include "neuronmoe/model/observer.hpp"
@@ -45,6 +46,7 @@ struct Perplexity {
   double nll = 0.0;         ///< mean over tokens, nats
   std::int64_t tokens = 0;  ///< scored labels
   double ppl() const;       ///< exp(nll)
+  Scores scores() const { return {{"ppl", ppl()}, {"nll", nll}, {"tokens", tokens}}; }
 };
 
 /// The first `max_tokens` tokens (0 = all) of the documents in `language`, laid end to end with their EOS.
