@@ -40,6 +40,11 @@ void check_modes(train::RunKind kind) {
         for (const int ep : {1, 2}) {
           for (const auto home : {model::ExpertHome::owned, model::ExpertHome::replicated}) {
             if (test::world().size() % ep != 0) continue;
+            // Modes are walked whole on one and two ranks; more ranks take the two ends.
+            const bool far = dtype == DType::bfloat16;
+            const bool an_end = (compat.value == model::RouterCompat::release) == far &&
+                                (scope.value == train::BalancingScope::global) == far;
+            if (test::world().size() > 2 && !an_end) continue;
             if (ep == 1 && home != model::ExpertHome::owned) continue;  // one rank per group has all of them
             run.config.dtype = dtype;
             run.config.router_compat = compat.value;
