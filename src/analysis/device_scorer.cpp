@@ -37,7 +37,7 @@ template <typename F>
 void for_each_percentile(NeuronScore& score, F&& f) {
   for (const Role role : {Role::positive, Role::negative}) {
     for_each_statistic(score, [&](std::string_view, auto& value, const StatisticInfo& info) {
-      if (info.percentile && info.percentile->of == role) f(*info.percentile, value);
+      if (info.percentile && info.percentile.of == role) f(info.percentile, value);
     });
   }
 }

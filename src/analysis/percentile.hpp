@@ -43,10 +43,9 @@ void set_percentiles(NeuronScore& score, std::int64_t num_on, const On& on, std:
                      const Off& off) {
   for_each_statistic(score, [&](std::string_view, auto& value, const StatisticInfo& info) {
     if (!info.percentile) return;
-    const double q = info.percentile->q;
-    value = static_cast<std::decay_t<decltype(value)>>(info.percentile->of == Role::positive
-                                                           ? percentile_of(num_on, q, on)
-                                                           : percentile_of(num_off, q, off));
+    const double q = info.percentile.q;
+    value = static_cast<std::decay_t<decltype(value)>>(
+        info.percentile.of == Role::positive ? percentile_of(num_on, q, on) : percentile_of(num_off, q, off));
   });
 }
 

@@ -3,7 +3,6 @@
 // neurons.h5, expert_neurons.h5, the output of `score` and expertise.csv walk it, so that each statistic is
 // named once. docs/formats.md has the same list for readers, and how to add one.
 #include <cstdint>
-#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -14,14 +13,15 @@ enum class Role : std::uint8_t { negative, positive, absent };
 
 /// The percentile `q`, in [0, 1], of the responses to the samples of one role; linear interpolation (numpy).
 struct Percentile {
-  Role of;
-  double q;
+  Role of = Role::absent;  ///< absent: none
+  double q = 0.0;
+  constexpr explicit operator bool() const { return of != Role::absent; }
 };
 
 /// What a statistic is, besides its name and value.
 struct StatisticInfo {
-  std::string_view help;                      ///< one line, as in docs/formats.md
-  std::optional<Percentile> percentile = {};  ///< every scorer computes these alike; others one by one
+  std::string_view help;       ///< one line, as in docs/formats.md
+  Percentile percentile = {};  ///< every scorer computes these alike; others one by one
 };
 
 /// Holds one Value<T> per statistic, T being the type that files store. 0 if there is no sample to take it
@@ -75,7 +75,7 @@ constexpr int num_percentiles(Role of) {
   const NeuronScore score;
   int count = 0;
   for_each_statistic(score, [&](std::string_view, const auto&, const StatisticInfo& info) {
-    if (info.percentile && info.percentile->of == of) ++count;
+    if (info.percentile && info.percentile.of == of) ++count;
   });
   return count;
 }
