@@ -25,5 +25,4 @@ void gemm(const GemmShape& shape, const float* a, const float* b, float* c, bool
 void gemm(const GemmShape& shape, const bfloat16* a, const bfloat16* b, float* c, bool accumulate);
 void gemm(const GemmShape& shape, const double* a, const double* b, double* c, bool accumulate);
 
-
 }  // namespace nmoe::ops::cpu
