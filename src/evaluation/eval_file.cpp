@@ -26,8 +26,9 @@ std::string eval_json(const EvalResults& results) {
   for (const TaskResult& task : results.tasks) {
     ordered_json& of_task = json[task.name] = ordered_json::object();
     for (const auto& [language, scores] : task.languages) {
+      ordered_json& of_language = of_task[language];
       for (const auto& [name, score] : scores)
-        std::visit([&, &key = name](auto value) { of_task[language][key] = value; }, score);
+        of_language[name] = std::visit([](auto value) { return ordered_json(value); }, score);
     }
   }
   json["router"] = ordered_json::object();
