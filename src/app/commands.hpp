@@ -12,10 +12,15 @@ namespace nmoe::app {
 /// Runs a command on every rank; returns the exit code (0, or 85 after saving on a signal). Collective.
 using CommandFunction = int (*)(comm::ExecutionContext& context, const AppConfig& config);
 
+/// What a command makes of --output: nothing, a file or a directory that appears whole, or a run directory
+/// that it fills step by step.
+enum class OutputKind { none, file, directory, run };
+
 struct Command {
   std::string name, summary;
   std::vector<std::string> sections;  ///< of the config that it reads, for its --help
   CommandFunction function;
+  OutputKind output = OutputKind::none;
   bool saves_on_signal = false;
   bool takes_file =
       false;  ///< `inspect FILE`, `convert DIR`: one word that is not an option, put into run.input

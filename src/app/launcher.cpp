@@ -56,6 +56,14 @@ int launcher_rank() {
   return 0;
 }
 
+BatchJob batch_job() {
+  const auto text = [](const char* variable) {
+    const char* value = std::getenv(variable);
+    return std::string(value == nullptr ? "" : value);
+  };
+  return {text("SLURM_JOB_ID"), text("SLURM_RESTART_COUNT")};
+}
+
 void set_mpi_defaults() {
   // Open MPI's own MPI-IO (ompio) reports success on a full disk; ROMIO has another name in every version, so
   // ompio is excluded instead of ROMIO named. Other MPIs ignore the variable.

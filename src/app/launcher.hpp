@@ -13,6 +13,12 @@ struct LauncherHint {
 /// Under mpirun only its own variable counts: a Slurm step around it may have another number of tasks.
 LauncherHint launcher_hint();
 
+/// The batch job (Slurm) that this process is part of, and which start of it: "" without one.
+struct BatchJob {
+  std::string id, restart;
+};
+BatchJob batch_job();
+
 /// Before MPI_Init: settings of Open MPI that must not be left to its defaults, unless the user set them.
 void set_mpi_defaults();
 

@@ -3,13 +3,17 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <cstdlib>
 
 #include "commands.hpp"
+#include "exit_file.hpp"
 #include "neuronmoe/app/command_line.hpp"
 #include "neuronmoe/app/run_guarded.hpp"
 #include "neuronmoe/app/version.hpp"
 #include "neuronmoe/base/error.hpp"
+#include "output_claim.hpp"
 
 namespace {
 
@@ -70,7 +74,7 @@ const app::Command& require_command(const app::CommandLine& line) {
 }
 
 app::GuardOptions guard_options(const app::AppConfig& config, comm::OnNodeChoice on_node,
-                                bool saves_on_signal) {
+                                const app::Command& command) {
   const app::RunConfig& run = config.run;
   return {.device = run.device,
           .threads = run.threads,
@@ -80,7 +84,32 @@ app::GuardOptions guard_options(const app::AppConfig& config, comm::OnNodeChoice
           .on_node = std::move(on_node),
           .gpu_transport = config.comm.gpu_transport,
           .share_gpu = config.comm.share_gpu,
-          .saves_on_signal = saves_on_signal};
+          .saves_on_signal = command.saves_on_signal,
+          .exit_file = command.output == app::OutputKind::run && !run.output.empty()
+                           ? fmt::format("{}/{}", run.output, app::exit_file_name)
+                           : ""};
+}
+
+/// How long the start of MPI may take, which is before a config can be read: --run.watchdog_s, if it is
+/// given.
+double start_timeout_s(const std::vector<std::string>& arguments) {
+  constexpr std::string_view key = "--run.watchdog_s";
+  double seconds = app::GuardOptions{}.watchdog_s;
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    std::string_view text = arguments[i];
+    if (text == key && i + 1 < arguments.size())
+      text = arguments[i + 1];
+    else if (text.starts_with(key) && text.substr(key.size()).starts_with('='))
+      text.remove_prefix(key.size() + 1);
+    else
+      continue;
+    const std::string number(text);
+    char* end = nullptr;
+    const double value =
+        std::strtod(number.c_str(), &end);  // what is wrong with it is said when it is parsed
+    if (end != number.c_str() && std::isfinite(value) && value >= 0) seconds = value;
+  }
+  return seconds;
 }
 
 }  // namespace
@@ -110,15 +139,18 @@ int main(int argc, char** argv) {
     config = app::load_config(world, line);
     comm::OnNodeChoice on_node = comm::choose_on_node(world, config.comm.on_node);
     config.comm.on_node = on_node.on_node;
-    return guard_options(config, std::move(on_node), command->saves_on_signal);
+    return guard_options(config, std::move(on_node), *command);
   };
   const auto body = [&](comm::ExecutionContext& context) {
-    if (!print_config) return command->function(context, config);
+    if (!print_config) {
+      const app::OutputClaim claim(context, *command, config.run.output);
+      return command->function(context, config);
+    }
     if (context.world.rank() == 0) {
       print(fmt::format("# neuronmoe {} {}\n", app::version(), command->name) +
             app::config_to_ini(config, true));
     }
     return 0;
   };
-  return app::run_guarded(&argc, &argv, configure, body);
+  return app::run_guarded(&argc, &argv, start_timeout_s(arguments), configure, body);
 }

@@ -42,7 +42,8 @@ std::string resolve_checkpoint(comm::ExecutionContext& context, const std::strin
   std::string skipped;
   for (const auto& reason : newest.skipped) skipped += "; " + reason;
   NMOE_CHECK(newest, bad_data, "{} holds no intact checkpoint (step_*/manifest.json){}", run_dir, skipped);
-  if (!skipped.empty()) context.log.info("using {}; passed over{}", newest.directory, skipped.substr(1));
+  if (!skipped.empty() && world.rank() == 0)
+    context.log.warn("using {}; passed over{}", newest.directory, skipped.substr(1));
   return newest.directory;
 }
 
@@ -131,7 +132,15 @@ train::RunIdentity run_identity(comm::ExecutionContext& context, const AppConfig
   identity.resolved_config = config_to_ini(config, false);
   identity.base_model = base_model;
   if (!base_model.empty()) {
-    identity.base_model_hash = on_rank_zero(context, [&] { return model::model_directory_hash(base_model); });
+    const std::string known = on_rank_zero(context, [&] {
+      const auto files = model::model_directory_files(base_model);
+      nlohmann::json by_name = nlohmann::json::object();
+      for (const auto& file : files) by_name[file.name] = file.sha256;
+      return model::model_directory_hash(base_model, files) + (files.empty() ? "" : by_name.dump());
+    });
+    constexpr std::size_t hash_chars = 64;
+    identity.base_model_hash = known.substr(0, hash_chars);
+    identity.base_model_files = known.substr(hash_chars);
   }
   std::string token_files;
   for (const auto& d : data_sets_of(config))

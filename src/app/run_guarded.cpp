@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <future>
 #include <memory>
 #include <new>
@@ -18,9 +19,12 @@
 #include <vector>
 
 #include "device_binding.hpp"
+#include "exit_file.hpp"
 #include "launcher.hpp"
 #include "neuronmoe/base/error.hpp"
+#include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/comm/mpi_communicator.hpp"
+#include "neuronmoe/io/mpi_io_failure.hpp"
 #include "neuronmoe/tensor/device.hpp"
 #include "watchdog.hpp"
 
@@ -78,9 +82,20 @@ std::string on_rank() {
   return fmt::format(" on rank {} ({})", this_rank, host_name());
 }
 
+/// Where and with what names the end of a run is written down.
+struct Obituary {
+  std::string exit_file;
+  std::vector<std::string> hosts;  // of each rank
+
+  void write(const ExitVerdict& verdict) const {
+    if (!exit_file.empty() && heartbeat.owns_output) write_exit_file(exit_file, verdict, hosts);
+  }
+};
+
 /// Ends the whole job at once, for errors that the other ranks do not know of.
-[[noreturn]] void abort_job(const Outcome& outcome) {
+[[noreturn]] void abort_job(const Outcome& outcome, const Obituary& obituary = {}) {
   print_error(on_rank(), outcome.message);
+  obituary.write({.code = outcome.code, .reason = outcome.message, .step = heartbeat.step});
   int initialized = 0, finalized = 0;
   MPI_Initialized(&initialized);
   MPI_Finalized(&finalized);
@@ -193,15 +208,77 @@ void make_groups(Groups& groups, const GuardOptions& guard) {
   comm::MpiOptions options;
   options.debug_checks = guard.check_collectives;
   options.on_node = guard.on_node.on_node;
+  options.on_finished = [] { heartbeat.beat(); };
   groups.world = comm::make_mpi_communicator(&everybody, options);
   groups.errors = groups.world->split(0, this_rank);
 }
 
-int run_body(Groups& groups, Watchdog& watchdog, GuardOptions& options, const Configure& configure,
-             const Body& body) {
-  options = configure(*groups.world);
+/// The parts of a job that its end needs to know. Written while the watchdog is off.
+struct Job {
+  Groups groups;
+  GuardOptions options;
+  Obituary obituary;
+};
+
+std::string list_of(const std::vector<int>& ranks, const std::vector<std::string>& hosts) {
+  std::string text;
+  for (const int r : ranks)
+    text += fmt::format("{}rank {} ({})", text.empty() ? "" : ", ", r, hosts[static_cast<std::size_t>(r)]);
+  return text;
+}
+
+/// What a rank does whose watchdog fires: says what it waits for, finds out with the others who is missing,
+/// ends. They all fire within seconds of each other; the first that ends takes the job with it.
+[[noreturn]] void end_hanging_job(const Job& job, double seconds) {
+  constexpr double patience_s = 4.0;
+  const std::string operation = job.groups.world->last_operation();
+  const std::string at_step = heartbeat.step >= 0 ? fmt::format(" after step {}", heartbeat.step.load()) : "";
+  print_error(on_rank(), fmt::format("no progress for {:.0f} s{} (run.watchdog_s); last collective: {}",
+                                     seconds, at_step, operation));
+  const int code = exit_code(ErrorCode::watchdog);
+  const Obituary& obituary = job.obituary;
+  if (!obituary.exit_file.empty() && heartbeat.owns_output) {
+    const std::string directory = std::filesystem::path(obituary.exit_file).parent_path().string();
+    Roll roll =
+        call_the_roll(directory, this_rank, static_cast<int>(obituary.hosts.size()), operation, patience_s);
+    if (roll.is_writer) {
+      ExitVerdict& verdict = roll.verdict;
+      verdict.code = code;
+      verdict.step = heartbeat.step;
+      const auto& missing = verdict.absent.empty() ? verdict.not_waiting : verdict.absent;
+      verdict.reason = fmt::format("no progress for {:.0f} s{}; {}: {}", seconds, at_step,
+                                   verdict.absent.empty() ? "in no collective" : "without a sign of life",
+                                   missing.empty() ? "none" : list_of(missing, obituary.hosts));
+      print_error("", verdict.reason);
+      obituary.write(verdict);
+      end_the_roll(directory, static_cast<int>(obituary.hosts.size()));
+    } else {
+      std::this_thread::sleep_for(std::chrono::duration<double>(patience_s / 2));
+    }
+  }
+  _exit(code);
+}
+
+[[noreturn]] void end_start_that_hangs(double seconds) {
+  print_error(
+      fmt::format(" on process {} ({})", launcher_rank(), host_name()),
+      fmt::format("MPI has not started for {:.0f} s (run.watchdog_s): another process of the job is stopped, "
+                  "or its node cannot be reached",
+                  seconds));
+  _exit(exit_code(ErrorCode::watchdog));
+}
+
+int run_body(Job& job, Watchdog& watchdog, const Configure& configure, const Body& body) {
+  Groups& groups = job.groups;
+  GuardOptions options = configure(*groups.world);
+  std::vector<std::string> hosts = comm::all_gather_strings(*groups.world, host_name());
+  watchdog.set_timeout(0);  // it looks at the job
+  job.options = options;
+  job.obituary = {options.exit_file, std::move(hosts)};
+  io::on_mpi_io_failure([obituary = job.obituary](const Error& error) {
+    abort_job({exit_code(error.code()), error.what()}, obituary);
+  });
   if (options.check_collectives || options.on_node.on_node != comm::OnNode::mpi) {  // only now known
-    watchdog.set_timeout(0);                                                        // it looks at the world
     groups.close();                                                                 // nothing is under way
     make_groups(groups, options);
   }
@@ -212,7 +289,7 @@ int run_body(Groups& groups, Watchdog& watchdog, GuardOptions& options, const Co
     log.info("on one node: {} ({})", name_of(options.on_node.on_node), options.on_node.reason);
   const Device device = choose_device(*groups.world, options, log);
   if (device == Device::cuda) {
-    watchdog.set_timeout(0);  // it looks at the world
+    watchdog.set_timeout(0);
     groups.world = make_gpu_world(std::move(groups.world), options, log);
     watchdog.set_timeout(options.watchdog_s);
   }
@@ -223,47 +300,61 @@ int run_body(Groups& groups, Watchdog& watchdog, GuardOptions& options, const Co
   return body(context);
 }
 
+/// Runs the work and agrees on how it ended. Returns what every rank ended with.
+std::vector<Outcome> run_job(Job& job, Watchdog& watchdog, const Configure& configure, const Body& body) {
+  Outcome mine;
+  try {
+    mine.code = run_body(job, watchdog, configure, body);
+  } catch (const comm::LoneError&) {
+    abort_job(current_exception_outcome(), job.obituary);
+  } catch (...) {
+    mine = current_exception_outcome();
+  }
+  if (mine.code != 0) watchdog.set_timeout(0);  // the grace period is shorter and says more
+  try {
+    auto all = gather_outcomes(*job.groups.errors, mine, grace_s(job.options.watchdog_s));
+    if (!all) abort_job(mine, job.obituary);
+    job.groups.close();
+    return *all;
+  } catch (...) {
+    abort_job(mine.code != 0 ? mine : current_exception_outcome(), job.obituary);
+  }
+}
+
+/// Writes down why a run did not come to its end. Rank 0.
+void write_down(const std::vector<Outcome>& outcomes, int code, const Obituary& obituary) {
+  std::string reason = code == exit_code(ErrorCode::saved_on_signal) ? "saved on a signal" : "";
+  for (const Outcome& outcome : outcomes)
+    if (reason.empty()) reason = outcome.message;
+  obituary.write({.code = code, .reason = reason, .step = heartbeat.step});
+}
+
 }  // namespace
 
-int run_guarded(int* argc, char*** argv, const Configure& configure, const Body& body) {
+int run_guarded(int* argc, char*** argv, double start_timeout_s, const Configure& configure,
+                const Body& body) {
   std::set_terminate(terminate_handler);
-  Groups groups;
+  Job job;
   try {
     set_mpi_defaults();
     const LauncherHint hint = launcher_hint();
     install_signal_handlers();  // before MPI, so that an early signal is not lost
+    Watchdog watchdog(heartbeat, end_start_that_hangs);
+    watchdog.set_timeout(start_timeout_s);
     start_mpi(argc, argv, hint);
     keep_signals_off_this_thread();
-    make_groups(groups, {});
+    make_groups(job.groups, {});
   } catch (...) {
     abort_job(current_exception_outcome());
   }
-
-  Outcome mine;
-  std::optional<std::vector<Outcome>> all;
+  std::vector<Outcome> outcomes;
   {
-    Watchdog watchdog(heartbeat, [&](double seconds) {
-      print_error(on_rank(), fmt::format("no progress for {:.0f} s (run.watchdog_s); last collective: {}",
-                                         seconds, groups.world->last_operation()));
-      _exit(exit_code(ErrorCode::watchdog));
-    });
-    GuardOptions options;
-    watchdog.set_timeout(options.watchdog_s);
-    try {
-      mine.code = run_body(groups, watchdog, options, configure, body);
-    } catch (...) {
-      mine = current_exception_outcome();
-    }
-    if (mine.code != 0) watchdog.set_timeout(0);  // the grace period is shorter and says more
-    try {
-      all = gather_outcomes(*groups.errors, mine, grace_s(options.watchdog_s));
-      if (!all) abort_job(mine);
-      groups.close();
-    } catch (...) {
-      abort_job(mine.code != 0 ? mine : current_exception_outcome());
-    }
+    Watchdog watchdog(heartbeat, [&](double seconds) { end_hanging_job(job, seconds); });
+    watchdog.set_timeout(start_timeout_s);
+    outcomes = run_job(job, watchdog, configure, body);
   }
-  const int code = report(*all);
+  const int code = report(outcomes);
+  if (this_rank == 0 && code != 0) write_down(outcomes, code, job.obituary);
   MPI_Finalize();
   return code;
 }

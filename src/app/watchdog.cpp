@@ -52,8 +52,11 @@ void Watchdog::watch() {
       last_beat = beat;
       last_change = now;
     }
+    const double gap_s = heartbeat_.longest_gap_s.load(std::memory_order_relaxed);
+    const double limit_s =
+        gap_s > 0 ? std::min(timeout_s_, std::max(least_s, factor_of_gap * gap_s)) : timeout_s_;
     const double idle_s = std::chrono::duration<double>(now - last_change).count();
-    if (timeout_s_ > 0 && idle_s >= timeout_s_) {
+    if (timeout_s_ > 0 && idle_s >= limit_s) {
       on_hang_(idle_s);
       last_change = now;
     }

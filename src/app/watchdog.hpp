@@ -25,8 +25,10 @@ class Watchdog {
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
-  /// 0 switches it off. The clock starts anew.
+  /// 0 switches it off. The clock starts anew. Where the heartbeat knows the longest gap between beats in the
+  /// present work, that many times factor_of_gap is enough, but never less than least_s.
   void set_timeout(double timeout_s);
+  static constexpr double factor_of_gap = 20.0, least_s = 120.0;
 
  private:
   void watch();

@@ -1,9 +1,11 @@
 // Agreement on errors: who failed is gathered, and every rank throws the same.
 #include "neuronmoe/comm/agree.hpp"
 
+#include <chrono>
+#include <future>
+#include <memory>
 #include <optional>
-
-#include "neuronmoe/base/error.hpp"
+#include <thread>
 
 namespace nmoe::comm {
 
@@ -41,15 +43,10 @@ std::string list_failures(const std::vector<std::string>& messages, const std::v
   return text;
 }
 
-}  // namespace
-
-void agree(Communicator& comm, const std::function<void()>& work) {
-  const std::optional<Error> mine = run(work);
-  if (comm.size() == 1) {
-    if (mine) throw *mine;
-    return;
-  }
-  if (all_reduce_max(comm, std::int64_t{mine.has_value()}) == 0) return;
+/// What all ranks throw, given what each of them met itself; nothing if no rank failed. Collective.
+std::optional<Error> agreed_error(Communicator& comm, const std::optional<Error>& mine) {
+  if (comm.size() == 1) return mine;
+  if (all_reduce_max(comm, std::int64_t{mine.has_value()}) == 0) return std::nullopt;
   // "<name of the code> <message>" from each failing rank, nothing from the others.
   const std::string report = mine ? fmt::format("{} {}", name_of(mine->code()), mine->what()) : std::string();
   std::vector<std::string> messages = all_gather_strings(comm, report);
@@ -62,7 +59,34 @@ void agree(Communicator& comm, const std::function<void()>& work) {
     if (!code) code = find_enum<ErrorCode>(messages[r].substr(0, blank));
     messages[r].erase(0, blank + 1);
   }
-  throw Error(code.value_or(ErrorCode::internal), list_failures(messages, failed));
+  return Error(code.value_or(ErrorCode::internal), list_failures(messages, failed));
+}
+
+}  // namespace
+
+void agree(Communicator& comm, const std::function<void()>& work) {
+  if (const std::optional<Error> error = agreed_error(comm, run(work))) throw *error;
+}
+
+void agree_on_library_calls(Communicator& comm, const std::function<void()>& work, double patience_s) {
+  const std::optional<Error> mine = run(work);
+  if (!mine || comm.size() == 1) {
+    if (const std::optional<Error> error = agreed_error(comm, mine)) throw *error;
+    return;
+  }
+  // In a thread that is left behind if the others do not come: the job ends under its feet.
+  auto promise = std::make_shared<std::promise<std::optional<Error>>>();
+  std::future<std::optional<Error>> agreed = promise->get_future();
+  std::thread([promise, &comm, error = *mine] {
+    try {
+      promise->set_value(agreed_error(comm, error));
+    } catch (...) {
+      promise->set_exception(std::current_exception());
+    }
+  }).detach();
+  if (agreed.wait_for(std::chrono::duration<double>(patience_s)) != std::future_status::ready)
+    throw LoneError(mine->code(), mine->what());
+  throw *agreed.get();
 }
 
 }  // namespace nmoe::comm

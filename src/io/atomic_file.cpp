@@ -21,9 +21,11 @@ using Descriptor = Handle<int, ::close, -1>;
 
 [[noreturn]] void fail_system(const char* what, const std::string& path, int error) {
   const bool full = error == ENOSPC || error == EDQUOT;
+  const char* const remedy = error == ENOSPC   ? "; free space or choose another --output"
+                             : error == EDQUOT ? "; free some of your quota or choose another --output"
+                                               : "";
   throw Error(full ? ErrorCode::no_space : ErrorCode::io,
-              fmt::format("cannot {} {}: {}{}", what, path, std::strerror(error),
-                          full ? "; free space or choose another --output" : ""));
+              fmt::format("cannot {} {}: {}{}", what, path, std::strerror(error), remedy));
 }
 
 std::string parent_of(const std::string& path) {
@@ -48,6 +50,18 @@ void write_all(const std::string& path, const std::function<void(const ByteSink&
 
 }  // namespace
 
+void fail_write(const std::string& path, int error) {
+  fail_system("write", path, error);
+}
+
+void fail_read(const std::string& path, int error) {
+  // What is not there, or not what it should be, is the user's to mend; the rest may be readable again later.
+  const bool wrong_path = error == ENOENT || error == ENOTDIR || error == EISDIR || error == ELOOP ||
+                          error == ENAMETOOLONG || error == ENXIO;
+  throw Error(wrong_path ? ErrorCode::bad_data : ErrorCode::io,
+              fmt::format("cannot read {}: {}", path, std::strerror(error)));
+}
+
 void write_file_atomically(const std::string& path, std::string_view bytes) {
   write_file_atomically(path, [&](const ByteSink& sink) { sink(bytes); });
 }
@@ -65,7 +79,7 @@ void write_file_atomically(const std::string& path, const std::function<void(con
 
 std::string read_file(const std::string& path, std::int64_t max_bytes) {
   Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  NMOE_CHECK(fd, bad_data, "cannot read {}: {}", path, std::strerror(errno));
+  if (!fd) fail_read(path, errno);
   struct stat info {};
   NMOE_CHECK(::fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode), bad_data, "{} is not a regular file",
              path);
@@ -76,8 +90,9 @@ std::string read_file(const std::string& path, std::int64_t max_bytes) {
   while (done < bytes.size()) {
     const ssize_t n = ::read(fd.get(), bytes.data() + done, bytes.size() - done);
     if (n < 0 && errno == EINTR) continue;
-    NMOE_CHECK(n > 0, bad_data, "{} ends after {} of {} bytes: {}", path, done, bytes.size(),
-               n < 0 ? std::strerror(errno) : "it was truncated while being read");
+    if (n < 0) fail_read(path, errno);
+    NMOE_CHECK(n > 0, bad_data, "{} ends after {} of {} bytes: it was truncated while being read", path, done,
+               bytes.size());
     done += static_cast<std::size_t>(n);
   }
   return bytes;
@@ -85,7 +100,7 @@ std::string read_file(const std::string& path, std::int64_t max_bytes) {
 
 std::int64_t file_size_bytes(const std::string& path) {
   struct stat info {};
-  NMOE_CHECK(::stat(path.c_str(), &info) == 0, bad_data, "cannot read {}: {}", path, std::strerror(errno));
+  if (::stat(path.c_str(), &info) != 0) fail_read(path, errno);
   NMOE_CHECK(S_ISREG(info.st_mode), bad_data, "{} is not a regular file", path);
   return info.st_size;
 }
@@ -111,6 +126,15 @@ void sync_path(const std::string& path) {
   Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) fail_system("open", path, errno);
   if (::fsync(fd.get()) != 0) fail_system("fsync", path, errno);
+}
+
+void start_sync(const std::string& path, std::int64_t begin, std::int64_t num_bytes) {
+  Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) fail_system("open", path, errno);
+  constexpr unsigned wait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+  if (::sync_file_range(fd.get(), begin, num_bytes, wait) != 0 &&
+      (errno == EIO || errno == ENOSPC || errno == EDQUOT))
+    fail_system("write", path, errno);
 }
 
 void rename_durably(const std::string& from, const std::string& to) {

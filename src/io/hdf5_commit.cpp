@@ -12,16 +12,38 @@
 
 namespace nmoe::io {
 
+namespace {
+
+/// Bytes of the file as the rank that sees most of it does: the same on every rank. Collective.
+std::int64_t size_on_all_ranks(comm::Communicator* comm, const std::string& path) {
+  std::int64_t size = 0;
+  const auto look = [&] { size = file_size_bytes(path); };
+  if (comm == nullptr) {
+    look();
+    return size;
+  }
+  comm::agree(*comm, look);
+  return comm::all_reduce_max(*comm, size);
+}
+
+}  // namespace
+
 void H5File::finish() {
   write_attribute("/", "complete", std::int64_t{1});
   close();
-  // Each rank syncs its own descriptor: another node's fsync does not flush this one's cache.
-  const auto sync = [&] { sync_path(impl_->path); };
+  // Each rank syncs its own descriptor: another node's fsync does not flush this one's cache. In pieces that
+  // all ranks wait for, so that a slow disk shows progress.
   comm::Communicator* const comm = impl_->comm;
-  if (comm != nullptr)
-    comm::agree(*comm, sync);
-  else
-    sync();
+  const auto on_all_ranks = [&](const std::function<void()>& work) {
+    if (comm != nullptr)
+      comm::agree(*comm, work);
+    else
+      work();
+  };
+  constexpr std::int64_t sync_bytes = std::int64_t{64} << 20;
+  for (std::int64_t begin = 0, end = size_on_all_ranks(comm, impl_->path); begin < end; begin += sync_bytes)
+    on_all_ranks([&] { start_sync(impl_->path, begin, std::min(sync_bytes, end - begin)); });
+  on_all_ranks([&] { sync_path(impl_->path); });
   const auto fail = [&](const Error& e) {  // whatever is wrong with a file just written is a fault of storage
     constexpr std::int64_t hardly_any = 65536;
     const bool full = free_space_bytes(impl_->path) < hardly_any;
@@ -31,6 +53,8 @@ void H5File::finish() {
   };
   try {
     impl_->compare_with_file();
+  } catch (const comm::LoneError&) {
+    throw;
   } catch (const Error& e) {  // agreed, so every rank is here
     if (comm != nullptr) comm::agree(*comm, [&] { fail(e); });
     fail(e);

@@ -5,6 +5,7 @@
 #include <exception>
 
 #include "hdf5_internal.hpp"
+#include "mpi_io_watch.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 
@@ -12,6 +13,13 @@ namespace nmoe::io {
 namespace {
 
 constexpr std::int64_t max_attribute_bytes = std::int64_t{16} << 20;
+
+void agree_on_hdf5(comm::Communicator& comm, const std::string& path, const std::function<void()>& work) {
+  comm::agree_on_library_calls(comm, [&] {
+    const MpiIoScope scope(path);
+    work();
+  });
+}
 
 }  // namespace
 
@@ -25,7 +33,7 @@ void H5File::Impl::collectively(const std::function<void()>& work) const {
   NMOE_CHECK(file != no_id, internal, "{} was closed already", path);
   if (comm == nullptr) return work();
   comm->drain();
-  comm::agree(*comm, work);
+  agree_on_hdf5(*comm, path, work);
 }
 
 void H5File::Impl::close_file() {
@@ -78,7 +86,7 @@ H5File H5File::create(const std::string& path, comm::Communicator& comm) {
   impl->comm = &comm;
   impl->writable = true;
   comm.drain();
-  comm::agree(comm, [&] { impl->file = create_file(path, &comm); });
+  agree_on_hdf5(comm, path, [&] { impl->file = create_file(path, &comm); });
   return H5File(std::move(impl));
 }
 
@@ -120,10 +128,12 @@ H5File H5File::open(const std::string& path, comm::Communicator& comm, std::opti
   impl->comm = &comm;
   comm::agree(comm, [&] { impl->file_bytes = file_size_bytes(path); });
   comm.drain();
-  comm::agree(comm, [&] { impl->file = open_file(path, &comm); });
+  agree_on_hdf5(comm, path, [&] { impl->file = open_file(path, &comm); });
   H5File file(std::move(impl));
   try {
     demand_complete(file, format);
+  } catch (const comm::LoneError&) {
+    throw;
   } catch (...) {  // agreed: every rank is here
     file.close();
     throw;

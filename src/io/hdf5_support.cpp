@@ -1,9 +1,14 @@
 // What H5File is made of: types, property lists, selections, and HDF5's errors in words.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+#include <cstring>
+#include <initializer_list>
+#include <string_view>
 
 #include "hdf5_internal.hpp"
+#include "mpi_io_watch.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 
 namespace nmoe::io {
@@ -54,18 +59,43 @@ const bool initialized_before_mpi = (initialize_hdf5(), true);
 
 }  // namespace
 
+namespace {
+
+/// The system's own words out of HDF5's description "..., errno = 28, error message = '...', buf = ...", or
+/// out of MPI's "MPI_ERR_QUOTA: quota exceeded"; all of HDF5's words if there are none.
+std::string system_reason(const std::string& reasons) {
+  constexpr std::string_view before = "error message = '";
+  if (const auto begin = reasons.find(before); begin != std::string::npos) {
+    const auto text = begin + before.size();
+    return reasons.substr(text, reasons.find('\'', text) - text);
+  }
+  if (const auto begin = reasons.find("MPI_ERR_"); begin != std::string::npos)
+    return reasons.substr(begin, reasons.find(" <- ", begin) - begin);
+  return reasons.empty() ? "HDF5 gives no reason" : reasons;
+}
+
+bool holds_one_of(const std::string& text, std::initializer_list<const char*> words) {
+  return std::any_of(words.begin(), words.end(),
+                     [&](const char* word) { return text.find(word) != std::string::npos; });
+}
+
+}  // namespace
+
 void fail_hdf5(ErrorCode code, const char* doing, const std::string& path, const std::string& name) {
   std::string reasons;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, collect, &reasons);
   H5Eclear2(H5E_DEFAULT);
   constexpr std::int64_t hardly_any = 65536;
-  const bool full = reasons.find("No space left") != std::string::npos ||
-                    reasons.find("NO_SPACE") != std::string::npos ||
-                    (code == ErrorCode::io && free_space_bytes(path) < hardly_any);
-  throw Error(full ? ErrorCode::no_space : code,
-              fmt::format("cannot {} {}{}{}: {}", doing, path, name.empty() ? "" : ":", name,
-                          full ? "no space left on device; free space or choose another --output"
-                               : (reasons.empty() ? "HDF5 gives no reason" : reasons)));
+  const int number = mpi_io_errno();
+  if (number != 0) reasons = fmt::format("error message = '{}'", std::strerror(number));
+  const bool quota = holds_one_of(reasons, {"Disk quota exceeded", "MPI_ERR_QUOTA", "quota exceeded"});
+  const bool full = !quota && (holds_one_of(reasons, {"No space left", "NO_SPACE"}) ||
+                               (code == ErrorCode::io && free_space_bytes(path) < hardly_any));
+  const std::string reason = quota ? "disk quota exceeded; free some of your quota or choose another --output"
+                             : full ? "no space left on device; free space or choose another --output"
+                                    : system_reason(reasons);
+  throw Error(quota || full ? ErrorCode::no_space : code,
+              fmt::format("cannot {} {}{}{}: {}", doing, path, name.empty() ? "" : ":", name, reason));
 }
 
 namespace {

@@ -46,7 +46,7 @@ struct Block {
 /// CRC-32C of bytes [begin, end) as the disk has them.
 std::uint32_t crc_of(const std::string& path, std::int64_t begin, std::int64_t end) {
   const Handle<int, ::close, -1> fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  NMOE_CHECK(fd, bad_data, "cannot read {}: {}", path, std::strerror(errno));
+  if (!fd) fail_read(path, errno);
   ::posix_fadvise(fd.get(), begin, end - begin, POSIX_FADV_DONTNEED);  // ask the disk, not the page cache
   std::vector<char> buffer(static_cast<std::size_t>(std::min<std::int64_t>(end - begin, 4 << 20)));
   std::uint32_t crc = 0;
@@ -54,21 +54,35 @@ std::uint32_t crc_of(const std::string& path, std::int64_t begin, std::int64_t e
     const auto want = std::min<std::int64_t>(end - begin, static_cast<std::int64_t>(buffer.size()));
     const ssize_t n = ::pread(fd.get(), buffer.data(), static_cast<std::size_t>(want), begin);
     if (n < 0 && errno == EINTR) continue;
-    NMOE_CHECK(n > 0, bad_data, "{} cannot be read at byte {}: {}", path, begin,
-               n < 0 ? std::strerror(errno) : "it is shorter than expected");
+    if (n < 0) fail_read(path, errno);
+    NMOE_CHECK(n > 0, bad_data, "{} ends at byte {}: it is shorter than expected", path, begin);
     crc = crc32c(buffer.data(), static_cast<std::size_t>(n), crc);
     begin += n;
   }
   return crc;
 }
 
+/// Calls f for each entry of a directory. @throws Error(bad_data) if there is no such directory, Error(io) if
+/// it cannot be read now
+template <typename F>
+void for_each_entry(const std::string& directory, F&& f) {
+  std::error_code error;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error))
+    f(*entry);
+  if (error) fail_read(directory, error.value());
+}
+
+/// Names of the files in a directory in order, without manifest.json and hidden ones (.nfs..., .DS_Store),
+/// which are never ours. A link to a file counts as that file: checksums tell whether it holds the right
+/// bytes.
 std::vector<std::string> files_in(const std::string& directory) {
   std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(directory)) {
-    NMOE_CHECK(entry.is_regular_file() && !entry.is_symlink(), bad_data, "{} is not a plain file",
-               entry.path().string());
-    if (entry.path().filename() != manifest_name) names.push_back(entry.path().filename().string());
-  }
+  for_each_entry(directory, [&](const fs::directory_entry& entry) {
+    const std::string name = entry.path().filename().string();
+    std::error_code ignored;
+    if (name != manifest_name && !name.starts_with('.') && entry.is_regular_file(ignored))
+      names.push_back(name);
+  });
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -102,14 +116,18 @@ std::vector<Block> list_blocks(const std::string& directory) {
 /// Rank r computes blocks r, r + R, ...; every rank ends up with all checksums. Collective.
 void checksum(comm::Communicator& comm, const std::string& directory, std::vector<Block>& blocks) {
   const auto stride = static_cast<std::size_t>(comm.size());
+  constexpr std::size_t round = 8;  // blocks of a rank between two agreements, which are the signs of life
   std::string mine;
-  comm::agree(comm, [&] {
-    for (auto i = static_cast<std::size_t>(comm.rank()); i < blocks.size(); i += stride) {
-      const std::uint32_t crc =
-          crc_of((fs::path(directory) / blocks[i].file).string(), blocks[i].begin, blocks[i].end);
-      mine += fmt::format("{:08x}", crc);
-    }
-  });
+  for (std::size_t first = 0; first < blocks.size(); first += round * stride) {
+    comm::agree(comm, [&] {
+      const std::size_t end = std::min(blocks.size(), first + round * stride);
+      for (std::size_t i = first + static_cast<std::size_t>(comm.rank()); i < end; i += stride) {
+        const std::uint32_t crc =
+            crc_of((fs::path(directory) / blocks[i].file).string(), blocks[i].begin, blocks[i].end);
+        mine += fmt::format("{:08x}", crc);
+      }
+    });
+  }
   const std::vector<std::string> all = comm::all_gather_strings(comm, mine);
   for (std::size_t i = 0; i < blocks.size(); ++i)
     blocks[i].crc =
@@ -158,13 +176,11 @@ void require_known_version(const std::string& directory, const json& manifest) {
   }
 }
 
-/// Blocks of a manifest after checking that the directory holds exactly its files at their sizes.
+/// Blocks of a manifest after checking that the directory holds its files at their sizes.
 std::vector<Block> expected_blocks(const std::string& directory, const json& manifest) {
   std::vector<Block> blocks;
   try {
     const std::vector<std::string> present = files_in(directory);
-    for (const std::string& name : present)
-      NMOE_CHECK(manifest.at("files").contains(name), bad_data, "{} is not in the manifest", name);
     for (const auto& [name, file] : manifest.at("files").items()) {
       NMOE_CHECK(std::binary_search(present.begin(), present.end(), name), bad_data, "{} is missing", name);
       const std::int64_t size = file_size_bytes((fs::path(directory) / name).string());
@@ -182,15 +198,26 @@ std::vector<Block> expected_blocks(const std::string& directory, const json& man
   return blocks;
 }
 
-/// What `check` throws as text, or "".
+/// What `check` finds damaged as text, or "". What cannot be read for now is thrown on: it may be intact.
 template <typename Check>
 std::string fault_in(Check&& check) {
   try {
     check();
   } catch (const Error& e) {
+    if (e.code() != ErrorCode::bad_data) throw;
     return e.what();
   }
   return "";
+}
+
+/// @throws Error(bad_data) if a step directory has another number than the step it holds
+void require_own_number(const std::string& directory, const json& manifest) {
+  const auto number = step_of_directory_name(fs::path(directory).filename().string());
+  if (!number || !manifest.contains("facts")) return;
+  const std::string step = manifest.at("facts").value("step", "");
+  NMOE_CHECK(step.empty() || step == std::to_string(*number), bad_data,
+             "it holds step {}: a directory that was renamed; give it its own name again ({})", step,
+             fmt::format("step_{:0>10}", step));
 }
 
 /// @throws Error(bad_data) unless `found` is what the manifest says of the block
@@ -214,9 +241,10 @@ std::vector<std::string> list_steps(comm::Communicator& comm, const std::string&
   const std::string joined = ask_rank_zero(comm, [&] {
     std::vector<std::string> names;
     if (fs::is_directory(run_dir))
-      for (const auto& entry : fs::directory_iterator(run_dir))
-        if (entry.is_directory() && step_of_directory_name(entry.path().filename().string()))
-          names.push_back(entry.path().filename().string());
+      for_each_entry(run_dir, [&](const fs::directory_entry& entry) {
+        const std::string name = entry.path().filename().string();
+        if (entry.is_directory() && step_of_directory_name(name)) names.push_back(name);
+      });
     std::sort(names.rbegin(), names.rend());
     return json(names).dump();
   });
@@ -244,8 +272,12 @@ void write_manifest(comm::Communicator& comm, const std::string& directory, cons
   });
   checksum(comm, directory, blocks);
   comm::agree(comm, [&] {
-    if (comm.rank() == 0)
-      write_file_atomically(manifest_path(directory), sealed(to_json(directory, blocks, facts)));
+    if (comm.rank() != 0) return;
+    const std::string path = manifest_path(directory), text = sealed(to_json(directory, blocks, facts));
+    write_file_atomically(path, text);
+    const auto size = static_cast<std::int64_t>(text.size());
+    NMOE_CHECK(file_size_bytes(path) == size && crc_of(path, 0, size) == crc32c(text.data(), text.size()), io,
+               "{} does not read back as it was written", path);
   });
 }
 
@@ -258,7 +290,10 @@ std::string verify_manifest(comm::Communicator& comm, const std::string& directo
   comm::agree(comm, [&] { require_known_version(directory, manifest); });
   return fault_in([&] {
     std::vector<Block> blocks;
-    comm::agree(comm, [&] { blocks = expected_blocks(directory, manifest); });
+    comm::agree(comm, [&] {
+      require_own_number(directory, manifest);
+      blocks = expected_blocks(directory, manifest);
+    });
     std::vector<Block> found = blocks;
     checksum(comm, directory, found);
     for (std::size_t i = 0; i < blocks.size(); ++i) require_same(blocks[i], found[i].crc);
@@ -276,6 +311,18 @@ std::string verify_file(const std::string& directory, const std::string& file) {
       require_same(block, crc_of((fs::path(directory) / file).string(), block.begin, block.end));
     }
   });
+}
+
+std::vector<std::string> stray_files(const std::string& directory) {
+  const json manifest = unsealed(manifest_path(directory));
+  std::vector<std::string> strays;
+  for_each_entry(directory, [&](const fs::directory_entry& entry) {
+    const std::string name = entry.path().filename().string();
+    if (name != manifest_name && !manifest.value("files", json::object()).contains(name))
+      strays.push_back(name);
+  });
+  std::sort(strays.begin(), strays.end());
+  return strays;
 }
 
 ManifestFacts read_manifest_facts(const std::string& directory) {

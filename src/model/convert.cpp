@@ -193,7 +193,7 @@ std::string convert_model(comm::Communicator& comm, const Conversion& c) {
       comm::agree(comm, [&] {
         if (comm.rank() == 0) write_adapter(tmp, model.config, model.tensors, model.base, model.base_hash);
       });
-  } catch (const Error&) {  // agreed, so every rank is here
+  } catch (const Error&) {
     if (comm.rank() == 0) {
       std::error_code ignored;
       fs::remove_all(tmp, ignored);

@@ -45,19 +45,31 @@ void save_dense_model(const Decoder& decoder, const std::string& directory) {
   io::write_file_atomically(directory + "/config.json", model_config_json(decoder.config()));
 }
 
+std::vector<FileDigest> model_directory_files(const std::string& directory) {
+  if (std::filesystem::exists(directory + "/manifest.json")) return {};
+  std::vector<std::string> files = io::SafetensorsReader(directory).files();
+  std::sort(files.begin(), files.end());
+  std::vector<FileDigest> digests = {{"config.json", sha256_file(directory + "/config.json")}};
+  for (const std::string& file : files) {
+    const std::string name = std::filesystem::path(file).filename();
+    digests.push_back({name, sha256_file(directory + "/" + name)});
+  }
+  return digests;
+}
+
 std::string model_directory_hash(const std::string& directory) {
-  if (std::filesystem::exists(directory + "/manifest.json")) {
+  return model_directory_hash(directory, model_directory_files(directory));
+}
+
+std::string model_directory_hash(const std::string& directory, const std::vector<FileDigest>& files) {
+  if (files.empty()) {
     const std::string hash = io::read_manifest_facts(directory)["base_model_sha256"];
     NMOE_CHECK(!hash.empty(), bad_data, "{}: the checkpoint does not say which weights it holds", directory);
     return hash;
   }
-  std::vector<std::string> files = io::SafetensorsReader(directory).files();
-  std::sort(files.begin(), files.end());
-  std::string digests = sha256_file(directory + "/config.json");
-  for (const std::string& file : files) {
-    const std::string name = std::filesystem::path(file).filename();
-    digests += fmt::format(" {} {}", name, sha256_file(directory + "/" + name));
-  }
+  std::string digests = files.front().sha256;
+  for (std::size_t i = 1; i < files.size(); ++i)
+    digests += fmt::format(" {} {}", files[i].name, files[i].sha256);
   return sha256_text(digests);
 }
 

@@ -195,19 +195,23 @@ void write_state(comm::Communicator& world, const std::string& path, const Train
 
 }  // namespace
 
+std::int64_t checkpoint_bytes(const model::Decoder& decoder) {
+  std::int64_t bytes = 1 << 20;
+  model::for_each_parameter(decoder, [&](const model::Parameter& p) {
+    if (model::is_stored(p)) bytes += p.shape.num_elements() * size_of(decoder.dtype());
+    if (p.trainable) bytes += p.shape.num_elements() * 3 * static_cast<std::int64_t>(sizeof(float));
+  });
+  return bytes;
+}
+
 std::string save_checkpoint(const comm::ExecutionContext& context, const std::string& run_dir,
                             ShardedOptimizer& optimizer, const TrainProgress& progress,
                             const RunIdentity& identity) {
   comm::Communicator& world = context.world;
-  std::int64_t bytes = 1 << 20;
-  model::for_each_parameter(optimizer.decoder(), [&](const model::Parameter& p) {
-    if (model::is_stored(p)) bytes += p.shape.num_elements() * size_of(optimizer.decoder().dtype());
-    if (p.trainable) bytes += p.shape.num_elements() * 3 * static_cast<std::int64_t>(sizeof(float));
-  });
   comm::agree(world, [&] {
     if (world.rank() == 0) {
       io::make_directories(run_dir);
-      io::require_free_space(run_dir, bytes);
+      io::require_free_space(run_dir, checkpoint_bytes(optimizer.decoder()));
     }
   });
   const std::string directory = io::begin_step(world, run_dir, progress.step);
@@ -226,6 +230,7 @@ std::string save_checkpoint(const comm::ExecutionContext& context, const std::st
                           {"config_sha256", sha256_text(identity.resolved_config)},
                           {"base_model", identity.base_model},
                           {"base_model_sha256", identity.base_model_hash},
+                          {"base_model_files", identity.base_model_files},
                           {"tokens_sha256", identity.tokens_hash},
                           {"frozen_sha256", identity.frozen_hash}});
 }

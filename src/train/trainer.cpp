@@ -5,6 +5,8 @@
 #include <cmath>
 
 #include "neuronmoe/base/divisor.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/train/losses.hpp"
 #include "neuronmoe/train/schedule.hpp"
 #include "run_record.hpp"
@@ -205,12 +207,25 @@ bool Trainer::save_is_due() const {
   return progress_.step == c.steps || (c.save_every > 0 && progress_.step % c.save_every == 0);
 }
 
+void Trainer::watch_steps(double step_s) {
+  constexpr int enough = 3;  // the first steps allocate, compile and warm up
+  comm::Heartbeat& heartbeat = context_.heartbeat;
+  heartbeat.step = progress_.step;
+  longest_step_s_ = std::max(longest_step_s_, step_s);
+  if (++steps_watched_ >= enough) heartbeat.longest_gap_s = longest_step_s_;
+  heartbeat.beat();
+}
+
 void Trainer::finish_pending_gather(RunRecord& record) {
   record.account_for([this] { optimizer_.finish_gather(); });
 }
 
 void Trainer::start() {
   resume();
+  comm::agree(context_.world, [&] {  // now, not after hours of steps
+    if (context_.world.rank() == 0 && progress_.step < run_.config.steps)
+      io::require_free_space(run_.output_dir, checkpoint_bytes(decoder_));
+  });
   reserve_step_memory(decoder_, plan_input(), context_.world.rank());
   frozen_.emplace(context_.world, decoder_);
   if (!resumed_from_.empty()) frozen_->require_same_as(resumed_from_);
@@ -236,15 +251,18 @@ TrainResult Trainer::run() {
     StepMetrics metrics = train_step(batch, agreed);
     advance(metrics);
     record.end_step(metrics);
+    watch_steps(metrics.step_s);
     require_finite_steps();
     record.show_progress(metrics);
     saved = save_is_due();
     if (saved) result.checkpoint = save(record);
     if (run_.after_step) {
+      context_.heartbeat.longest_gap_s = 0;
       finish_pending_gather(record);
       run_.after_step(progress_.step);
     }
   }
+  context_.heartbeat.longest_gap_s = 0;
   finish_pending_gather(record);
   result.completed_steps = progress_.step;
   result.accounts = record.accounts();

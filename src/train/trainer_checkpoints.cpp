@@ -1,9 +1,10 @@
 // Where a run starts and what it leaves: resuming and saving checkpoints.
 #include <filesystem>
-#include <sstream>
+#include <nlohmann/json.hpp>
 
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/manifest.hpp"
+#include "neuronmoe/train/config_changes.hpp"
 #include "neuronmoe/train/trainer.hpp"
 #include "run_record.hpp"
 
@@ -11,18 +12,23 @@ namespace nmoe::train {
 
 namespace {
 
-/// First line in which two configurations differ, or "".
-std::string first_difference(const std::string& a, const std::string& b) {
-  std::istringstream left(a), right(b);
-  std::string l, r;
-  while (true) {
-    const bool more_l = static_cast<bool>(std::getline(left, l)),
-               more_r = static_cast<bool>(std::getline(right, r));
-    if (!more_l && !more_r) return "";
-    if (!more_l) l = "(nothing)";
-    if (!more_r) r = "(nothing)";
-    if (l != r) return fmt::format("stored \"{}\", now \"{}\"", l, r);
-  }
+/// What is known of a base from its files' hashes, for the message that refuses another one.
+std::string base_difference(const std::string& stored_text, const std::string& found_text) {
+  const auto stored = nlohmann::json::parse(stored_text, nullptr, false);
+  const auto found = nlohmann::json::parse(found_text, nullptr, false);
+  if (!stored.is_object() || !found.is_object()) return "";
+  std::string changed;
+  bool weights = false;
+  const auto note = [&](const std::string& file) {
+    changed += (changed.empty() ? "" : ", ") + file;
+    weights = weights || file != "config.json";
+  };
+  for (const auto& [file, hash] : found.items())
+    if (!stored.contains(file) || stored[file] != hash) note(file);
+  for (const auto& [file, hash] : stored.items())
+    if (!found.contains(file)) note(file);
+  if (changed.empty()) return "";
+  return fmt::format(" (different: {}; the weights are {})", changed, weights ? "different" : "the same");
 }
 
 model::ExpertTokens plus(model::ExpertTokens counts, const model::ExpertTokens& earlier) {
@@ -47,41 +53,59 @@ void Trainer::refuse_newer_steps(std::int64_t step) const {
   });
 }
 
-void Trainer::resume() {
-  std::string directory = run_.resume;
+std::string Trainer::directory_to_resume() const {
   if (run_.resume == resume_none) {
     refuse_newer_steps(-1);
-    return;
+    return "";
   }
+  std::string directory = run_.resume;
   if (run_.resume == resume_auto) {
     const io::ValidStep newest = io::newest_valid_step(context_.world, run_.output_dir);
-    for (const std::string& skipped : newest.skipped) context_.log.info("passed over {}", skipped);
-    if (!newest) return;
+    NMOE_CHECK(
+        newest || newest.skipped.empty(), bad_data,
+        "none of the {} checkpoints in {} is intact ({}); nothing was removed: repair one, or start anew "
+        "with --resume none in another --output or after moving them away",
+        newest.skipped.size(), run_.output_dir, newest.skipped.front());
+    if (context_.world.rank() == 0) {
+      for (const std::string& skipped : newest.skipped) context_.log.warn("passed over {}", skipped);
+    }
     directory = newest.directory;
   } else {
     const std::string fault = io::verify_manifest(context_.world, directory);
     NMOE_CHECK(fault.empty(), bad_data, "--resume {}: {}", directory, fault);
     refuse_newer_steps(io::step_of_directory_name(std::filesystem::path(directory).filename()).value_or(0));
   }
-  std::string difference;
+  if (directory.empty() || context_.world.rank() != 0) return directory;
+  for (const std::string& name : io::stray_files(directory))
+    context_.log.warn("{}/{} is not part of the checkpoint; it is left alone", directory, name);
+  return directory;
+}
+
+void Trainer::resume() {
+  const std::string directory = directory_to_resume();
+  if (directory.empty()) return;
+  std::vector<ConfigChange> changes;
   comm::agree(context_.world, [&] {
     io::ManifestFacts facts = io::read_manifest_facts(directory);
     const std::string base = facts["base_model_sha256"], tokens = facts["tokens_sha256"];
     NMOE_CHECK(
         base == run_.identity.base_model_hash, bad_data,
-        "{}: was trained on a base model with hash {}, --model has {}; pass the same base or --resume none",
-        directory, base, run_.identity.base_model_hash);
+        "{}: was trained on a base model with hash {}, --model has {}{}; pass the same base, or start a new "
+        "run in another --output",
+        directory, base, run_.identity.base_model_hash,
+        base_difference(facts["base_model_files"], run_.identity.base_model_files));
     NMOE_CHECK(
         tokens.empty() || tokens == run_.identity.tokens_hash, bad_data,
         "{}: was trained on token files with hash {}, now they have {}; the data would change: pass the same "
         "files, or start a new run with train.init_from = {}",
         directory, tokens, run_.identity.tokens_hash, directory);
-    difference = first_difference(stored_config(directory), run_.identity.resolved_config);
+    changes = config_changes(stored_config(directory), run_.identity.resolved_config);
+    require_resumable(directory, changes);
   });
   progress_ = load_checkpoint(context_, directory, decoder_, optimizer_);
-  if (!difference.empty() && context_.world.rank() == 0) {
-    context_.log.warn("{}: the configuration has changed since this checkpoint: {}", directory, difference);
-  }
+  if (!changes.empty() && context_.world.rank() == 0)
+    context_.log.warn("{}: the configuration has changed since this checkpoint: {}", directory,
+                      to_string(changes));
   NMOE_CHECK(progress_.seed == run_.config.seed, config,
              "{}: seed {} stored, train.seed = {}; data order would change", directory, progress_.seed,
              run_.config.seed);
@@ -97,6 +121,7 @@ void Trainer::resume() {
 }
 
 std::string Trainer::save(RunRecord& record) {
+  context_.heartbeat.longest_gap_s = 0;  // storage has other times than steps
   record.sync();
   finish_pending_gather(record);
   frozen_->check();

@@ -67,6 +67,13 @@ int misbehave(comm::ExecutionContext& context, const std::string& mode, bool sha
       throw;
     }
   }
+  if (mode == "library") {  // the others are inside a library that waits for rank 1
+    const auto library = context.world.split(0, context.world.rank());
+    comm::agree_on_library_calls(context.world, [&] {
+      NMOE_CHECK(!culprit, no_space, "only rank 1 has a full disk");
+      comm::all_reduce_sum(*library, std::int64_t{1});
+    });
+  }
   if (mode == "throw_late") {  // every rank fails, not at the same moment
     pause_for(culprit ? 0.7 : 0.0);
     throw Error(ErrorCode::no_space, "the same mistake everywhere");
@@ -110,6 +117,7 @@ int misbehave(comm::ExecutionContext& context, const std::string& mode, bool sha
 
 int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "none";
+  if (mode == "stop_at_start" && app::launcher_rank() == 1) raise(SIGSTOP);
   app::GuardOptions options;
   options.device = Device::cpu;
   options.threads = 1;
@@ -119,7 +127,7 @@ int main(int argc, char** argv) {
   if (shared) options.on_node = {comm::OnNode::shared, "asked for"};
   options.saves_on_signal = mode == "stop_on_signal";
   return app::run_guarded(
-      &argc, &argv,
+      &argc, &argv, options.watchdog_s,
       [&](comm::Communicator&) {
         if (mode == "configure_fails") throw Error(ErrorCode::config, "a bad config");
         return options;

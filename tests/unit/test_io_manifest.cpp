@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <boost/test/unit_test.hpp>
+#include <cerrno>
 #include <csignal>
 
 #include "neuronmoe/base/philox.hpp"
@@ -116,13 +117,55 @@ BOOST_AUTO_TEST_CASE(damage_is_named) {
   }
   BOOST_TEST(unseen == 0);
   test::write_bytes(optim, whole);
-  test::write_bytes(step + "/alien", "x");
-  BOOST_TEST(io::verify_manifest(*comm, step).find("alien") != std::string::npos);
-  std::filesystem::remove(step + "/alien");
   std::filesystem::remove(step + "/provenance.json");
   BOOST_TEST(io::verify_manifest(*comm, step).find("provenance.json is missing") != std::string::npos);
   std::filesystem::remove(step + "/manifest.json");
   BOOST_TEST(io::verify_manifest(*comm, step).find("manifest.json") != std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(strays_and_links_are_no_damage) {
+  const test::TempDir run;
+  const auto comm = comm::make_local_communicator();
+  const std::string step = save_step(*comm, run.path(), 7);
+  for (const char* name : {"alien", ".DS_Store"}) test::write_bytes(step + "/" + name, "x");
+  std::filesystem::create_directory(step + "/folder");
+  BOOST_TEST(io::verify_manifest(*comm, step) == "");
+  BOOST_TEST(io::stray_files(step) == (std::vector<std::string>{".DS_Store", "alien", "folder"}),
+             boost::test_tools::per_element());
+  std::filesystem::rename(step + "/optim.h5", run / "elsewhere.h5");
+  std::filesystem::create_symlink(run / "elsewhere.h5", step + "/optim.h5");
+  BOOST_TEST(io::verify_manifest(*comm, step) == "");
+  std::filesystem::remove(run / "elsewhere.h5");
+  BOOST_TEST(io::verify_manifest(*comm, step).find("optim.h5 is missing") != std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(a_step_under_another_number_is_refused) {
+  const test::TempDir run;
+  const auto comm = comm::make_local_communicator();
+  for (const std::int64_t step : {3, 4}) save_step(*comm, run.path(), step);
+  std::filesystem::rename(run / "step_0000000004", run / "step_0000000099");
+  const io::ValidStep valid = io::newest_valid_step(*comm, run.path());
+  BOOST_TEST(valid.step == 3);
+  BOOST_REQUIRE(valid.skipped.size() == 1U);
+  BOOST_TEST(valid.skipped[0].find("it holds step 4") != std::string::npos);
+}
+
+/// A directory that cannot be opened in place of a file is "wrong", one without permission or with an I/O
+/// error is "not now": /proc/self/mem opens and cannot be read at offset 0.
+BOOST_AUTO_TEST_CASE(what_cannot_be_read_for_now_is_no_damage) {
+  const test::TempDir run;
+  const auto comm = comm::make_local_communicator();
+  const std::string step = save_step(*comm, run.path(), 7);
+  BOOST_TEST(expect_error(ErrorCode::io, {"/proc/self/mem"}, [] { io::fail_read("/proc/self/mem", EIO); }) ==
+             "");
+  for (const int error : {EIO, EACCES, ESTALE, ETIMEDOUT})
+    BOOST_TEST(expect_error(ErrorCode::io, {"x"}, [&] { io::fail_read("x", error); }) == "");
+  for (const int error : {ENOENT, ENOTDIR, ELOOP})
+    BOOST_TEST(expect_error(ErrorCode::bad_data, {"x"}, [&] { io::fail_read("x", error); }) == "");
+  if (geteuid() == 0) return;  // root may read everything
+  std::filesystem::permissions(step + "/optim.h5", std::filesystem::perms::none);
+  BOOST_TEST(expect_error(ErrorCode::io, {"optim.h5", "Permission denied"},
+                          [&] { io::newest_valid_step(*comm, run.path()); }) == "");
 }
 
 BOOST_AUTO_TEST_CASE(bytes_behind_the_last_dataset_count_too) {

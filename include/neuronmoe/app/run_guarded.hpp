@@ -22,6 +22,7 @@ struct GuardOptions {
   std::optional<comm::GpuTransport> gpu_transport;    ///< nothing: the guard's choice
   bool share_gpu = false;                             ///< several ranks may hold one GPU
   bool saves_on_signal = false;  ///< SIGUSR1/SIGTERM ask for a checkpoint; else they end the program as usual
+  std::string exit_file;         ///< where a run that holds its output says why it ended; "" for nowhere
 };
 
 /// Runs on every rank. `configure` may use the communicator to agree on a config; what it throws is a config
@@ -33,8 +34,11 @@ using Body = std::function<int(comm::ExecutionContext&)>;
 /// MPI_Init_thread, the singleton guard, `configure`, device and threads, the watchdog, `body`, MPI_Finalize.
 /// Catches everything. If every rank comes to an end (well or not), rank 0 prints each distinct error once
 /// and every rank returns the same code. If some rank does not come within 5 s of an error, the failing one
-/// names itself and ends the job with MPI_Abort(code).
-int run_guarded(int* argc, char*** argv, const Configure& configure, const Body& body);
+/// names itself and ends the job with MPI_Abort(code). Without progress for watchdog_s (`start_timeout_s`
+/// until MPI has started; 0 switches it off) a rank says so, names the ranks that are absent and ends with
+/// the watchdog's code.
+int run_guarded(int* argc, char*** argv, double start_timeout_s, const Configure& configure,
+                const Body& body);
 
 /// Rank that the launcher's environment gives this process, 0 if it gives none: who prints --help.
 int launcher_rank();

@@ -8,10 +8,15 @@
 
 namespace nmoe::comm {
 
-/// Signs of life for the watchdog thread, and the flag that SIGUSR1/SIGTERM set. Written from any thread.
+/// Signs of life and of progress for the watchdog thread, and the flag that SIGUSR1/SIGTERM set. Written from
+/// any thread.
 struct Heartbeat {
   std::atomic<std::uint64_t> beats{0};
   std::atomic<bool> stop_requested{false};
+  std::atomic<std::int64_t> step{-1};  ///< last training step that was completed; -1 before the first
+  std::atomic<double> longest_gap_s{
+      0.0};  ///< longest time between beats in work of the present kind; 0: not known
+  std::atomic<bool> owns_output{false};  ///< this job has taken the lock of its output
   void beat() { beats.fetch_add(1, std::memory_order_relaxed); }
 };
 

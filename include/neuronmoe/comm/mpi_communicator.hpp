@@ -2,6 +2,7 @@
 // The MPI version of `Communicator` for host tensors. app makes one for the world after MPI_Init_thread and
 // splits it; train, io, analysis and evaluation only see the interface.
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,6 +33,9 @@ struct MpiOptions {
   /// Most memory of a rank's shared send buffers; it is taken as they are allocated. What finds no room there
   /// lies in ordinary memory and is sent.
   std::int64_t window_bytes = std::int64_t{1} << 29;
+  /// Called after each collective that finished, by the thread that ran it: then every rank of the group
+  /// lives.
+  std::function<void()> on_finished;
   /// Shorter pieces are sent even from there: a message need not wait for its reader.
   std::int64_t in_place_bytes = 16 * 1024;
 };

@@ -15,7 +15,13 @@ void write_file_atomically(const std::string& path, std::string_view bytes);
 using ByteSink = std::function<void(std::string_view bytes)>;
 /// The same in pieces: `fill` hands them to the sink one after another. What it throws leaves PATH as before.
 void write_file_atomically(const std::string& path, const std::function<void(const ByteSink&)>& fill);
-/// The whole file. @throws Error(bad_data) if it is missing, unreadable or larger than `max_bytes`.
+/// Throws Error(no_space|io) for an errno of creating or writing a file.
+[[noreturn]] void fail_write(const std::string& path, int error);
+/// Throws for an errno of opening or reading: Error(bad_data) if the path is wrong, Error(io) if the file
+/// cannot be read for now (permission, EIO, a stale handle).
+[[noreturn]] void fail_read(const std::string& path, int error);
+/// The whole file. @throws Error(bad_data) if it is missing or larger than `max_bytes`, Error(io) as
+/// fail_read.
 std::string read_file(const std::string& path, std::int64_t max_bytes = std::int64_t{1} << 30);
 std::int64_t file_size_bytes(const std::string& path);
 /// Bytes a user without privileges may still write on the file system of `path` (or of its nearest existing
@@ -25,6 +31,9 @@ std::int64_t free_space_bytes(const std::string& path);
 void require_free_space(const std::string& path, std::int64_t num_bytes);
 /// fsync of a file or directory through this process's own descriptor. @throws Error(io|no_space)
 void sync_path(const std::string& path);
+/// Writes bytes [begin, begin + num_bytes) of a file from the page cache to the device and waits for them. A
+/// hint: sync_path() must follow. A file system that cannot do it is no error. @throws Error(io|no_space)
+void start_sync(const std::string& path, std::int64_t begin, std::int64_t num_bytes);
 /// rename(2) followed by fsync of the directory. @throws Error(io)
 void rename_durably(const std::string& from, const std::string& to);
 /// mkdir -p. @throws Error(io)

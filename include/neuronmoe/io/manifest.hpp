@@ -25,12 +25,16 @@ using ManifestFacts = std::map<std::string, std::string>;
 /// provenance.json, which may differ between layouts, is checked like the others. Collective.
 void write_manifest(comm::Communicator& comm, const std::string& directory, const ManifestFacts& facts);
 
-/// Checks every byte against DIR/manifest.json. Returns "" if intact, else what is wrong ("model.h5:
-/// /model/layers/03/router differs in bytes [..)"). Same answer on every rank. Collective.
-/// @throws Error(bad_data) if a later version of the program wrote the manifest: that is no damage
+/// Checks every byte against DIR/manifest.json, and that a directory named step_N holds step N. Returns "" if
+/// intact, else what is wrong ("model.h5: /model/layers/03/router differs in bytes [..)"). Files that the
+/// manifest does not know are no damage (stray_files). Same answer on every rank. Collective.
+/// @throws Error(bad_data) if a later version of the program wrote the manifest, Error(io) if something
+/// cannot be read for now (permission, EIO, a stale handle): neither is damage
 std::string verify_manifest(comm::Communicator& comm, const std::string& directory);
 /// The same for one file of DIR, at its own cost; "" also if the manifest knows no such file. Not collective.
 std::string verify_file(const std::string& directory, const std::string& file);
+/// Names in DIR that its manifest does not know, in order. Not collective.
+std::vector<std::string> stray_files(const std::string& directory);
 /// The facts of a manifest. @throws Error(bad_data). Not collective.
 ManifestFacts read_manifest_facts(const std::string& directory);
 
@@ -51,7 +55,7 @@ struct ValidStep {
   explicit operator bool() const { return step >= 0; }
 };
 /// Nothing is deleted. A missing run_dir is an empty one. Collective.
-/// @throws Error(bad_data) for a step of a later version of the program, as verify_manifest
+/// @throws Error(bad_data, io) as verify_manifest
 ValidStep newest_valid_step(comm::Communicator& comm, const std::string& run_dir);
 /// Removes the oldest steps until `keep_last` remain (0 keeps all), but never the newest valid one. Returns
 /// the removed directories. Collective.

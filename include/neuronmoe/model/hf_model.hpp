@@ -2,6 +2,7 @@
 // Hugging Face model directories in and out: config.json and safetensors. Used by pretrain (out) and by every
 // command that starts from a dense model (in).
 #include <string>
+#include <vector>
 
 #include "neuronmoe/model/decoder.hpp"
 
@@ -24,5 +25,15 @@ void save_dense_model(const Decoder& decoder, const std::string& directory);
 /// Identity of a model directory for checkpoints: SHA-256 over config.json and the weight files, in name
 /// order. A checkpoint that `convert` made has that of the directory it came from.
 std::string model_directory_hash(const std::string& directory);
+
+/// A file of a model directory and its SHA-256.
+struct FileDigest {
+  std::string name, sha256;
+};
+/// Hashes config.json, first, and the weight files of a directory in name order. Empty for a checkpoint that
+/// `convert` made: its manifest holds the hash of the directory it came from.
+std::vector<FileDigest> model_directory_files(const std::string& directory);
+/// model_directory_hash() of what model_directory_files() returned.
+std::string model_directory_hash(const std::string& directory, const std::vector<FileDigest>& files);
 
 }  // namespace nmoe::model

@@ -33,11 +33,16 @@ struct RunIdentity {
   std::string resolved_config;  ///< INI without layout keys
   std::string base_model;       ///< directory of the frozen base, or "" in pretrain
   std::string base_model_hash;  ///< model::model_directory_hash of it
-  std::string tokens_hash;      ///< of the names and bytes of all token files
-  std::string frozen_hash;      ///< FrozenWeights::digest; the trainer fills it in
+  std::string
+      base_model_files;     ///< JSON object of the SHA-256 of each of its files; "" where they are not known
+  std::string tokens_hash;  ///< of the names and bytes of all token files
+  std::string frozen_hash;  ///< FrozenWeights::digest; the trainer fills it in
   std::string version;
   std::string provenance_json;  ///< whatever may differ between layouts; written beside, not inside
 };
+
+/// Returns about how many bytes a checkpoint of this model takes on the disk.
+std::int64_t checkpoint_bytes(const model::Decoder& decoder);
 
 /// Writes and commits RUN/step_NNNNNNNNNN. Checks free space first. Collective over the world.
 /// @throws Error(no_space|io), the same on every rank; older checkpoints stay as they are.

@@ -62,6 +62,9 @@ class Trainer {
   /// Prepares the first step: checkpoint, memory, hashes of frozen weights.
   void start();
   void resume();
+  /// Returns the step directory that --resume means, "" for a run from the beginning. Collective.
+  /// @throws Error(bad_data) if there are checkpoints and none is intact
+  std::string directory_to_resume() const;
   /// A run that starts at `step` may not find later checkpoints in its directory: they would be taken for its
   /// own.
   void refuse_newer_steps(std::int64_t step) const;
@@ -73,6 +76,8 @@ class Trainer {
   /// @throws Error(nan_limit) after max_nan_steps skipped steps in a row
   void require_finite_steps() const;
   bool save_is_due() const;
+  /// Tells the watchdog that a step of `step_s` was made, and how long one may take.
+  void watch_steps(double step_s);
   /// Adds the balancing statistics of all micro-batches, one per rank, in their one order (lbl.scope =
   /// global).
   void sum_statistics(std::span<double> statistics);
@@ -89,6 +94,8 @@ class Trainer {
   const ParallelGroups& groups_;
   model::Decoder& decoder_;
   const data::Mixture& mixture_;
+  double longest_step_s_ = 0.0;
+  int steps_watched_ = 0;
   ShardedOptimizer optimizer_;
   TrainProgress progress_;
   std::int64_t num_micro_batches_ = 0;

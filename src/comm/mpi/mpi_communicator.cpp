@@ -234,7 +234,7 @@ std::unique_ptr<Communicator> make_mpi_communicator(void* mpi_comm, const MpiOpt
   NMOE_CHECK(options.window_bytes >= 0, config, "window_bytes {} is negative", options.window_bytes);
   MPI_Comm copy = MPI_COMM_NULL;
   NMOE_MPI(MPI_Comm_dup(*static_cast<MPI_Comm*>(mpi_comm), &copy));
-  auto group = std::make_shared<Group>(copy, options, std::make_shared<Queue>());
+  auto group = std::make_shared<Group>(copy, options, std::make_shared<Queue>(options.on_finished));
   auto communicator = std::make_unique<MpiCommunicator>(group);
   if (options.on_node == OnNode::mpi) return communicator;
   try {

@@ -7,7 +7,9 @@ namespace {
 thread_local bool on_communication_thread = false;
 }
 
-Queue::Queue() : state_(std::make_shared<State>()) {}
+Queue::Queue(std::function<void()> on_finished) : state_(std::make_shared<State>()) {
+  state_->on_finished = std::move(on_finished);
+}
 
 Queue::~Queue() {
   if (!thread_.joinable()) return;
@@ -36,6 +38,7 @@ void Queue::run_next(State& state, std::unique_lock<std::mutex>& lock) {
   std::exception_ptr error;
   try {
     task->run();
+    if (state.on_finished) state.on_finished();
   } catch (...) {
     error = std::current_exception();
   }

@@ -27,7 +27,8 @@ class Queue {
     bool done = false;
   };
 
-  Queue();
+  /// `on_finished`, which may be empty, is called after each task that did not throw.
+  explicit Queue(std::function<void()> on_finished);
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
   /// Joins the thread if nothing is left to do; otherwise (an exception is unwinding and peers may never
@@ -56,6 +57,7 @@ class Queue {
     bool stop = false;
     bool any_started = false;
     Call last;
+    std::function<void()> on_finished;
   };
   static void run_next(State& state, std::unique_lock<std::mutex>& lock);
   static void thread_main(const std::shared_ptr<State>& state);
