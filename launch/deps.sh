@@ -29,11 +29,19 @@ if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
   exit 78
 fi
 
-missing=()
-for package in "${packages[@]}"; do
-  state=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
-  [[ $state == installed ]] || missing+=("$package")
-done
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/progress.sh
+source "$root/launch/progress.sh"
+
+find_missing() {
+  local package state
+  missing=()
+  for package in "${packages[@]}"; do
+    state=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
+    [[ $state == installed ]] || missing+=("$package")
+  done
+}
+find_missing
 if ((${#missing[@]} == 0)); then
   echo "deps: all ${#packages[@]} Debian packages are there"
   exit 0
@@ -44,24 +52,42 @@ echo "deps: missing: ${missing[*]}"
 as_root=()
 if ((EUID != 0)); then
   if ! command -v sudo >/dev/null; then
-    echo "deps.sh: need root or sudo to install; run as root: apt-get install --no-install-recommends ${missing[*]}" >&2
+    echo "deps.sh: need root or sudo to install; run as root: apt-get update && apt-get install --no-install-recommends ${missing[*]}" >&2
     exit 78
   fi
   as_root=(sudo)
   echo "deps: installing through sudo"
+  sudo -v || exit 78 # asks for the password before anything runs beside the terminal
 fi
 
 log=$(mktemp "${TMPDIR:-/tmp}/neuronmoe-apt.XXXXXX")
-apt() { # quiet when it works; the last lines of its log when it does not
-  if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y "$@" </dev/null >"$log" 2>&1; then
+# A fresh machine often updates itself: its lock is waited for, by apt-get for packages and here for their lists.
+lock_s=${NMOE_APT_LOCK_S:-300}
+apt() { # the last lines of its log if it does not work
+  local until=$((SECONDS + lock_s))
+  while : >"$log"; ! with_progress "deps: apt-get $1" "$log" "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get -q -y -o DPkg::Lock::Timeout="$lock_s" "$@"; do
+    if grep -q 'Could not get lock' "$log" && ((SECONDS < until)); then
+      echo "deps: another program holds apt's lock; waiting for it ($((until - SECONDS)) s at most)"
+      read -rt 5 -u "$progress_tick" || true
+      continue
+    fi
     tail -n 15 "$log" >&2
     echo "deps.sh: 'apt-get $1' failed; the whole log is $log" >&2
     exit 70
-  fi
+  done
 }
 started=$SECONDS
+wanted=${#missing[@]}
+echo "deps: apt-get fetches up to 300 MB and unpacks up to 1.5 GB"
 apt update
 # No recommended packages, or Open MPI and matplotlib bring a desktop.
 apt install --no-install-recommends "${missing[@]}"
+find_missing # apt-get ends well after an interruption, too
+if ((${#missing[@]} > 0)); then
+  tail -n 15 "$log" >&2
+  echo "deps.sh: apt-get ended, but these packages are not installed: ${missing[*]}; run it again (log: $log)" >&2
+  exit 70
+fi
 rm -f "$log"
-echo "deps: installed ${#missing[@]} packages in $((SECONDS - started)) s"
+echo "deps: installed $wanted packages in $((SECONDS - started)) s"

@@ -22,7 +22,7 @@ die() {
 
 # ---------------------------------------------------------------- options
 configs=() config_options=() report_options=()
-target="" control="" ranks=2 work=$root/build/pipeline short=0 split=test
+target="" control="" ranks=2 work=$root/build/pipeline short=0 split=test options_only=0
 while (($#)); do
   case $1 in
     --target | --control | --ranks | --workdir | --split | --set)
@@ -35,6 +35,7 @@ while (($#)); do
     --set) config_options+=(--set "$2") && shift ;;
     --short) short=1 ;;
     --check) report_options+=(--check) ;;
+    --options-only) options_only=1 ;; # for quickstart.sh: checks the options and ends
     --help | -h) usage && exit 0 ;;
     -*) die "unknown option '$1' (launch/pipeline.sh --help lists them)" ;;
     *) configs+=("$1") ;;
@@ -50,6 +51,17 @@ if ((short)); then
   [[ -f $overlay ]] || die "--short: there is no $overlay beside ${configs[0]}"
   configs+=("$overlay")
 fi
+for config in "${configs[@]}"; do
+  [[ -r $config ]] || die "$config: there is no such file, or it cannot be read"
+done
+# The tool below checks every key; this one slip is told even where there is no Python yet.
+key_of() { sed -n "/^\[pipeline\]/,/^\[/s/^$1 *= *//p" "${configs[@]}" | tail -n 1 | tr ',' ' '; }
+if [[ -n $target && " $(key_of languages) " != *" $target "* ]]; then
+  die "target language '$target' is not one of [pipeline] languages = $(key_of languages)"
+elif [[ -n $target && " $(key_of replay) " == *" $target "* ]]; then
+  die "target '$target' is also a replay language: $(key_of replay)"
+fi
+((options_only == 0)) || exit 0
 mkdir -p "$work" || die "cannot make $work" 70
 work=$(cd "$work" && pwd)
 
@@ -104,19 +116,25 @@ trap '[[ -z $step_pid ]] || stop_step' EXIT
 # ---------------------------------------------------------------- one step
 declare -A keys
 timings=()
+step_number=0 num_steps=13
+[[ -z $control ]] || num_steps=18
 
-# watch LOG: waits for the step; shows the newest line of its log now and then; returns its exit code.
+# watch LOG: waits for the step; says every ten seconds how far it is, by the newest line of its log; returns its code.
 exec {tick}<> <(:) # never yields a byte: reading it is a sleep that a signal can interrupt
 watch() {
-  local log=$1 line last="" code=0 shown=$SECONDS
+  local log=$1 line last="" code=0 shown=$SECONDS began_step=$SECONDS
   while kill -0 "$step_pid" 2>/dev/null; do
     read -rt 0.2 -u "$tick" || true
     ((SECONDS - shown >= ${NMOE_PROGRESS_S:-10})) || continue
     shown=$SECONDS
-    line=$(tail -c 2000 "$log" 2>/dev/null | tr '\r' '\n' | grep -v '^[[:space:]]*$' | tail -n 1 | cut -c1-150) || true
+    # A line of progress is preferred: housekeeping says less.
+    line=$(tail -c 4000 "$log" 2>/dev/null | tr '\r' '\n' | grep -v '^[[:space:]]*$' |
+      awk '{ last = $0 } / ETA / { shown = $0 } END { print shown != "" ? shown : last }' | cut -c1-150) || true
     if [[ -n $line && $line != "$last" ]]; then
       echo "    $line"
       last=$line
+    else
+      echo "    still running, $((SECONDS - began_step)) s so far"
     fi
   done
   wait "$step_pid" || code=$?
@@ -133,6 +151,7 @@ step() {
   read -ra settings <<<"$5"
   shift 5
   log=$logs/$name.log
+  step_number=$((step_number + 1))
   key=$({
     echo "$name $program"
     for parent in $parents; do echo "${keys[$parent]}"; done
@@ -145,11 +164,11 @@ step() {
   fi
   rm -f "$stamps/$name"
   if [[ $kind == train && -e $output && -f $stamps/$name.started && $(<"$stamps/$name.started") == "$key" ]]; then
-    echo "resuming: $name ($output)"
+    echo "resuming: $name ($output), step $step_number of $num_steps"
   else
     rm -rf "$output" "$output.draft"
     echo "$key" >"$stamps/$name.started"
-    echo "running:  $name"
+    echo "running:  $name, step $step_number of $num_steps"
     rm -f "$log"
   fi
   started=${EPOCHREALTIME/[.,]/}
@@ -243,7 +262,7 @@ if [[ $control == uniform ]]; then
 fi
 
 step_kind=whole
-echo "running:  report"
+echo "running:  report, step $num_steps of $num_steps"
 code=0
 $python "$root/tools/report.py" --work "$work" --source "$source" --target "$target" --split "$split" \
   --version "$version" "${report_options[@]}" || code=$?

@@ -226,7 +226,7 @@ def main(argv=None):
         print(f"pipeline: {error}", file=sys.stderr)
         return EXIT_CONFIG
     except OSError as error:
-        print(f"pipeline: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"pipeline: {error.filename or options.work}: {error.strerror}", file=sys.stderr)
         return 75 if error.errno == 28 else 70
     for name, value in (("source", config["pipeline"]["source"]), ("target", target),
                         ("vocab_size", config["tokenizer"]["vocab_size"]),

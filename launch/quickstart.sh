@@ -8,7 +8,8 @@
 #   --control uniform  also trains three experts in every layer and prints them beside the result
 #   --limit N          items of the continuation task per language (default 200; at most 400)
 #   --short            fewer steps (CI): checks inequalities only and fails if one does not hold
-#   --workdir DIR      default build/quickstart (build/quickstart-short with --short)
+#   --workdir DIR      default build/quickstart (build/quickstart-short with --short); a checkout that cannot be
+#                      written is built in there, too
 # A second run reuses what is done; a killed run resumes.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -39,17 +40,31 @@ while (($#)); do
   esac
   shift
 done
+builds=$root/build
+if [[ -e $builds && ! -w $builds || ! -e $builds && ! -w $root ]]; then
+  if [[ -z $work ]]; then
+    echo "quickstart: $root cannot be written; give a folder with --workdir DIR" >&2
+    exit 78
+  fi
+  builds=$work/build
+fi
 if [[ -z $work ]]; then
-  work=$root/build/quickstart
+  work=$builds/quickstart
   ((short == 0)) || work+=-short
+fi
+# Wrong options are refused before anything is installed or compiled.
+"$root/launch/pipeline.sh" "$root/configs/quickstart.cfg" --workdir "$work" "${pipeline_options[@]}" --options-only
+if ! mkdir -p "$work" 2>/dev/null || [[ ! -w $work ]]; then
+  echo "quickstart: --workdir $work cannot be written" >&2
+  exit 70
 fi
 
 # NMOE_BINARY: a program built elsewhere; nothing is installed or compiled then.
 if [[ -z ${NMOE_BINARY:-} ]]; then
   "$root/launch/deps.sh"
-  "$root/launch/build.sh" release neuronmoe
+  NMOE_BUILD_ROOT=$builds "$root/launch/build.sh" release neuronmoe
+  export NMOE_BINARY=$builds/release/neuronmoe
 fi
-mkdir -p "$work"
-/usr/bin/python3 "$root/tools/prepare_corpus.py" --output "$work/corpus" --cache "$root/build/packages"
+/usr/bin/python3 "$root/tools/prepare_corpus.py" --output "$work/corpus" --cache "$builds/packages"
 # exec: a signal meant for the quickstart must reach the pipeline, which stops the ranks.
 exec "$root/launch/pipeline.sh" "$root/configs/quickstart.cfg" --workdir "$work" "${pipeline_options[@]}"

@@ -17,6 +17,7 @@ of the packages, the seed and the tool itself: the same command writes the same 
 rename, so it is whole or absent; a second call finds it and does nothing.
 """
 import argparse
+import contextlib
 import glob
 import hashlib
 import json
@@ -50,6 +51,30 @@ def run(command, **kwargs):
                           text=True, check=False, **kwargs)
 
 
+def folder_mb(folder):
+    """Megabytes of the files below a folder that somebody else writes."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # renamed or removed meanwhile
+                total += os.path.getsize(os.path.join(parent, name))
+    return total / 1e6
+
+
+def run_watched(command, what, folder):
+    """run() in `folder`, which says every few seconds how long it takes and how much is there."""
+    started = shown = time.monotonic()
+    with tempfile.TemporaryFile("w+") as errors, subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, cwd=folder) as process:
+        while process.poll() is None:
+            time.sleep(0.1)
+            if time.monotonic() - shown >= float(os.environ.get("NMOE_PROGRESS_S", "10")):
+                shown = time.monotonic()
+                print(f"corpus: {what}: {folder_mb(folder):.1f} MB in {shown - started:.0f} s", flush=True)
+        errors.seek(0)
+        return subprocess.CompletedProcess(command, process.returncode, "", errors.read())
+
+
 def cached_deb(cache, package):
     found = sorted(glob.glob(os.path.join(cache, glob.escape(package) + "_*.deb")))
     return found[-1] if found else None
@@ -68,10 +93,10 @@ def fetch(packages, cache):
             command = ["apt-get", "-q", "download"]
             if os.geteuid() == 0:  # apt's own user cannot write into this folder
                 command[1:1] = ["-o", "APT::Sandbox::User=root"]
-            result = run(command + missing, cwd=folder)
+            result = run_watched(command + missing, "downloading", folder)
             if result.returncode != 0 and os.geteuid() == 0:  # usual cause: no package lists yet
-                run(["apt-get", "-q", "update"])
-                result = run(command + missing, cwd=folder)
+                run_watched(["apt-get", "-q", "update"], "apt-get update", folder)
+                result = run_watched(command + missing, "downloading", folder)
             if result.returncode != 0:
                 last = (result.stderr.strip().splitlines() or ["no message"])[-1]
                 raise CorpusError(f"apt-get download failed: {last}; run 'sudo apt-get update' and check the network,"
@@ -211,7 +236,11 @@ def prepare(options):
         print(f"corpus: reusing {options.output}")
         return
     english, kept = {}, {}
-    for lang in wanted:
+    shown = started
+    for number, lang in enumerate(wanted, 1):
+        if time.monotonic() - shown > 5:
+            shown = time.monotonic()
+            print(f"corpus: reading {lang}, {number} of {len(wanted)} languages", flush=True)
         package, folder = SOURCES[lang]
         pages = read_pages(lang, deb_members(debs["libreoffice-help-" + package], folder))
         if not pages:
@@ -226,6 +255,8 @@ def prepare(options):
         shutil.rmtree(leftover, ignore_errors=True)  # of a run that was killed
     tmp = f"{out}.tmp-{os.getpid()}"
     try:
+        if time.monotonic() - started > 5:
+            print("corpus: writing sentences and items", flush=True)
         counts = write_corpus(tmp, {lang: kept[lang] for lang in langs}, options, provenance)
         commit(tmp, out)
     finally:
@@ -262,7 +293,7 @@ def main(argv=None):
         print(f"prepare_corpus: {error}", file=sys.stderr)
         return error.code
     except OSError as error:
-        print(f"prepare_corpus: {error.filename or ''}: {error.strerror}", file=sys.stderr)
+        print(f"prepare_corpus: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         return 75 if error.errno == 28 else EXIT_IO
     return 0
 
