@@ -68,7 +68,8 @@ def run(work, argv=None):
     """Ends with 0, or 1 and one line for a file that does not fit."""
     try:
         work(argv)
-    except (OSError, KeyError, ValueError, report_data.ReportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:  # whatever a damaged file leads to
+        text = f"{error} is missing in the file" if isinstance(error, KeyError) else str(error)
+        print(f"error: {report_data.plain(text)}", file=sys.stderr)
         return 1
     return 0

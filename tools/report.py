@@ -45,7 +45,7 @@ class Journey:
         if len(self.guided.experts) != len(self.counts):
             raise data.ReportError(f"experts.cfg has {len(self.guided.experts)} layers, neurons.h5 {len(self.counts)}")
         corpus = os.path.join(work, "corpus", "corpus.json")
-        self.corpus = data.read_json(corpus) if os.path.exists(corpus) else None
+        self.corpus_path, self.corpus = corpus, data.read_json(corpus) if os.path.exists(corpus) else None
         self.configs = sorted(glob.glob(os.path.join(glob.escape(work), "config", "*.cfg"))
                               + glob.glob(os.path.join(glob.escape(work), "config", glob.escape(target), "*.cfg")))
 
@@ -199,6 +199,7 @@ def table(journey):
 
 
 def print_table(header, cells):
+    header, cells = [data.plain(c) for c in header], [[data.plain(c) for c in row] for row in cells]
     widths = [max(len(row[i]) for row in [header] + cells) for i in range(len(header))]
     for n, row in enumerate([header] + cells):
         print("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))))
@@ -256,7 +257,9 @@ def provenance(journey):
     for name in ("model_sha256", "tokenizer_sha256", "corpus_sha256", "seed", "definition", "tie_rule"):
         if name in journey.neurons["attributes"]:
             lines.append(f"neurons.h5 {name}: {journey.neurons['attributes'][name]}")
-    if journey.corpus:
+    if not journey.corpus:
+        return lines
+    with data.reading(journey.corpus_path):
         packages = journey.corpus["packages"]
         lines += [f"text: {name} {package['version']}" for name, package in packages.items()]
         lines.append(f"text licence: {journey.corpus['license']}; seed {journey.corpus['seed']}")
@@ -283,7 +286,7 @@ def write_page(journey, path):
     parts.append("<h2>Where the numbers come from</h2><ul class=note>"
                  + "".join(f"<li>{escape(line)}</li>" for line in provenance(journey)) + "</ul>")
     for name in journey.configs:
-        with open(name, encoding="utf-8") as stream:
+        with open(name, encoding="utf-8", errors="replace") as stream:
             parts.append(f"<details><summary>{escape(os.path.basename(name))}</summary><pre>{escape(stream.read())}"
                          "</pre></details>")
     with open(path + ".tmp", "w", encoding="utf-8") as stream:
@@ -306,18 +309,22 @@ def main(argv=None):
     try:
         journey = Journey(options)
         write_page(journey, output)
+        cells, lines = table(journey), verdict(journey)
     except (data.ReportError, KeyError) as error:
         text = f"key {error} is missing in one of the files" if isinstance(error, KeyError) else str(error)
-        print(f"report: {text}", file=sys.stderr)
+        print(f"report: {data.plain(text)}", file=sys.stderr)
         return 65
     except OSError as error:
-        print(f"report: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"report: {error.filename or output}: {error.strerror}", file=sys.stderr)
         return 75 if error.errno == 28 else 70
+    except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:
+        print(f"report: the files in {options.work} do not go together ({data.plain(str(error))})", file=sys.stderr)
+        return 65
     print()
-    print_table(*table(journey))
+    print_table(*cells)
     print()
-    for line in verdict(journey):
-        print("* " + line)
+    for line in lines:
+        print("* " + data.plain(line))
     print(f"\nreport: {os.path.abspath(output)}")
     if options.check:
         broken = broken_inequalities(journey)

@@ -4,6 +4,7 @@ import io
 
 import matplotlib
 matplotlib.use("Agg")
+matplotlib.rcParams["text.parse_math"] = False  # a language may have a $ in its name
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 

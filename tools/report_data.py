@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads what the journey left behind, for tools/report.py: HDF5, JSON lines and INI in, plain Python out."""
+import contextlib
 import json
 import math
 import os
@@ -16,12 +17,47 @@ class ReportError(Exception):
     """One clear line: which file, what is wrong, what to do."""
 
 
-def read_json(path):
+@contextlib.contextmanager
+def reading(path):
+    """Whatever goes wrong with what `path` holds becomes one line that names it."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            return json.load(stream)
-    except (OSError, ValueError) as error:
-        raise ReportError(f"{path}: {error}") from error
+        yield
+    except ReportError:
+        raise
+    except OSError as error:
+        raise ReportError(f"{path}: {error.strerror or error}") from error
+    except RecursionError as error:
+        raise ReportError(f"{path}: nested too deeply") from error
+    except KeyError as error:
+        raise ReportError(f"{path}: {error} is missing in it") from error
+    except Exception as error:  # a type, a shape or a value that the writer never makes
+        raise ReportError(f"{path}: it is not as neuronmoe writes it ({error})") from error
+
+
+def plain(text):
+    """Text for a terminal: control characters, which could be commands to it, are written out."""
+    return "".join(c if c.isprintable() or c == " " else ascii(c)[1:-1] for c in text)
+
+
+def read_json(path):
+    """The object in a JSON file."""
+    with reading(path), open(path, encoding="utf-8") as stream:
+        found = json.load(stream)
+        if not isinstance(found, dict):
+            raise ReportError(f"{path}: it holds no JSON object")
+        return found
+
+
+def require_numbers(path, scores, names, low=-math.inf):
+    """Refuses {language: {name: value}} unless each value is a finite number above `low`."""
+    if not isinstance(scores, dict):
+        raise ReportError(f"{path}: scores by language are {scores!r}")
+    for lang, values in scores.items():
+        for name in names:
+            value = values.get(name) if isinstance(values, dict) else None
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= low:
+                raise ReportError(f"{path}: {name} of {lang} is {value!r}, not a number"
+                                  + (f" above {low:g}" if math.isfinite(low) else ""))
 
 
 def read_experts(path):
@@ -34,7 +70,7 @@ def read_experts(path):
                     if min(counts) >= 1:
                         return counts
     except (OSError, ValueError) as error:
-        raise ReportError(f"{path}: {error}") from error
+        raise ReportError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     raise ReportError(f"{path}: no valid line ADA_MOE_NUM_EXPERTS_LIST=")
 
 
@@ -68,6 +104,11 @@ def open_h5(path, kind):
 
 
 def read_neurons(path):
+    with reading(path):
+        return read_selected(path)
+
+
+def read_selected(path):
     """Selected neurons per layer: {"languages", "num_layers", "num_neurons", "units": {lang: [set per layer]},
     "last_ap": {lang: AP at the cut}, "top_k"}. A unit index counts once per layer, whichever projection it is in."""
     with open_h5(path, "neurons") as file:
@@ -94,6 +135,11 @@ def union_counts(neurons, languages):
 
 
 def read_specialization(path, lang):
+    with reading(path):
+        return read_shares(path, lang)
+
+
+def read_shares(path, lang):
     """{(layer, expert id): share in percent of the expert's values with AP >= the bar for `lang`}, and the bar."""
     with open_h5(path, "expert neurons") as file:
         languages = [text_of(name) for name in file["language"][...]]
@@ -115,10 +161,10 @@ def read_metrics(path):
                 try:
                     row = json.loads(line)
                     rows[int(row["step"])] = row
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                     continue
-    except OSError as error:
-        raise ReportError(f"{path}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReportError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     return [rows[step] for step in sorted(rows)]
 
 
@@ -126,7 +172,13 @@ def read_eval(path):
     found = read_json(path)
     if found.get("format") != "neuronmoe-eval" or "perplexity" not in found:
         raise ReportError(f"{path}: not an evaluation of neuronmoe (format {found.get('format')!r})")
-    require_readable(path, found)
+    with reading(path):
+        require_readable(path, found)
+        require_numbers(path, found["perplexity"], ["ppl"], 0.0)
+        require_numbers(path, found.get("continuation", {}), ["acc", "n"])
+        for rows in found.get("router", {}).values():
+            for row in rows:
+                int(row["layer"]), float(row["base_weight"])
     return found
 
 

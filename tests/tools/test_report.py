@@ -61,6 +61,40 @@ class Report(unittest.TestCase):
         self.assertIn("top 100 of 9600 neurons", out)
         self.assertNotIn("Control", out)
 
+    def test_broken_evaluations_are_one_line(self):
+        for change in (None, [], {"perplexity": {"en": {"ppl": None}, "el": {"ppl": 9.0}}},
+                       {"perplexity": {"en": {"ppl": 0.0}, "el": {"ppl": 9.0}}}, {"perplexity": {"en": {"ppl": -3}}},
+                       {"perplexity": {"en": {"ppl": "x"}}}, {"perplexity": {"en": 4.0}}, {"perplexity": [1]},
+                       {"continuation": {"en": {"acc": None, "n": 3}}}, {"continuation": [1]}, {"router": {"en": [3]}},
+                       {"router": []}, {"format_version": "x"}, "not utf-8", "deep"):
+            synthetic.write_journey(self.work)
+            path = pathlib.Path(self.work, "el", "eval-stage1.json")
+            if isinstance(change, dict):
+                path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+            else:
+                path.write_bytes({"not utf-8": b'{"a": "\xff"}', "deep": b"[" * 100000}.get(str(change)) or
+                                 json.dumps(change).encode())
+            code, out, err = self.call()
+            self.assertEqual((code, out, err.count("\n")), (65, "", 1), (change, err))
+            self.assertIn("eval-stage1.json: ", err, change)
+
+    def test_odd_files_elsewhere_are_one_line_or_passed_over(self):
+        for name, content in (("corpus/corpus.json", b'{"packages": 3}'), ("corpus/corpus.json", b"null"),
+                              ("el/experts.cfg", b"ADA_MOE_NUM_EXPERTS_LIST=\xff"), ("el/stage1/metrics.jsonl", b"\xff"),
+                              ("neurons.h5", b"\x89HDF"), ("el/expert_neurons.h5", b"")):
+            synthetic.write_journey(self.work)
+            os.makedirs(os.path.join(self.work, "corpus"), exist_ok=True)
+            pathlib.Path(self.work, name).write_bytes(content)
+            code, _, err = self.call()
+            self.assertEqual((code, err.count("\n")), (65, 1), (name, err))
+            self.assertIn(name, err)
+            pathlib.Path(self.work, name).unlink()
+
+    def test_names_cannot_command_a_terminal_or_formulas(self):
+        self.assertEqual(report_data.plain("a\x1b[2Jé\n$x"), "a\\x1b[2Jé\\n$x")
+        import report_charts
+        self.assertTrue(report_charts.heat_map([[1.0]], ["$\\undefined{$"], ["$_$"], "$^$").startswith(b"\x89PNG"))
+
     def test_control(self):
         synthetic.write_journey(self.work, control="el/uniform")
         _, out, _ = self.call("--control", "el/uniform")
