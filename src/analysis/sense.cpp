@@ -42,6 +42,37 @@ void fill_round(Round& round, const SampleSet& samples, std::span<const std::vec
 
 }  // namespace
 
+std::string describe_shared_sentences(std::span<const SensePool> pools) {
+  constexpr int quoted_chars = 60;
+  std::map<std::string_view, std::pair<std::size_t, bool>> seen;  // first pool; whether another has it too
+  std::int64_t shared = 0;
+  std::string first;
+  for (std::size_t p = 0; p < pools.size(); ++p) {
+    for (const std::string& sentence : pools[p].sentences) {
+      const auto [it, fresh] = seen.try_emplace(sentence, p, false);
+      if (fresh || it->second.first == p || it->second.second) continue;
+      it->second.second = true;
+      ++shared;
+      if (first.empty())
+        first = fmt::format("{} and {}: \"{:.{}}\"", pools[it->second.first].language, pools[p].language,
+                            sentence, quoted_chars);
+    }
+  }
+  if (shared == 0) return "";
+  return fmt::format(
+      "{} sentences stand in more than one language ({}): no neuron can tell them apart, which lowers every "
+      "AP; "
+      "take them out",
+      shared, first);
+}
+
+std::int32_t SampleSet::largest_id() const {
+  std::int32_t largest = -1;
+  for (const Sample& sample : samples)
+    for (const std::int32_t id : sample.ids) largest = std::max(largest, id);
+  return largest;
+}
+
 std::vector<int> SampleSet::language_of_sample() const {
   std::vector<int> result;
   for (const auto& sample : samples) result.push_back(sample.language);

@@ -55,6 +55,7 @@ struct JsonLine {
 
 /// Lines with text; blank ones are passed over. Ids, as text or numbers, may not come twice.
 std::vector<JsonLine> read_json_lines(const std::string& path) {
+  constexpr std::string_view keys[] = {"text", "lang", "id"};
   std::ifstream file(path, std::ios::binary);
   NMOE_CHECK(file.good(), bad_data, "{}: cannot be opened", path);
   std::vector<JsonLine> lines;
@@ -63,7 +64,7 @@ std::vector<JsonLine> read_json_lines(const std::string& path) {
   for (std::int64_t number = 1; std::getline(file, text); ++number) {
     if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
     const std::string place = fmt::format("{}:{}", path, number);
-    const nlohmann::json line = io::parse_json(text, place);
+    const nlohmann::json line = io::parse_json_line(text, place, keys);
     NMOE_CHECK(line.is_object() && line.contains("text") && line["text"].is_string(), bad_data,
                "{}: wanted an object with \"text\"", place);
     JsonLine& entry = lines.emplace_back();

@@ -11,7 +11,7 @@
 #include "neuronmoe/app/version.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
-#include "neuronmoe/model/config.hpp"
+#include "neuronmoe/model/hf_model.hpp"
 #include "value.hpp"
 
 namespace nmoe::app {
@@ -35,7 +35,7 @@ int run_allocate(comm::ExecutionContext& context, const AppConfig& config) {
   comm::agree(context.world, [&] {
     if (context.world.rank() != 0) return;
     std::optional<model::ModelConfig> model;
-    if (!config.run.model.empty()) model = model::load_model_config(config.run.model + "/config.json");
+    if (!config.run.model.empty()) model = model::load_directory_config(config.run.model);
     if (!config.allocation.sweep.empty()) {
       const std::string table = analysis::sweep_csv(config.allocation, model);
       io::write_file_atomically(config.run.output, table);

@@ -43,6 +43,8 @@ int run_convert(comm::ExecutionContext& context, const AppConfig& config) {
                          ? resolve_checkpoint(context, config.run.input)
                          : config.run.input;
   conversion.base = config.run.model;
+  require_same_directory(context, conversion.input);
+  if (!conversion.base.empty()) require_same_directory(context, conversion.base);
   conversion.output = config.run.output;
   while (conversion.output.size() > 1 && conversion.output.ends_with('/')) conversion.output.pop_back();
   conversion.dtype = config.convert.dtype;

@@ -2,6 +2,8 @@
 #include <fmt/core.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "commands.hpp"
@@ -11,6 +13,7 @@
 #include "neuronmoe/evaluation/continuation.hpp"
 #include "neuronmoe/evaluation/eval_file.hpp"
 #include "neuronmoe/evaluation/perplexity.hpp"
+#include "neuronmoe/io/same_file.hpp"
 #include "value.hpp"
 
 namespace nmoe::app {
@@ -73,14 +76,17 @@ class Evaluation {
 
  private:
   void measure_texts(evaluation::TaskResult& result) {
-    for (const auto& [language, path] : split_language_paths(options_.texts, "evaluation.text")) {
+    const auto inputs = split_language_paths(options_.texts, "evaluation.text");
+    if (inputs.empty()) return;
+    require_positions("evaluation.block", options_.block, decoder_.config());
+    const KnownTokenizers tokenizers = tokenizers_of(context_, config_.run.model);
+    for (const auto& [language, path] : inputs) {
       std::vector<std::int32_t> ids;
       std::int32_t eos_id = -1;
+      io::require_same_file(context_.world, path);
       comm::agree(context_.world, [&, &language = language, &path = path] {
         const data::TokenFile file(path);
-        NMOE_CHECK(file.info().vocab_size <= decoder_.config().vocab_size, bad_data,
-                   "{}: made with a vocabulary of {} tokens, the model has {}", path, file.info().vocab_size,
-                   decoder_.config().vocab_size);
+        require_fitting_tokens(file, tokenizers, decoder_.config());
         ids = evaluation::language_stream(file, language, options_.max_tokens);
         eos_id = file.info().eos_id;
       });
@@ -88,6 +94,7 @@ class Evaluation {
       const bool mixture = decoder_.config().num_moe_layers() > 0;
       const auto perplexity = evaluation::measure_perplexity(context_, ids, options_.block, eos_id,
                                                              log_probs(), mixture ? &routers : nullptr);
+      require_finite(perplexity.ppl(), language, path);
       result.languages[language] = perplexity.scores();
       if (mixture) results_.router[language] = routers.finish(context_.world, context_.stream);
       context_.log.info("{}: perplexity {:.2f} over {} tokens", language, perplexity.ppl(),
@@ -99,21 +106,32 @@ class Evaluation {
     const auto inputs = split_language_paths(options_.continuations, "evaluation.continuation");
     if (inputs.empty()) return;
     const auto tokenizer = load_tokenizer_for(context_, "", config_.run.model);
-    NMOE_CHECK(tokenizer->vocab_size() <= decoder_.config().vocab_size, bad_data,
-               "{}: vocabulary of {} tokens, the model has {}; use the tokenizer the model was made with",
-               tokenizer->name(), tokenizer->vocab_size(), decoder_.config().vocab_size);
     for (const auto& [language, path] : inputs) {
       std::vector<evaluation::TokenizedItem> items;
+      io::require_same_file(context_.world, path);
       comm::agree(context_.world, [&, &path = path] {
         items = evaluation::tokenize_items(
             evaluation::load_continuation_items(path, options_.limit, options_.seed), *tokenizer);
+        require_embedding(*tokenizer, std::max(evaluation::largest_id(items), tokenizer->eos_id()),
+                          decoder_.config());
       });
       const auto result = evaluation::measure_continuation(
           context_, items, tokenizer->eos_id(), decoder_.config().max_position_embeddings, log_probs());
+      require_finite(result.acc, language, path);
       task.languages[language] = result.scores();
       context_.log.info("{}: continuation {:.3f} +- {:.3f} of {} items", language, result.acc, result.stderr_,
                         result.n);
     }
+  }
+
+  /// No comparison with NaN is true: without this a broken model would get the share of items whose answer is
+  /// the first choice.
+  void require_finite(double score, const std::string& language, const std::string& path) const {
+    NMOE_CHECK(std::isfinite(score), bad_data,
+               "{}{}{}: its log probabilities of {} ({}) are not finite: a weight is NaN or infinite, or "
+               "activations overflow in {}",
+               config_.run.model, results_.checkpoint.empty() ? "" : " with the experts of ",
+               results_.checkpoint, path, language, name_of(config_.train.dtype));
   }
 
   evaluation::LogProbFunction log_probs() {

@@ -108,6 +108,8 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
       if (name == "config") {
         line.files.push_back(value);
       } else {
+        NMOE_CHECK(is_name(name), config,
+                   "command line: --{}: a name may only hold letters, digits, '_', '-' and '.'", name);
         line.assignments.push_back({full_key(name, sections), value, command_line_place});
         check_value(line.assignments.back());
       }

@@ -7,6 +7,7 @@
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/data/mixture.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/same_file.hpp"
 #include "neuronmoe/model/hf_model.hpp"
 #include "training_data.hpp"
 
@@ -38,15 +39,18 @@ int run_pretrain(comm::ExecutionContext& context, const AppConfig& config) {
   const auto& options = config.pretrain;
   require_option(options.model_config, "pretrain.model_config", "the config.json of the model to make");
   require_option(options.tokenizer, "pretrain.tokenizer", "the tokenizer that goes beside the model");
+  require_step_directory(context, config.run.resume);
   require_option(config.run.output, "output", "the model directory to write");
   const auto tokenizer = load_tokenizer_for(context, options.tokenizer, "");
+  io::require_same_file(context.world, options.model_config);
   model::ModelConfig architecture;
   std::string settings;
   comm::agree(context.world, [&] {
     architecture = model::load_model_config(options.model_config);
     settings = data::settings_of_copy(*tokenizer, architecture.bos_token_id);
   });
-  const data::Mixture mixture = load_training_data(context, config, architecture, tokenizer->sha256());
+  const data::Mixture mixture =
+      load_training_data(context, config, architecture, {{tokenizer->path(), tokenizer->sha256()}});
 
   const train::ParallelGroups groups(context.world, 1);
   const auto trainables = train::trainables_of(train::RunKind::pretrain);

@@ -4,6 +4,7 @@
 #include "neuronmoe/analysis/score.hpp"
 #include "neuronmoe/app/schema.hpp"
 #include "neuronmoe/app/version.hpp"
+#include "neuronmoe/io/same_file.hpp"
 
 namespace nmoe::app {
 
@@ -12,6 +13,7 @@ int run_score(comm::ExecutionContext& context, const AppConfig& config) {
     require_option(config.score.input, "score.input",
                    "an HDF5 file with responses[neuron, sample] and labels[sample]");
   require_option(config.run.output, "output", "the HDF5 file to write");
+  if (!config.score.input.empty()) io::require_same_file(context.world, config.score.input);
   analysis::Provenance provenance;
   provenance.config = config_to_ini(config, false);
   provenance.version = version();

@@ -19,6 +19,9 @@ int run_tokenize(comm::ExecutionContext& context, const AppConfig& config) {
   for (const auto& line : result.bad_lines) context.log.info("skipped {}", line);
   if (result.num_bad_lines > 0) context.log.info("skipped {} damaged lines in all", result.num_bad_lines);
   context.log.info("{}: {} documents, {} tokens", config.run.output, result.num_docs, result.num_tokens);
+  if (result.num_empty_docs > 0 && context.world.rank() == 0)
+    context.log.warn("{} of {} documents are empty: nothing is in them but the end of text",
+                     result.num_empty_docs, result.num_docs);
   return 0;
 }
 

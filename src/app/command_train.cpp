@@ -8,6 +8,7 @@
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/data/mixture.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/same_file.hpp"
 #include "neuronmoe/model/checkpoint_weights.hpp"
 #include "neuronmoe/model/hf_model.hpp"
 #include "sense_setup.hpp"
@@ -17,8 +18,8 @@ namespace nmoe::app {
 namespace {
 
 /// Expert counts: from the checkpoint that the run starts from, else (stage 1) from --experts.
-model::ModelConfig expanded_architecture(const AppConfig& config, const std::string& init_from) {
-  model::ModelConfig architecture = model::load_model_config(config.run.model + "/config.json");
+model::ModelConfig expanded_architecture(const AppConfig& config, model::ModelConfig architecture,
+                                         const std::string& init_from) {
   architecture.top_k = config.train.top_k;
   architecture.release_router = config.train.router_compat == model::RouterCompat::release;
   std::vector<int> wanted;
@@ -72,6 +73,7 @@ std::function<void(std::int64_t)> expert_probe(comm::ExecutionContext& context, 
 int run_train(comm::ExecutionContext& context, const AppConfig& config) {
   const bool stage1 = config.train.stage == 1;
   require_option(config.run.model, "model", "the Hugging Face directory of the dense base");
+  require_step_directory(context, config.run.resume);
   require_option(config.run.output, "output", "the run directory to write");
   if (stage1) {
     if (config.train.init_from.empty())
@@ -83,10 +85,13 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
   const std::string init_from =
       config.train.init_from.empty() ? "" : resolve_checkpoint(context, config.train.init_from);
   if (!init_from.empty()) require_same_base(context, init_from, config.run.model);
-  model::ModelConfig architecture;
-  comm::agree(context.world, [&] { architecture = expanded_architecture(config, init_from); });
+  model::ModelConfig architecture = load_architecture(context, config.run.model);
+  if (!config.run.experts.empty()) io::require_same_file(context.world, config.run.experts);
+  comm::agree(context.world, [&] { architecture = expanded_architecture(config, architecture, init_from); });
   train::MeasuredTokens placed_by = placement_tokens(context, config, architecture, init_from);
-  const data::Mixture mixture = load_training_data(context, config, architecture);
+  const data::Mixture mixture =
+      load_training_data(context, config, architecture, tokenizers_of(context, config.run.model));
+  if (!stage1) require_old_text(config.train, mixture);
 
   const auto kind = stage1 ? train::RunKind::stage1 : train::RunKind::stage2;
   std::unique_ptr<model::Decoder> decoder;

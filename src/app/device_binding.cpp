@@ -7,6 +7,7 @@
 
 #include "launcher.hpp"
 #include "mpi_facts.hpp"
+#include "neuronmoe/app/config.hpp"
 #include "neuronmoe/app/run_guarded.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/comm/agree.hpp"
@@ -115,6 +116,10 @@ void choose_threads(comm::Communicator& world, int wanted, const Logger& log) {
   // Bound ranks have their cores to themselves, unbound ones share the node.
   const int share = std::max(1, mine < online ? mine : online / num_ranks);
   const int threads = wanted > 0 ? wanted : omp_num_threads() > 0 ? omp_num_threads() : share;
+  comm::agree(world, [&] {
+    NMOE_CHECK(threads <= max_threads, config, "OMP_NUM_THREADS = {}; a rank takes {} threads at most",
+               threads, max_threads);
+  });
   omp_set_num_threads(threads);
   const int total = sum_over_node(world, threads).sum;
   if (threads > mine) {

@@ -56,13 +56,6 @@ std::size_t comment_start(std::string_view line) {
   return std::string_view::npos;
 }
 
-bool is_name(std::string_view s) {
-  return !s.empty() && std::all_of(s.begin(), s.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-           c == '-' || c == '.';
-  });
-}
-
 std::string parse_section(std::string_view line, const std::string& where) {
   NMOE_CHECK(line.back() == ']', config, "{}: section '{}' has no closing ']'", where, line);
   const auto name = trim(line.substr(1, line.size() - 2));
@@ -72,6 +65,13 @@ std::string parse_section(std::string_view line, const std::string& where) {
 }
 
 }  // namespace
+
+bool is_name(std::string_view s) {
+  return !s.empty() && std::all_of(s.begin(), s.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-' || c == '.' || static_cast<unsigned char>(c) >= 0x80U;
+  });
+}
 
 std::vector<Assignment> parse_ini(std::string_view text, const std::string& file) {
   NMOE_CHECK(!text.starts_with("\xEF\xBB\xBF"), config,

@@ -3,9 +3,12 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <optional>
 
 #include "commands.hpp"
 #include "exit_file.hpp"
@@ -13,6 +16,7 @@
 #include "neuronmoe/app/run_guarded.hpp"
 #include "neuronmoe/app/version.hpp"
 #include "neuronmoe/base/error.hpp"
+#include "neuronmoe/comm/agree.hpp"
 #include "output_claim.hpp"
 
 namespace {
@@ -20,8 +24,12 @@ namespace {
 using namespace nmoe;
 
 void print(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+  errno = 0;
+  const bool written =
+      std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  const int reason = errno;
+  NMOE_CHECK(written || reason != ENOSPC, no_space, "standard output: {}", std::strerror(reason));
+  NMOE_CHECK(written, io, "standard output: {}", std::strerror(reason));
 }
 
 std::string overall_help() {
@@ -112,31 +120,41 @@ double start_timeout_s(const std::vector<std::string>& arguments) {
   return seconds;
 }
 
+/// Help or version. Returns the exit code.
+int print_without_mpi(const std::vector<std::string>& arguments, bool help) {
+  const auto* command = arguments.empty() ? nullptr : app::find_command(arguments.front());
+  if (app::launcher_rank() != 0) return arguments.empty() ? exit_code(ErrorCode::config) : 0;
+  try {
+    if (help || arguments.empty())
+      print(command != nullptr ? command_help(*command) : overall_help());
+    else
+      print(fmt::format("neuronmoe {}\n", app::version()));
+  } catch (const Error& error) {
+    fmt::print(stderr, "neuronmoe: error: {}\n", error.what());
+    return exit_code(error.code());
+  }
+  return arguments.empty() ? exit_code(ErrorCode::config) : 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const std::vector<std::string> arguments = arguments_of(argc, argv);
   // Help needs no MPI; under a launcher only the first process speaks.
   const bool help = asks_for(arguments, "--help") || asks_for(arguments, "-h");
-  if (help || asks_for(arguments, "--version") || arguments.empty()) {
-    const auto* command = arguments.empty() ? nullptr : app::find_command(arguments.front());
-    if (app::launcher_rank() == 0) {
-      if (help || arguments.empty())
-        print(command != nullptr ? command_help(*command) : overall_help());
-      else
-        print(fmt::format("neuronmoe {}\n", app::version()));
-    }
-    return arguments.empty() ? exit_code(ErrorCode::config) : 0;
-  }
+  if (help || asks_for(arguments, "--version") || arguments.empty())
+    return print_without_mpi(arguments, help);
 
   app::AppConfig config;
   const app::Command* command = nullptr;
   bool print_config = false;
+  std::optional<comm::OnNode> on_node_given;
   const auto configure = [&](comm::Communicator& world) {
     const app::CommandLine line = app::parse_command_line(arguments);
     command = &require_command(line);
     print_config = line.print_config;
     config = app::load_config(world, line);
+    on_node_given = config.comm.on_node;
     comm::OnNodeChoice on_node = comm::choose_on_node(world, config.comm.on_node);
     config.comm.on_node = on_node.on_node;
     return guard_options(config, std::move(on_node), *command);
@@ -146,10 +164,12 @@ int main(int argc, char** argv) {
       const app::OutputClaim claim(context, *command, config.run.output);
       return command->function(context, config);
     }
-    if (context.world.rank() == 0) {
-      print(fmt::format("# neuronmoe {} {}\n", app::version(), command->name) +
-            app::config_to_ini(config, true));
-    }
+    config.comm.on_node = on_node_given;  // what it became here may be wrong on other ranks
+    comm::agree(context.world, [&] {
+      if (context.world.rank() == 0)
+        print(fmt::format("# neuronmoe {} {}\n", app::version(), command->name) +
+              app::config_to_ini(config, true));
+    });
     return 0;
   };
   return app::run_guarded(&argc, &argv, start_timeout_s(arguments), configure, body);

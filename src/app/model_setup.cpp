@@ -1,6 +1,7 @@
 // Checkpoints found, models loaded, data sets named: what several commands begin with.
 #include "model_setup.hpp"
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -14,6 +15,7 @@
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/file_hash.hpp"
 #include "neuronmoe/io/manifest.hpp"
+#include "neuronmoe/io/same_file.hpp"
 #include "neuronmoe/model/checkpoint_weights.hpp"
 #include "neuronmoe/model/hf_model.hpp"
 
@@ -33,6 +35,7 @@ std::string resolve_checkpoint(comm::ExecutionContext& context, const std::strin
     return fs::is_directory(fs::path(path) / "checkpoints") ? "model" : "run";
   });
   if (kind == "step") {
+    io::require_same_file(context.world, path + "/manifest.json");
     const std::string fault = io::verify_manifest(world, path);
     NMOE_CHECK(fault.empty(), bad_data, "checkpoint {} is damaged: {}", path, fault);
     return path;
@@ -45,6 +48,23 @@ std::string resolve_checkpoint(comm::ExecutionContext& context, const std::strin
   if (!skipped.empty() && world.rank() == 0)
     context.log.warn("using {}; passed over{}", newest.directory, skipped.substr(1));
   return newest.directory;
+}
+
+void require_step_directory(comm::ExecutionContext& context, const std::string& resume) {
+  if (resume == train::resume_auto || resume == train::resume_none) return;
+  comm::agree(context.world, [&] {
+    if (context.world.rank() != 0 || fs::exists(fs::path(resume) / "manifest.json")) return;
+    std::string newest;
+    for (const fs::path& directory : {fs::path(resume), fs::path(resume) / "checkpoints"}) {
+      std::error_code ignored;  // the trainer says why it cannot be read
+      for (const auto& entry : fs::directory_iterator(directory, ignored)) {
+        if (io::step_of_directory_name(entry.path().filename().string()))
+          newest = std::max(newest, entry.path().string());
+      }
+    }
+    NMOE_CHECK(newest.empty(), bad_data, "--resume {} is a run directory; name a step of it, e.g. {}", resume,
+               newest);
+  });
 }
 
 std::string on_rank_zero(comm::ExecutionContext& context, const std::function<std::string()>& work) {
@@ -67,6 +87,35 @@ void require_same_base(comm::ExecutionContext& context, const std::string& check
   });
 }
 
+void require_same_directory(comm::ExecutionContext& context, const std::string& directory) {
+  const std::string list = on_rank_zero(context, [&] {
+    std::string names;
+    for (const std::string& file : model::model_directory_files(directory)) names += file + '\n';
+    return names;
+  });
+  std::vector<std::string> files;
+  for (std::size_t begin = 0, end = 0; (end = list.find('\n', begin)) != std::string::npos; begin = end + 1)
+    files.push_back(list.substr(begin, end - begin));
+  io::require_same_files(context.world, files);
+}
+
+model::ModelConfig load_architecture(comm::ExecutionContext& context, const std::string& directory) {
+  require_same_directory(context, directory);
+  model::ModelConfig architecture;
+  bool untied = false;
+  comm::agree(context.world, [&] {
+    architecture = model::load_directory_config(directory);
+    untied = model::load_model_config(directory + "/config.json").tie_word_embeddings &&
+             !architecture.tie_word_embeddings;
+  });
+  if (untied)
+    context.log.warn(
+        "{}: tie_word_embeddings is true, but its lm_head.weight is not the embedding: the head is used and "
+        "the two are not tied, as transformers 5 does",
+        directory);
+  return architecture;
+}
+
 std::unique_ptr<model::Decoder> make_decoder(comm::ExecutionContext& context, const DecoderParts& parts) {
   return std::make_unique<model::Decoder>(parts.architecture, parts.dtype, parts.trainable, parts.experts,
                                           context.stream);
@@ -77,7 +126,8 @@ std::unique_ptr<model::Decoder> load_decoder(comm::ExecutionContext& context, co
   model::require_dense_weights(parts.architecture, model_dir);
   auto decoder = make_decoder(context, parts);
   model::load_dense_weights(*decoder, model_dir);
-  if (!checkpoint.empty()) model::load_checkpoint_weights(*decoder, checkpoint);
+  const bool trains = parts.trainable != model::TrainableSet::none;
+  if (!checkpoint.empty()) model::load_checkpoint_weights(*decoder, checkpoint, !trains);
   return decoder;
 }
 
@@ -87,9 +137,8 @@ LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig&
   require_option(directory, "model", "the Hugging Face directory of the dense base");
   LoadedModel loaded;
   loaded.checkpoint = checkpoint;
-  model::ModelConfig architecture;
+  model::ModelConfig architecture = load_architecture(context, directory);
   comm::agree(context.world, [&] {
-    architecture = model::load_model_config(directory + "/config.json");
     if (!checkpoint.empty()) architecture = model::apply_checkpoint_config(architecture, checkpoint);
   });
   const int expert_parallel_size = checkpoint.empty() ? 1 : config.train.expert_parallel_size;
@@ -110,7 +159,62 @@ std::unique_ptr<data::Tokenizer> load_tokenizer_for(comm::ExecutionContext& cont
                                                     const std::string& wanted, const std::string& model_dir) {
   std::unique_ptr<data::Tokenizer> tokenizer;
   comm::agree(context.world, [&] { tokenizer = data::load_tokenizer(wanted.empty() ? model_dir : wanted); });
+  const std::vector<std::string> file{tokenizer->path()};
+  io::require_same_files(context.world, file, data::settings_files(tokenizer->path()));
   return tokenizer;
+}
+
+KnownTokenizers tokenizers_of(comm::ExecutionContext& context, const std::string& model_dir) {
+  const auto list = nlohmann::json::parse(on_rank_zero(context, [&] {
+    nlohmann::json files = nlohmann::json::array();
+    for (const std::string& file : data::list_tokenizer_files(model_dir))
+      files.push_back({file, sha256_file(file)});
+    return files.dump();
+  }));
+  return list.get<KnownTokenizers>();
+}
+
+void require_known_tokenizer(const std::string& path, const data::TokenFileInfo& info,
+                             const KnownTokenizers& known) {
+  const bool fits = std::any_of(known.begin(), known.end(), [&](const auto& tokenizer) {
+    return tokenizer.second == info.tokenizer_sha256;
+  });
+  NMOE_CHECK(
+      known.empty() || fits, bad_data,
+      "{}: made with a tokenizer of hash {}, the model's has {} ({}); tokenize with the model's tokenizer",
+      path, info.tokenizer_sha256, known.front().second, known.front().first);
+}
+
+void require_fitting_tokens(const data::TokenFile& tokens, const KnownTokenizers& known,
+                            const model::ModelConfig& architecture) {
+  require_known_tokenizer(tokens.path(), tokens.info(), known);
+  NMOE_CHECK(
+      tokens.largest_id() < architecture.vocab_size, bad_data,
+      "{}: made with a vocabulary of {} tokens, of which {} occurs, but the model has {}; tokenize with "
+      "the model's tokenizer",
+      tokens.path(), tokens.info().vocab_size, tokens.largest_id(), architecture.vocab_size);
+}
+
+void require_embedding(const data::Tokenizer& tokenizer, std::int32_t largest_id,
+                       const model::ModelConfig& architecture) {
+  NMOE_CHECK(
+      largest_id < architecture.vocab_size, bad_data,
+      "{}: vocabulary of {} tokens, of which {} (\"{}\") occurs, but the model has embeddings for {}; use "
+      "the tokenizer the model was made with, or take that token out of the text",
+      tokenizer.name(), tokenizer.vocab_size(), largest_id, tokenizer.token(largest_id),
+      architecture.vocab_size);
+}
+
+void require_positions(std::string_view key, std::int64_t length, const model::ModelConfig& architecture) {
+  const auto& scaling = architecture.rope_scaling;
+  const double stretch = scaling.type == "linear" ? std::max(1.0, scaling.factor) : 1.0;
+  const auto longest =
+      static_cast<std::int64_t>(stretch * static_cast<double>(architecture.max_position_embeddings));
+  NMOE_CHECK(
+      length <= longest, config,
+      "{} = {} is more than the {} positions of the model (max_position_embeddings of its config.json{}); "
+      "lower it",
+      key, length, longest, stretch > 1.0 ? " times the factor of rope_scaling" : "");
 }
 
 std::vector<data::DataSetConfig> data_sets_of(const AppConfig& config) {

@@ -58,17 +58,8 @@ Outcome decode(const std::string& text) {
 }
 
 Outcome current_exception_outcome() {
-  try {
-    throw;
-  } catch (const Error& error) {
-    return {exit_code(error.code()), error.what()};
-  } catch (const std::bad_alloc&) {
-    return {exit_code(ErrorCode::internal), "out of memory"};
-  } catch (const std::exception& error) {
-    return {exit_code(ErrorCode::internal), fmt::format("unexpected error: {}", error.what())};
-  } catch (...) {
-    return {exit_code(ErrorCode::internal), "an exception of unknown type"};
-  }
+  const Error error = comm::current_error();
+  return {exit_code(error.code()), error.what()};
 }
 
 void print_error(const std::string& who, const std::string& message) {

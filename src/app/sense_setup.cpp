@@ -8,9 +8,21 @@
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/io/same_file.hpp"
 #include "neuronmoe/model/hf_model.hpp"
 
 namespace nmoe::app {
+namespace {
+
+/// Files that entries LANG:PATH or PATH name.
+std::vector<std::string> files_of(const AppConfig& config) {
+  std::vector<std::string> files;
+  for (const auto* entries : {&config.analysis.sense, &config.analysis.similarity_text})
+    for (const std::string& entry : *entries) files.push_back(entry.substr(entry.find(':') + 1));
+  return files;
+}
+
+}  // namespace
 
 SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& config,
                          const model::ModelConfig& architecture) {
@@ -18,8 +30,9 @@ SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& confi
   NMOE_CHECK(!options.sense.empty(), config,
              "--analysis.sense is not set: LANG:PATH.json, once per language");
   const auto tokenizer = load_tokenizer_for(context, options.tokenizer, config.run.model);
+  io::require_same_files(context.world, files_of(config));
   SenseSetup setup;
-  std::string corpus;
+  std::string corpus, shared;
   comm::agree(context.world, [&] {
     auto pools = analysis::read_sense_pools(options.sense);
     std::vector<std::string> languages;
@@ -31,15 +44,16 @@ SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& confi
     else
       analysis::draw_shared(pools, options.sentences, seed);
     for (const auto& pool : pools) corpus += pool.language + " " + pool.sha256 + "\n";
-    NMOE_CHECK(tokenizer->vocab_size() <= architecture.vocab_size, bad_data,
-               "{}: vocabulary of {} tokens, the model has {}; use the tokenizer the model was made with",
-               tokenizer->name(), tokenizer->vocab_size(), architecture.vocab_size);
+    shared = analysis::describe_shared_sentences(pools);
     setup.samples = analysis::tokenize_pools(pools, *tokenizer, options.max_tokens);
+    require_embedding(*tokenizer, setup.samples.largest_id(), architecture);
     if (options.similarity_text.empty()) return;
     setup.documents =
         analysis::tokenize_documents(options.similarity_text, *tokenizer, options.similarity_tokens,
                                      std::min<std::int64_t>(10000, architecture.max_position_embeddings));
+    require_embedding(*tokenizer, setup.documents.largest_id(), architecture);
   });
+  if (!shared.empty() && context.world.rank() == 0) context.log.warn("{}", shared);
   const data::BosRule& bos = tokenizer->bos_rule();
   context.log.info("BOS: {}", bos.to_string());
   if (!bos.stated && architecture.bos_token_id >= 0)

@@ -6,36 +6,46 @@
 
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/comm/agree.hpp"
-#include "neuronmoe/io/hdf5_file.hpp"
+#include "neuronmoe/io/same_file.hpp"
 #include "neuronmoe/train/schedule.hpp"
 
 namespace nmoe::app {
 
 data::Mixture load_training_data(comm::ExecutionContext& context, const AppConfig& config,
-                                 const model::ModelConfig& architecture,
-                                 const std::string& tokenizer_sha256) {
+                                 const model::ModelConfig& architecture, const KnownTokenizers& tokenizers) {
   const auto data_sets = data_sets_of(config);
+  std::vector<std::string> files;
+  for (const auto& d : data_sets) files.push_back(d.tokens);
+  io::require_same_files(context.world, files);
   std::optional<data::Mixture> mixture;
   comm::agree(context.world, [&] {
-    for (const auto& d : data_sets) {
-      auto file = io::H5File::open(d.tokens, data::token_file_format);
-      const std::int64_t vocab_size = file.read_int_attribute("/", "vocab_size");
-      NMOE_CHECK(
-          vocab_size <= architecture.vocab_size, bad_data,
-          "{}: made with a vocabulary of {} tokens, the model has {}; tokenize with the model's tokenizer",
-          d.tokens, vocab_size, architecture.vocab_size);
-      const std::string made_with = file.read_string_attribute("/", "tokenizer_sha256");
-      NMOE_CHECK(
-          tokenizer_sha256.empty() || made_with == tokenizer_sha256, bad_data,
-          "{}: made with a tokenizer of hash {}, the model's has {}; tokenize with the model's tokenizer",
-          d.tokens, made_with, tokenizer_sha256);
-    }
     mixture.emplace(data::make_mixture(data_sets, config.train.seq_length, config.train.eos_label,
                                        config.train.seed, config.train.packing));
+    for (const auto& d : mixture->datasets()) require_fitting_tokens(d.file(), tokenizers, architecture);
   });
+  require_positions("train.seq_length", config.train.seq_length, architecture);
   context.log.info("data:\n{}", mixture->to_string());
+  const std::int64_t micro_batches = config.train.global_batch_size / config.train.micro_batch_size;
+  const std::int64_t idle = context.world.size() - micro_batches;
+  if (idle > 0 && context.world.rank() == 0)
+    context.log.warn(
+        "{} ranks for the {} micro-batches of a step (train.global_batch_size / train.micro_batch_size): {} "
+        "of them have no sequences of their own; lower train.micro_batch_size or take fewer ranks",
+        context.world.size(), micro_batches, idle);
   context.heartbeat.beat();
   return std::move(*mixture);
+}
+
+void require_old_text(const train::TrainConfig& config, const data::Mixture& mixture) {
+  const bool wanted = config.lpr_form != train::LprLoss::off && config.lpr_loss_coef > 0.0;
+  const bool there = std::any_of(mixture.datasets().begin(), mixture.datasets().end(),
+                                 [](const auto& d) { return d.num_docs(data::Mark::old_language) > 0; });
+  NMOE_CHECK(
+      !wanted || there, config,
+      "stage 2 has no text in an old language: no document of its {} data sets is marked old, so that "
+      "the routing loss has no token; add a [data.<name>] section with the replay text (mark = old), or "
+      "set train.lpr_form = off",
+      mixture.datasets().size());
 }
 
 train::TrainConfig with_steps(train::TrainConfig config, const data::Mixture& mixture) {

@@ -6,11 +6,13 @@
 
 namespace nmoe::app {
 
-/// The mixture of the config's data sets, checked against the model's vocabulary and, unless "" is given,
-/// against the hash of its tokenizer. Collective.
+/// The mixture of the config's data sets, checked against the model's embeddings and positions and against
+/// the tokenizers that fit it. Collective.
 data::Mixture load_training_data(comm::ExecutionContext& context, const AppConfig& config,
-                                 const model::ModelConfig& architecture,
-                                 const std::string& tokenizer_sha256 = "");
+                                 const model::ModelConfig& architecture, const KnownTokenizers& tokenizers);
+
+/// Demands text in an old language for the routing loss of stage 2, unless it is off. @throws Error(config)
+void require_old_text(const train::TrainConfig& config, const data::Mixture& mixture);
 
 /// The settings of a run: train.steps as train.epochs gives it for these data, if it is set.
 /// @throws Error(config) if the warm-up is longer

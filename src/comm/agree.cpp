@@ -2,9 +2,12 @@
 #include "neuronmoe/comm/agree.hpp"
 
 #include <chrono>
+#include <filesystem>
 #include <future>
 #include <memory>
+#include <new>
 #include <optional>
+#include <system_error>
 #include <thread>
 
 namespace nmoe::comm {
@@ -14,12 +17,8 @@ namespace {
 std::optional<Error> run(const std::function<void()>& work) {
   try {
     work();
-  } catch (const Error& error) {
-    return error;
-  } catch (const std::exception& error) {
-    return Error(ErrorCode::internal, error.what());
   } catch (...) {
-    return Error(ErrorCode::internal, "an exception of unknown type");
+    return current_error();
   }
   return std::nullopt;
 }
@@ -63,6 +62,27 @@ std::optional<Error> agreed_error(Communicator& comm, const std::optional<Error>
 }
 
 }  // namespace
+
+Error current_error() {
+  try {
+    throw;
+  } catch (const Error& error) {
+    return error;
+  } catch (const std::filesystem::filesystem_error& error) {
+    const bool wrong_path = error.code() == std::errc::too_many_symbolic_link_levels ||
+                            error.code() == std::errc::no_such_file_or_directory ||
+                            error.code() == std::errc::not_a_directory ||
+                            error.code() == std::errc::filename_too_long;
+    return Error(wrong_path ? ErrorCode::bad_data : ErrorCode::io,
+                 fmt::format("{}: {}", error.path1().string(), error.code().message()));
+  } catch (const std::bad_alloc&) {
+    return Error(ErrorCode::internal, "out of memory");
+  } catch (const std::exception& error) {
+    return Error(ErrorCode::internal, error.what());
+  } catch (...) {
+    return Error(ErrorCode::internal, "an exception of unknown type");
+  }
+}
 
 void agree(Communicator& comm, const std::function<void()>& work) {
   if (const std::optional<Error> error = agreed_error(comm, run(work))) throw *error;

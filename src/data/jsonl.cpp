@@ -79,13 +79,25 @@ std::string document_of(std::string_view line, TextFormat format) {
   NMOE_CHECK(is_valid_utf8(line), bad_data, "invalid UTF-8");
   std::string text(line);
   if (format == TextFormat::jsonl) {
-    const nlohmann::json row = io::parse_json(line, "line");  // refuses lone surrogates
+    constexpr std::string_view keys[] = {"text"};
+    const nlohmann::json row = io::parse_json_line(line, "", keys);  // refuses lone surrogates
     NMOE_CHECK(row.is_object() && row.contains("text") && row["text"].is_string(), bad_data,
                "no \"text\" field that is a string");
     text = row["text"].get<std::string>();
   }
   NMOE_CHECK(text.find('\0') == std::string::npos, bad_data, "NUL character in the text");
   return text;
+}
+
+void require_line_ends(std::string_view file, const std::string& path) {
+  const std::size_t carriage = file.find('\r');
+  NMOE_CHECK(
+      file.find('\n') != std::string_view::npos || carriage == std::string_view::npos ||
+          file.find_first_not_of("\r", carriage) == std::string_view::npos,
+      bad_data,
+      "{}: its lines end with a carriage return alone, as on old Macs, so all of it would be one document; "
+      "tr '\\r' '\\n' makes lines of it",
+      path);
 }
 
 LineReader::LineReader(std::string_view file, std::int64_t begin, std::int64_t end)

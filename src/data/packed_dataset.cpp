@@ -36,6 +36,10 @@ PackedDataset::PackedDataset(const DataSetConfig& config, std::shared_ptr<const 
              name_, file_->path(), num_docs(), num_tokens(), seq_length_);
 }
 
+std::int64_t PackedDataset::num_docs(Mark mark) const {
+  return std::count_if(docs_.begin(), docs_.end(), [&](std::int64_t doc) { return mark_of(doc) == mark; });
+}
+
 void PackedDataset::cut_batches(const Packing& packing) {
   NMOE_CHECK(packing.batch_docs >= 0 && packing.shards >= 1, config,
              "pack.batch_docs = {} and pack.shards = {}; they must be at least 0 and 1", packing.batch_docs,
@@ -75,7 +79,7 @@ Sample PackedDataset::block(std::int64_t index) const {
   for (; sample.ids.size() < length; ++doc) {
     const auto ids = file_->document(docs_[doc]).subspan(position - start_[doc]);
     const std::size_t count = std::min(ids.size(), length - sample.ids.size());
-    const Mark mark = mark_override_.value_or(file_->mark(docs_[doc]));
+    const Mark mark = mark_of(docs_[doc]);
     for (std::size_t i = 0; i < count; ++i) sample.ids.push_back(static_cast<std::int32_t>(ids[i]));
     sample.old_mask.insert(sample.old_mask.end(), count, mark == Mark::old_language ? 1 : 0);
     position += count;

@@ -33,6 +33,20 @@ void write_part(io::H5File& file, const std::string& name, const std::vector<T>&
   file.write_ranges(name, io::element_of<T>::value, shape, ranges, mine.data());
 }
 
+TokenFileInfo read_info(io::H5File& file, const std::string& path) {
+  TokenFileInfo info;
+  info.vocab_size = file.read_int_attribute("/", "vocab_size");
+  const std::int64_t eos_id = file.read_int_attribute("/", "eos_id");
+  NMOE_CHECK(info.vocab_size > 0 && info.vocab_size <= std::int64_t{1} << 31 && eos_id >= 0 &&
+                 eos_id < info.vocab_size,
+             bad_data, "{}: vocab_size {} and eos_id {} do not go together", path, info.vocab_size, eos_id);
+  info.eos_id = static_cast<std::int32_t>(eos_id);
+  info.tokenizer_sha256 = file.read_string_attribute("/", "tokenizer_sha256");
+  info.inputs_sha256 = file.read_string_attribute("/", "inputs_sha256");
+  info.languages = file.read_strings("/languages");
+  return info;
+}
+
 }  // namespace
 
 void write_token_file(comm::Communicator& comm, const std::string& path, const TokenDocuments& mine,
@@ -63,17 +77,14 @@ void write_token_file(comm::Communicator& comm, const std::string& path, const T
   });
 }
 
+TokenFileInfo read_token_file_info(const std::string& path) {
+  io::H5File file = io::H5File::open(path, token_file_format);
+  return read_info(file, path);
+}
+
 TokenFile::TokenFile(const std::string& path) : path_(path) {
   io::H5File file = io::H5File::open(path, token_file_format);
-  info_.vocab_size = file.read_int_attribute("/", "vocab_size");
-  const std::int64_t eos_id = file.read_int_attribute("/", "eos_id");
-  NMOE_CHECK(info_.vocab_size > 0 && info_.vocab_size <= std::int64_t{1} << 31 && eos_id >= 0 &&
-                 eos_id < info_.vocab_size,
-             bad_data, "{}: vocab_size {} and eos_id {} do not go together", path, info_.vocab_size, eos_id);
-  info_.eos_id = static_cast<std::int32_t>(eos_id);
-  info_.tokenizer_sha256 = file.read_string_attribute("/", "tokenizer_sha256");
-  info_.inputs_sha256 = file.read_string_attribute("/", "inputs_sha256");
-  info_.languages = file.read_strings("/languages");
+  info_ = read_info(file, path);
   const std::vector<std::int64_t> any = {-1};
   ids_ = file.read<std::uint32_t>("/ids", any);
   lang_ = file.read<std::uint16_t>("/doc/lang", any);
@@ -91,12 +102,14 @@ TokenFile::TokenFile(const std::string& path) : path_(path) {
     NMOE_CHECK(lang_[d] < info_.languages.size() && mark_[d] <= 1, bad_data,
                "{}: document {} has language {} of {} and mark {}", path, d, lang_[d], info_.languages.size(),
                mark_[d]);
-    NMOE_CHECK(ids_[offset_[d + 1] - 1] == static_cast<std::uint32_t>(eos_id), bad_data,
-               "{}: document {} does not end with EOS ({})", path, d, eos_id);
+    NMOE_CHECK(ids_[offset_[d + 1] - 1] == static_cast<std::uint32_t>(info_.eos_id), bad_data,
+               "{}: document {} does not end with EOS ({})", path, d, info_.eos_id);
   }
-  for (std::size_t i = 0; i < ids_.size(); ++i)
+  for (std::size_t i = 0; i < ids_.size(); ++i) {
     NMOE_CHECK(ids_[i] < static_cast<std::uint64_t>(info_.vocab_size), bad_data,
                "{}: id {} at token {} is not below vocab_size {}", path, ids_[i], i, info_.vocab_size);
+    largest_id_ = std::max(largest_id_, ids_[i]);
+  }
 }
 
 std::span<const std::uint32_t> TokenFile::document(std::int64_t doc) const {

@@ -12,6 +12,7 @@
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/mapped_file.hpp"
+#include "neuronmoe/io/same_file.hpp"
 
 namespace nmoe::data {
 namespace {
@@ -109,6 +110,7 @@ std::vector<PieceReport> tokenize_pieces(comm::ExecutionContext& context,
     const auto input = static_cast<std::size_t>(piece.input);
     const TextFormat format = text_format_of(inputs[input].path);
     const io::MappedFile file(inputs[input].path);
+    require_line_ends(file.bytes(), inputs[input].path);
     LineReader reader(file.bytes(), piece.begin, piece.end);
     PieceReport& report = reports.emplace_back();
     for (std::vector<Line> lines; next_batch(reader, lines);) {
@@ -120,6 +122,7 @@ std::vector<PieceReport> tokenize_pieces(comm::ExecutionContext& context,
         }
         ++report.num_docs;
         const auto& ids = encoded[i].ids;
+        if (ids.empty()) ++report.num_empty;
         documents.ids.insert(documents.ids.end(), ids.begin(), ids.end());
         documents.ids.push_back(static_cast<std::uint32_t>(tokenizer.eos_id()));
         documents.lengths.push_back(ids.size() + 1);
@@ -143,7 +146,8 @@ TokenizeResult merge_reports(comm::Communicator& comm, const std::vector<Tokeniz
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     json bad = json::array();
     for (const BadLine& b : reports[i].first_bad) bad.push_back({b.line, b.reason});
-    mine.push_back({pieces[i].input, reports[i].num_lines, reports[i].num_docs, reports[i].num_bad, bad});
+    mine.push_back({pieces[i].input, reports[i].num_lines, reports[i].num_docs, reports[i].num_bad, bad,
+                    reports[i].num_empty});
   }
   const auto replace = json::error_handler_t::replace;
   TokenizeResult result;
@@ -159,6 +163,7 @@ TokenizeResult merge_reports(comm::Communicator& comm, const std::vector<Tokeniz
       lines_before[input] += piece[1].get<std::int64_t>();
       result.num_docs += piece[2].get<std::int64_t>();
       result.num_bad_lines += piece[3].get<std::int64_t>();
+      result.num_empty_docs += piece[5].get<std::int64_t>();
     }
   return result;
 }
@@ -182,6 +187,9 @@ TokenizeResult tokenize_corpus(comm::ExecutionContext& context, const std::vecto
   NMOE_CHECK(tokenizer.eos_id() >= 0, bad_data, "{} has no EOS token", tokenizer.name());
   TokenFileInfo info{tokenizer.vocab_size(), tokenizer.eos_id(), tokenizer.sha256(), "", {}};
   const std::vector<std::uint16_t> languages = index_languages(inputs, info.languages);
+  std::vector<std::string> paths;
+  for (const TokenizeInput& input : inputs) paths.push_back(input.path);
+  io::require_same_files(comm, paths);
   info.inputs_sha256 = hash_inputs(comm, inputs);
   std::vector<InputPiece> pieces;
   std::vector<PieceReport> reports;
@@ -197,7 +205,8 @@ TokenizeResult tokenize_corpus(comm::ExecutionContext& context, const std::vecto
   NMOE_CHECK(policy == BadLinePolicy::skip || result.num_bad_lines == 0, bad_data,
              "{} ({} bad lines in all); mend them or set tokenize.bad_line=skip", result.bad_lines.front(),
              result.num_bad_lines);
-  NMOE_CHECK(result.num_docs > 0, bad_data, "{} holds no document", inputs.front().path);
+  NMOE_CHECK(result.num_docs > 0, bad_data, "{} holds no document{}{}", inputs.front().path,
+             result.bad_lines.empty() ? "" : ": ", result.bad_lines.empty() ? "" : result.bad_lines.front());
   write_token_file(comm, output, documents, info);
   return result;
 }

@@ -14,6 +14,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::array<const char*, 3> tokenizer_names = {"tokenizer.model", "tokenizer.json", "qwen.tiktoken"};
+
 /// A tiktoken rank file begins with a line "base64 rank"; a sentencepiece model is binary.
 bool is_tiktoken(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -39,14 +41,22 @@ std::vector<std::int32_t> Tokenizer::encode_sentence(std::string_view text) cons
 }
 
 std::string find_tokenizer_file(const std::string& path) {
-  constexpr std::array<const char*, 3> names = {"tokenizer.model", "tokenizer.json", "qwen.tiktoken"};
   if (fs::is_directory(path)) {
-    for (const char* name : names)
+    for (const char* name : tokenizer_names)
       if (const fs::path file = fs::path(path) / name; fs::is_regular_file(file)) return file.string();
     NMOE_CHECK(false, bad_data, "{} holds none of tokenizer.model, tokenizer.json and qwen.tiktoken", path);
   }
   NMOE_CHECK(fs::is_regular_file(path), bad_data, "there is no tokenizer at {}", path);
   return path;
+}
+
+std::vector<std::string> list_tokenizer_files(const std::string& directory) {
+  std::vector<std::string> files;
+  for (const fs::path& folder : {fs::path(directory), fs::path(directory) / "original"}) {
+    for (const char* name : tokenizer_names)
+      if (fs::is_regular_file(folder / name)) files.push_back((folder / name).string());
+  }
+  return files;
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {

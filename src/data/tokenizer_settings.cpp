@@ -39,6 +39,10 @@ std::string settings_path(const std::string& path) {
   return (fs::path(path).parent_path() / "tokenizer_config.json").string();
 }
 
+std::vector<std::string> settings_files(const std::string& path) {
+  return {settings_path(path), (fs::path(path).parent_path() / "tokenizer.json").string()};
+}
+
 std::string read_settings(const std::string& path) {
   const std::string settings = settings_path(path);
   return fs::is_regular_file(settings) ? io::read_file(settings, max_file_bytes) : "";

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <sstream>
@@ -18,7 +19,8 @@ namespace nmoe::evaluation {
 namespace {
 
 ContinuationItem parse_item(const std::string& line, const std::string& where) {
-  const nlohmann::json json = io::parse_json(line, where);
+  constexpr std::string_view keys[] = {"context", "choices", "gold"};
+  const nlohmann::json json = io::parse_json_line(line, where, keys);
   NMOE_CHECK(json.is_object() && json.contains("context") && json["context"].is_string() &&
                  json.contains("choices") && json["choices"].is_array() && json.contains("gold") &&
                  json["gold"].is_number_unsigned(),
@@ -68,7 +70,9 @@ void add_item(model::BatchBuilder& builder, const TokenizedItem& item, std::int3
   }
 }
 
-bool is_right(const TokenizedItem& item, const model::Batch& batch, const std::vector<double>& log_probs) {
+/// 1 if the best choice is the right one, else 0; NaN if a choice has no finite score.
+double score_item(const TokenizedItem& item, const model::Batch& batch,
+                  const std::vector<double>& log_probs) {
   const auto sum = [&](std::size_t sequence) {  // ignored labels contribute 0
     return std::accumulate(log_probs.begin() + batch.offsets[sequence],
                            log_probs.begin() + batch.offsets[sequence + 1], 0.0);
@@ -77,12 +81,13 @@ bool is_right(const TokenizedItem& item, const model::Batch& batch, const std::v
   double best_score = 0.0;
   for (std::size_t c = 0; c < item.choices.size(); ++c) {
     const double score = (sum(2 * c) - sum(2 * c + 1)) / static_cast<double>(item.choices[c].size());
+    if (!std::isfinite(score)) return std::numeric_limits<double>::quiet_NaN();
     if (c == 0 || score > best_score) {
       best = c;
       best_score = score;
     }
   }
-  return best == item.gold;
+  return best == item.gold ? 1.0 : 0.0;
 }
 
 }  // namespace
@@ -117,6 +122,15 @@ std::vector<TokenizedItem> tokenize_items(std::span<const ContinuationItem> item
   return result;
 }
 
+std::int32_t largest_id(std::span<const TokenizedItem> items) {
+  std::int32_t largest = -1;
+  for (const TokenizedItem& item : items) {
+    for (const std::int32_t id : item.context) largest = std::max(largest, id);
+    for (const auto& choice : item.choices) largest = std::max(largest, std::ranges::max(choice));
+  }
+  return largest;
+}
+
 ContinuationResult measure_continuation(comm::ExecutionContext& context, std::span<const TokenizedItem> items,
                                         std::int32_t eos_id, std::int64_t max_positions,
                                         const LogProbFunction& log_probs) {
@@ -139,7 +153,7 @@ ContinuationResult measure_continuation(comm::ExecutionContext& context, std::sp
     const model::Batch batch = builder.batch();
     const auto result = log_probs(batch, nullptr);
     if (i < items.size())
-      mine.insert(mine.end(), {static_cast<double>(i), is_right(items[i], batch, result) ? 1.0 : 0.0});
+      mine.insert(mine.end(), {static_cast<double>(i), score_item(items[i], batch, result)});
     context.heartbeat.beat();
     const std::size_t done = std::min(items.size(), first + world_size);
     progress.update(done, static_cast<double>(done));

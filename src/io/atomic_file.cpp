@@ -95,7 +95,13 @@ std::string read_file(const std::string& path, std::int64_t max_bytes) {
                bytes.size());
     done += static_cast<std::size_t>(n);
   }
+  require_no_lfs_pointer(path, bytes);
   return bytes;
+}
+
+void require_no_lfs_pointer(const std::string& path, std::string_view bytes) {
+  NMOE_CHECK(!bytes.starts_with("version https://git-lfs.github.com/spec/"), bad_data,
+             "{}: this is a Git LFS pointer, not the file itself; fetch it: git lfs pull", path);
 }
 
 std::int64_t file_size_bytes(const std::string& path) {

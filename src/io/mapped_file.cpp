@@ -22,6 +22,7 @@ MappedFile::MappedFile(const std::string& path) {
   void* const p = ::mmap(nullptr, num_bytes_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
   NMOE_CHECK(p != MAP_FAILED, io, "cannot map {}: {}", path, std::strerror(errno));
   data_ = static_cast<const char*>(p);
+  require_no_lfs_pointer(path, {data_, num_bytes_});
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept

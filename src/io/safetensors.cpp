@@ -51,8 +51,11 @@ struct SafetensorsReader::Impl {
     const std::int64_t file_bytes = file_size_bytes(file);
     Descriptor fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
     NMOE_CHECK(fd, bad_data, "cannot read {}: {}", file, std::strerror(errno));
-    std::string text(static_cast<std::size_t>(std::min<std::int64_t>(8, file_bytes)), '\0');
+    constexpr std::int64_t pointer_bytes = 64;
+    std::string text(static_cast<std::size_t>(std::min(pointer_bytes, file_bytes)), '\0');
     read_at(fd.get(), file, 0, text);
+    require_no_lfs_pointer(file, text);
+    text.resize(std::min<std::size_t>(8, text.size()));
     const std::uint64_t header_bytes = safetensors_header_bytes(file, text, file_bytes);
     text.resize(header_bytes);
     read_at(fd.get(), file, 8, text);

@@ -165,13 +165,14 @@ ModelConfig apply_checkpoint_config(ModelConfig dense, const std::string& checkp
   return dense;
 }
 
-void load_checkpoint_weights(Decoder& decoder, const std::string& checkpoint_dir) {
+void load_checkpoint_weights(Decoder& decoder, const std::string& checkpoint_dir, bool widen) {
   const std::string path = checkpoint_dir + "/model.h5";
   io::H5File file = io::H5File::open(path, model_file_format);
   const std::string stored = file.read_string_attribute("/", "dtype");
   const bool trained = std::find(weight_dtypes.begin(), weight_dtypes.end(), stored) != weight_dtypes.end();
-  NMOE_CHECK(stored == name_of(decoder.dtype()), bad_data, "{}: weights are {}, the run asks for {}; {}",
-             path, stored, name_of(decoder.dtype()),
+  widen = widen && stored == name_of(DType::bfloat16) && decoder.dtype() == DType::float32;
+  NMOE_CHECK(widen || stored == name_of(decoder.dtype()), bad_data,
+             "{}: weights are {}, the run asks for {}; {}", path, stored, name_of(decoder.dtype()),
              trained ? "set train.dtype = " + stored : "convert them again with convert.dtype = float32");
   for_each_parameter(decoder, [&](Parameter& p) {
     if (!p.held()) return;
@@ -184,8 +185,15 @@ void load_checkpoint_weights(Decoder& decoder, const std::string& checkpoint_dir
     NMOE_CHECK(product(file.info(location.dataset).shape) == product(location.shape), bad_data,
                "{}: {} has another shape than the model needs", path, location.dataset);
     HostSide side(p.value.view(), decoder.stream());
-    file.read_ranges(location.dataset, io::element_type_of(decoder.dtype()), location.shape, {&range, 1},
-                     side.view().raw());
+    if (widen) {
+      std::vector<std::uint16_t> narrow(static_cast<std::size_t>(p.shape.num_elements()));
+      file.read_ranges(location.dataset, io::ElementType::bfloat16, location.shape, {&range, 1},
+                       narrow.data());
+      io::safetensors_convert(reinterpret_cast<const char*>(narrow.data()), "BF16", side.view());
+    } else {
+      file.read_ranges(location.dataset, io::element_type_of(decoder.dtype()), location.shape, {&range, 1},
+                       side.view().raw());
+    }
     side.send();
   });
   file.close();

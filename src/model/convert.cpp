@@ -68,7 +68,7 @@ void copy_accompanying_files(const Opened& model, const Conversion& c, const std
 }
 
 ModelConfig open_dense_model(const std::string& directory) {
-  ModelConfig config = load_model_config((fs::path(directory) / "config.json").string());
+  ModelConfig config = load_directory_config(directory);
   require_dense_weights(config, directory);
   return config;
 }
@@ -85,7 +85,7 @@ Opened open_checkpoint(const Conversion& c) {
   NMOE_CHECK(!model.files.empty() && has_config(model.files), config,
              "{} has no config.json of its own{}: pass --model, the Hugging Face directory it belongs to",
              c.input, model.files.empty() ? "" : " and there is none in " + model.files);
-  const ModelConfig dense = load_model_config((fs::path(model.files) / "config.json").string());
+  const ModelConfig dense = load_directory_config(model.files);
   model.config = apply_checkpoint_config(dense, c.input);
   model.tensors = checkpoint_tensors(c.input);
   return model;
@@ -193,6 +193,7 @@ std::string convert_model(comm::Communicator& comm, const Conversion& c) {
       comm::agree(comm, [&] {
         if (comm.rank() == 0) write_adapter(tmp, model.config, model.tensors, model.base, model.base_hash);
       });
+    io::commit_directory(comm, tmp, c.output);
   } catch (const Error&) {
     if (comm.rank() == 0) {
       std::error_code ignored;
@@ -200,7 +201,6 @@ std::string convert_model(comm::Communicator& comm, const Conversion& c) {
     }
     throw;
   }
-  io::commit_directory(comm, tmp, c.output);
   std::int64_t bytes = 0;
   std::set<std::string> dtypes;
   for (const auto& [name, source] : model.tensors) {

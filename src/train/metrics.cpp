@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
@@ -24,12 +25,19 @@ nlohmann::ordered_json number(double value) {
 MetricsFile::MetricsFile(const std::string& path, std::int64_t resumed_step) : path_(path) {
   std::string kept;
   if (resumed_step > 0 && std::filesystem::exists(path)) {
-    std::ifstream in(path);
+    std::istringstream in(io::read_file(path));
+    std::int64_t number = 0;
     for (std::string line; std::getline(in, line);) {
       const auto object = nlohmann::json::parse(line, nullptr, false);
-      if (object.is_discarded() || !object.contains("step") ||
-          object["step"].get<std::int64_t>() > resumed_step)
-        break;
+      const bool good = object.is_object() && object.contains("step") && object["step"].is_number_integer();
+      if (!good && in.peek() == std::istringstream::traits_type::eof()) break;  // torn: the run was killed
+      NMOE_CHECK(
+          good, bad_data,
+          "{}:{}: not a line of metrics, an object with an integer \"step\"; remove the line, or move the "
+          "file away to begin a new one",
+          path, number + 1);
+      ++number;
+      if (object["step"].get<std::int64_t>() > resumed_step) break;
       kept += line + "\n";
     }
   }
@@ -49,6 +57,7 @@ void MetricsFile::write(const StepMetrics& m) {
   line["bytes"] = m.bytes;
   line["flops"] = m.flops;
   if (m.skipped) line["skipped"] = true;
+  if (m.no_label) line["no_label"] = true;
   errno = 0;
   out_ << line.dump() << "\n" << std::flush;
   const int reason = errno;

@@ -12,12 +12,17 @@ RunRecord::RunRecord(const comm::ExecutionContext& context, const TrainRun& run,
       config_(run.config),
       groups_(groups),
       first_step_(first_step),
+      wants_old_text_(run.kind == RunKind::stage2 && run.config.lpr_form != LprLoss::off &&
+                      run.config.lpr_loss_coef > 0.0),
       progress_(context.log, "training", static_cast<std::uint64_t>(run.config.steps), "tokens") {
   comm::agree(context.world, [&] {
     if (context.world.rank() != 0) return;
     io::make_directories(run.output_dir);
     metrics_file_.emplace(run.output_dir + "/metrics.jsonl", first_step);
   });
+  if (first_step < config_.steps)
+    context.log.info("training: step {} of {} begins; a rate is known after it", first_step + 1,
+                     config_.steps);
 }
 
 std::map<std::string, std::int64_t> RunRecord::bytes_sent() const {
@@ -59,11 +64,38 @@ void RunRecord::end_step(StepMetrics& metrics) {
 
 void RunRecord::show_progress(const StepMetrics& metrics) {
   const bool due = metrics.step == first_step_ + 1 || metrics.step == config_.steps ||
-                   metrics.step % config_.log_every == 0;
+                   metrics.step % config_.log_every == 0 ||
+                   std::chrono::duration<double>(Clock::now() - last_shown_).count() > quiet_s;
   if (!due) return;
+  last_shown_ = Clock::now();
   progress_.update(static_cast<std::uint64_t>(metrics.step), static_cast<double>(metrics.tokens),
                    fmt::format("loss {:.4f}, norm {:.3f}, lr {:.2e}", metrics.loss_lm, metrics.grad_norm,
                                metrics.learning_rate));
+}
+
+void RunRecord::warn_of_silence(const StepMetrics& metrics) {
+  if (context_.world.rank() != 0) return;
+  if (metrics.no_label && ++steps_without_label_ == 1)
+    context_.log.warn(
+        "step {}: no token of the global batch has a label (empty documents?), so loss_lm is 0; such steps "
+        "have "
+        "\"no_label\" in metrics.jsonl",
+        metrics.step);
+  bool old = !wants_old_text_;  // the loss is a mean of logarithms: 0 only where there is nothing to average
+  for (std::size_t i = 0; i < metrics.auxiliary.size(); ++i)
+    old = old || (model::auxiliary_losses[i].scale == &model::LossScales::lpr && metrics.auxiliary[i] != 0.0);
+  steps_without_old_ = old ? 0 : steps_without_old_ + 1;
+  if (steps_without_old_ == old_patience)
+    context_.log.warn(
+        "steps {} to {}: no token is in an old language, so the routing loss is 0; raise the weight of the "
+        "replay "
+        "text in [data.<name>]",
+        metrics.step - old_patience + 1, metrics.step);
+}
+
+void RunRecord::warn_of_steps_without_label() const {
+  if (steps_without_label_ > 0 && context_.world.rank() == 0)
+    context_.log.warn("{} steps of this run had no label in their global batch", steps_without_label_);
 }
 
 void RunRecord::account_for(const std::function<void()>& work) {

@@ -30,8 +30,14 @@ class RunRecord {
   /// the line of the step. Collective: a full disk ends the run on every rank alike. @throws Error(no_space,
   /// io)
   void end_step(StepMetrics& metrics);
-  /// Prints the progress line after the first step of this run, after the last one and when log_every asks.
+  /// Prints the progress line after the first step of this run, after the last one, when log_every asks, and
+  /// when nothing was said for quiet_s.
   void show_progress(const StepMetrics& metrics);
+  /// Warns of steps that run well and train nothing: without a label, and, of a stage 2 with the routing
+  /// loss, old_patience in a row without a token in an old language.
+  void warn_of_silence(const StepMetrics& metrics);
+  /// Warns at the end of a run how many of its steps had no label.
+  void warn_of_steps_without_label() const;
   /// Calls `work` and adds the bytes that it sends to the accounts: they belong to a step whose line is
   /// written.
   void account_for(const std::function<void()>& work);
@@ -42,6 +48,8 @@ class RunRecord {
 
  private:
   using Clock = std::chrono::steady_clock;
+  static constexpr double quiet_s = 8.0;
+  static constexpr std::int64_t old_patience = 100;
   /// What this rank has sent so far per collective, over the world and both groups.
   std::map<std::string, std::int64_t> bytes_sent() const;
   /// What it has sent since it was `before`.
@@ -52,6 +60,9 @@ class RunRecord {
   const TrainConfig& config_;
   const ParallelGroups& groups_;
   std::int64_t first_step_;
+  bool wants_old_text_;                                           // the routing loss of stage 2
+  std::int64_t steps_without_label_ = 0, steps_without_old_ = 0;  // of this run; in a row
+  Clock::time_point last_shown_ = Clock::now();
   std::optional<MetricsFile> metrics_file_;  // on rank 0
   Progress progress_;
   RunAccounts accounts_;

@@ -163,6 +163,7 @@ StepMetrics Trainer::train_step(const StepBatch& batch, const StepAgreement& agr
       slots[LossSlots::first_auxiliary + i] = result.*model::auxiliary_losses[i].value;
   }
   reduce_losses(losses, agreed, metrics);
+  metrics.no_label = agreed.num_labels == 0;
   metrics.grad_norm = optimizer_.finish_reduction(context_.stream);
   metrics.learning_rate =
       cosine_learning_rate(c.learning_rate, c.min_lr_ratio, c.warmup_steps, c.steps, progress_.step);
@@ -254,6 +255,7 @@ TrainResult Trainer::run() {
     watch_steps(metrics.step_s);
     require_finite_steps();
     record.show_progress(metrics);
+    record.warn_of_silence(metrics);
     saved = save_is_due();
     if (saved) result.checkpoint = save(record);
     if (run_.after_step) {
@@ -266,6 +268,7 @@ TrainResult Trainer::run() {
   finish_pending_gather(record);
   result.completed_steps = progress_.step;
   result.accounts = record.accounts();
+  record.warn_of_steps_without_label();
   if (result.accounts.num_steps > 0) {
     result.accounts.finish(plan_input(), context_.world, decoder_, optimizer_, context_.stream);
     context_.log.info("plan and count:\n{}", result.accounts.to_string());

@@ -199,6 +199,7 @@ def families(work):
               "--train.learning_rate", "0.01", "--train.steps", "3"]
     for name in ("mistral-f32", "qwen3-bf16"):
         runs = {}
+        shutil.copy(TOKENIZER, work / name / "tokenizer.model")  # the one that the tokens name
         for ranks in (1, 2):
             first, second, base = (work / f"{name}-{kind}{ranks}" for kind in ("s1", "s2", "base"))
             run(ranks, "train", "--stage", "1", "--experts", work / "two.cfg", "--model", work / name, *common, "--output", first)
@@ -235,6 +236,7 @@ def losses(directory):
 def adapters(work):
     model, tokens = work / "tied-f32", work / "tokens.h5"
     token_file(tokens)
+    shutil.copy(TOKENIZER, model / "tokenizer.model")  # the one that the tokens name
     (work / "experts.cfg").write_text("ADA_MOE_NUM_EXPERTS_LIST=3,1,12\n")
     common = ["--tokens", tokens, "--train.seq_length", "16", "--train.global_batch_size", "4", "--train.micro_batch_size", "2",
               "--train.learning_rate", "0.01"]

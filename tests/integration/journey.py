@@ -301,7 +301,7 @@ def stages(work):
 def plans(work, measured):
     """Plans with the counts of a checkpoint, or what is wrong with them."""
     plan = ["plan", "--model", work / "base", "--machine.gpus_per_node", "2", "--train.expert_parallel_size", "2",
-            "--train.init_from", work / "s1"]
+            "--train.init_from", work / "s1", "--train.seq_length", "64"]
     out, _ = run(1, *plan, "--experts", work / "list.cfg", *measured)
     check(f"new experts are placed by tokens counted in {work}/s1/step_0000000040: of 2 ranks" in out, "plan names the counts")
     out, _ = run(1, *plan, "--experts", work / "list.cfg")

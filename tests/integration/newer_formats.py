@@ -125,6 +125,7 @@ def main():
     try:
         tensors = convert.random_tensors(np.random.default_rng(1), convert.dense_shapes(False, False), "F32")
         convert.make_model(work / "model", tensors, convert.config_json())
+        shutil.copy(convert.TOKENIZER, work / "model/tokenizer.model")  # the one that the tokens name
         convert.token_file(work / "tokens.h5")
         (work / "experts.cfg").write_text("ADA_MOE_NUM_EXPERTS_LIST=3,1,2\n")
         train = ["train", "--model", work / "model", "--experts", work / "experts.cfg", "--train.seq_length", "16",

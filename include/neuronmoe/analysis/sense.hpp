@@ -37,6 +37,10 @@ void draw_shared(std::vector<SensePool>& pools, std::int64_t max_sentences, std:
 void redraw_pools(std::vector<SensePool>& pools, std::span<const int> analysed, std::int64_t max_sentences,
                   std::uint64_t seed);
 
+/// Returns a warning that counts the sentences which stand in more than one pool, and are thus positive and
+/// negative at once, and quotes the first; "" if there is none.
+std::string describe_shared_sentences(std::span<const SensePool> pools);
+
 /// Tokenised sentences of all pools, pool by pool in file order.
 struct SampleSet {
   struct Sample {
@@ -50,6 +54,7 @@ struct SampleSet {
   bool has_bos = false;
 
   std::int64_t size() const { return static_cast<std::int64_t>(samples.size()); }
+  std::int32_t largest_id() const;  ///< that occurs, −1 if there is no sample
   std::vector<int> language_of_sample() const;
   /// What each sample is to the languages `analysed` (pool numbers).
   SampleRoles roles(std::span<const int> analysed) const;

@@ -19,6 +19,9 @@
 
 namespace nmoe::app {
 
+/// Most threads of a rank.
+inline constexpr int max_threads = 4096;
+
 /// [run]: files a command works on and where it runs. The keys that everybody types have short aliases.
 struct RunConfig {
   std::string model, experts, tokens, output, input;
@@ -115,7 +118,7 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "per rank; 0 = OMP_NUM_THREADS, or the cores divided by the ranks",
               .unit = "threads",
               .min = 0,
-              .max = 4096,
+              .max = max_threads,
               .layout = true});
   f("run.watchdog_s", c.run.watchdog_s,
     FieldInfo{.help = "end with 86 after so long without progress; 0 = never",

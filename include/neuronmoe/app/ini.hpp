@@ -18,6 +18,9 @@ struct Assignment {
 /// that is neither section nor key = value, a key before the first section, an empty value.
 std::vector<Assignment> parse_ini(std::string_view text, const std::string& file);
 
+/// Says whether `s` may be a section or a key: letters of any alphabet, digits, '_', '-' and '.'.
+bool is_name(std::string_view s);
+
 /// Checks that a value from the command line could stand in a file: printable UTF-8 without a comment sign
 /// after a blank. @throws Error(config) naming `where` and `key`.
 void check_value(const Assignment& assignment);

@@ -7,6 +7,10 @@
 
 namespace nmoe::comm {
 
+/// Returns the exception that is being handled as an Error: what the standard library says of files is one
+/// about input (a path that leads nowhere) or of the operating system. Call it inside a catch block.
+Error current_error();
+
 /// Runs rank-local fallible work, then agrees. If any rank threw, every rank throws an Error with the code of
 /// the lowest failing rank and a message naming all failing ranks (ESPResSo's parallel_try_catch).
 /// Collective: yes.

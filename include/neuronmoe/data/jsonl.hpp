@@ -27,6 +27,7 @@ struct BadLine {
 struct PieceReport {
   std::int64_t num_lines = 0;  ///< lines that begin in the piece, blank ones included
   std::int64_t num_docs = 0;
+  std::int64_t num_empty = 0;  ///< of these, documents without text
   std::int64_t num_bad = 0;
   std::vector<BadLine> first_bad;  ///< at most 10
 };
@@ -42,6 +43,9 @@ struct Line {
   std::int64_t number = 0;  ///< 1-based, of the piece
   std::int64_t end = 0;     ///< position in the file behind the line
 };
+
+/// Demands that a text with carriage returns have line feeds, too. @throws Error(bad_data)
+void require_line_ends(std::string_view file, const std::string& path);
 
 /// The lines that begin in bytes [begin, end) of a file in memory; blank ones are counted and passed over.
 class LineReader {

@@ -63,15 +63,19 @@ class PackedDataset {
   PackedDataset(const DataSetConfig& config, std::shared_ptr<const TokenFile> file, std::int64_t seq_length,
                 bool eos_label = false, const Packing& packing = {});
   const std::string& name() const { return name_; }
+  const TokenFile& file() const { return *file_; }
   std::int64_t num_blocks() const { return num_blocks_; }
   std::int64_t num_docs() const { return static_cast<std::int64_t>(docs_.size()); }
   std::int64_t num_tokens() const { return static_cast<std::int64_t>(start_.back()); }
   std::int64_t seq_length() const { return seq_length_; }
+  /// Returns the number of documents with `mark`, as the file or the config marks them.
+  std::int64_t num_docs(Mark mark) const;
   /// @pre 0 <= index < num_blocks()
   Sample block(std::int64_t index) const;
 
  private:
   void cut_batches(const Packing& packing);
+  Mark mark_of(std::int64_t doc) const { return mark_override_.value_or(file_->mark(doc)); }
 
   std::string name_;
   std::shared_ptr<const TokenFile> file_;

@@ -41,6 +41,9 @@ struct TokenDocuments {
 void write_token_file(comm::Communicator& comm, const std::string& path, const TokenDocuments& mine,
                       const TokenFileInfo& info);
 
+/// Reads what a token file says about itself, without its tokens. Not collective. @throws Error(bad_data)
+TokenFileInfo read_token_file_info(const std::string& path);
+
 /// A token file in memory. Not collective.
 class TokenFile {
  public:
@@ -52,6 +55,7 @@ class TokenFile {
   const TokenFileInfo& info() const { return info_; }
   std::int64_t num_docs() const { return static_cast<std::int64_t>(lang_.size()); }
   std::int64_t num_tokens() const { return static_cast<std::int64_t>(ids_.size()); }
+  std::uint32_t largest_id() const { return largest_id_; }  ///< that occurs
   /// Ids of document `doc`, EOS included.
   std::span<const std::uint32_t> document(std::int64_t doc) const;
   int lang(std::int64_t doc) const { return lang_[static_cast<std::size_t>(doc)]; }
@@ -63,6 +67,7 @@ class TokenFile {
   std::string path_;
   TokenFileInfo info_;
   std::vector<std::uint32_t> ids_;
+  std::uint32_t largest_id_ = 0;
   std::vector<std::uint64_t> offset_;
   std::vector<std::uint16_t> lang_;
   std::vector<std::uint8_t> mark_;

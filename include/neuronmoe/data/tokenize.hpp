@@ -23,6 +23,7 @@ TokenizeInput parse_tokenize_input(const std::string& text);
 /// Totals over all ranks.
 struct TokenizeResult {
   std::int64_t num_docs = 0, num_tokens = 0, num_bad_lines = 0;
+  std::int64_t num_empty_docs = 0;     ///< without a token of their own: EOS alone
   std::vector<std::string> bad_lines;  ///< first 10, "PATH:LINE: reason"
 };
 

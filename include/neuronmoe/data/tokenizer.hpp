@@ -59,6 +59,12 @@ class Tokenizer {
 /// Path of the tokenizer file behind `path`: the file itself, or tokenizer.model, tokenizer.json or
 /// qwen.tiktoken in a directory, in that order. @throws Error(bad_data) naming what was looked for.
 std::string find_tokenizer_file(const std::string& path);
+/// Returns the tokenizer files that a model directory holds, in it or in its original/ (where Llama's own
+/// lies): several forms of one tokenizer, as a rule. Not collective.
+std::vector<std::string> list_tokenizer_files(const std::string& directory);
+/// Returns the files beside the tokenizer file `path` whose settings go with it, whether they are there or
+/// not.
+std::vector<std::string> settings_files(const std::string& path);
 /// Loads the tokenizer behind `path`: a sentencepiece .model, a tokenizer.json, a tiktoken rank file, or a
 /// directory. @throws Error(bad_data) for an unreadable or unsupported file, Error(config) if the build lacks
 /// the library.

@@ -33,6 +33,9 @@ struct TokenizedItem {
 std::vector<TokenizedItem> tokenize_items(std::span<const ContinuationItem> items,
                                           const data::Tokenizer& tokenizer);
 
+/// Returns the largest id that occurs, −1 if there is none.
+std::int32_t largest_id(std::span<const TokenizedItem> items);
+
 struct ContinuationResult {
   double acc = 0.0, stderr_ = 0.0;  ///< stderr = sqrt(acc (1 − acc) / (n − 1)); 0 for n < 2
   std::int64_t n = 0;
@@ -41,7 +44,7 @@ struct ContinuationResult {
 
 /// Score of a choice = [log p(choice | EOS, context) − log p(choice | EOS)] / tokens of the choice; the
 /// largest wins, ties to the first. Contexts are shortened from the left to fit `max_positions`. Item i runs
-/// on rank i mod R.
+/// on rank i mod R. `acc` is NaN if a log probability is not finite.
 /// @throws Error(bad_data) if a choice alone does not fit.   Collective; the same result on every rank.
 ContinuationResult measure_continuation(comm::ExecutionContext& context, std::span<const TokenizedItem> items,
                                         std::int32_t eos_id, std::int64_t max_positions,

@@ -23,6 +23,9 @@ void write_file_atomically(const std::string& path, const std::function<void(con
 /// The whole file. @throws Error(bad_data) if it is missing or larger than `max_bytes`, Error(io) as
 /// fail_read.
 std::string read_file(const std::string& path, std::int64_t max_bytes = std::int64_t{1} << 30);
+/// Demands that a file which begins with `bytes` be no Git LFS pointer, the few lines that stand where a file
+/// is that was not fetched. @throws Error(bad_data) with the remedy
+void require_no_lfs_pointer(const std::string& path, std::string_view bytes);
 std::int64_t file_size_bytes(const std::string& path);
 /// Bytes a user without privileges may still write on the file system of `path` (or of its nearest existing
 /// parent).

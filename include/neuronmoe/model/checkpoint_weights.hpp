@@ -65,7 +65,8 @@ void write_model_file(comm::Communicator& comm, const std::string& path, const M
 ModelConfig apply_checkpoint_config(ModelConfig dense, const std::string& checkpoint_dir);
 /// Fills every parameter that is held here and stored in the checkpoint. Not collective: each rank reads for
 /// itself.
-/// @throws Error(bad_data) if an MoE parameter is missing or of another shape.
-void load_checkpoint_weights(Decoder& decoder, const std::string& checkpoint_dir);
+/// @param widen take bfloat16 weights into a float32 decoder, which loses nothing
+/// @throws Error(bad_data) if an MoE parameter is missing or of another shape, or weights of another type.
+void load_checkpoint_weights(Decoder& decoder, const std::string& checkpoint_dir, bool widen = false);
 
 }  // namespace nmoe::model

@@ -8,6 +8,16 @@
 
 namespace nmoe::model {
 
+/// Returns the architecture of a model directory: config.json, untied if the weights hold a head whose values
+/// differ from the embedding's, which is what transformers 5 does with "tie_word_embeddings": true then. A
+/// directory without weights is what its config.json says. Not collective.
+/// @throws Error(bad_data) like load_model_config(), and for a head of another shape
+ModelConfig load_directory_config(const std::string& directory);
+
+/// Returns the files of a model, checkpoint or adapter directory that decide its numbers, in name order;
+/// empty if there is no such directory. Not collective.
+std::vector<std::string> model_directory_files(const std::string& directory);
+
 /// Checks name and shape of every dense weight against the architecture, before anything is allocated.
 /// `directory` is a Hugging Face directory or a checkpoint that `convert` made of one. @throws
 /// Error(bad_data) naming the tensor

@@ -19,6 +19,7 @@ struct StepMetrics {
   std::array<double, model::num_auxiliary_losses> auxiliary{};  ///< in the order of model::auxiliary_losses
   double step_s = 0, tokens_per_s = 0;
   bool skipped = false;                       ///< non-finite gradient: no update was made
+  bool no_label = false;                      ///< no token of the global batch has a label: loss_lm is 0
   std::map<std::string, std::int64_t> bytes;  ///< sent by this rank in this step, per collective
   std::int64_t flops = 0;                     ///< of this rank in this step
 };
@@ -28,7 +29,7 @@ class MetricsFile {
  public:
   /// Keeps the lines of steps <= `resumed_step` of an existing file (a torn last line is dropped) and appends
   /// after them.
-  /// @throws Error(io)
+  /// @throws Error(io), and Error(bad_data) naming the line for anything else in the file
   MetricsFile(const std::string& path, std::int64_t resumed_step);
   void write(const StepMetrics& metrics);
   /// fsync; called with every checkpoint.
