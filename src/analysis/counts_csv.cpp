@@ -7,11 +7,12 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <fstream>
 #include <map>
+#include <sstream>
 
 #include "neuronmoe/analysis/allocation.hpp"
 #include "neuronmoe/base/error.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
 
 namespace nmoe::analysis {
 namespace {
@@ -37,8 +38,7 @@ std::size_t column_index(const std::vector<std::string>& header, const std::stri
 
 std::vector<std::vector<double>> read_counts_csv(const std::string& path,
                                                  const std::vector<std::string>& columns) {
-  std::ifstream file(path);
-  NMOE_CHECK(file.good(), bad_data, "{}: cannot be opened", path);
+  std::istringstream file(io::read_file(path));
   NMOE_CHECK(!columns.empty(), config, "{}: say which columns to use with --columns a[,b]", path);
   std::vector<std::string> header;
   std::vector<std::size_t> wanted;
@@ -65,7 +65,6 @@ std::vector<std::vector<double>> read_counts_csv(const std::string& path,
     NMOE_CHECK(row.empty(), bad_data, "{}:{}: layer {} appears twice", path, line, layer);
     for (const std::size_t at : wanted) row.push_back(parse_count(fields[at], path, line, header[at]));
   }
-  NMOE_CHECK(!file.bad(), io, "{}: read error", path);
   NMOE_CHECK(!rows.empty(), bad_data, "{}: no layer in it", path);
   std::vector<std::vector<double>> result(columns.size());
   for (int expected = 0; const auto& [layer, row] : rows) {

@@ -3,8 +3,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/philox.hpp"
@@ -65,6 +67,11 @@ class FileResponses : public ResponseSource {
     const io::FileRange range{first * num_samples(), static_cast<std::int64_t>(responses.size())};
     file_.read_ranges("/responses", info_.type, info_.shape, {&range, range.count > 0 ? 1U : 0U},
                       responses.data());
+    const auto infinite = std::find_if(responses.begin(), responses.end(), [](T r) { return std::isinf(r); });
+    const std::int64_t at = range.begin + (infinite - responses.begin());
+    NMOE_CHECK(infinite == responses.end(), bad_data,
+               "{}: /responses[{}, {}] is infinite; means and percentiles are undefined", file_.path(),
+               at / num_samples(), at % num_samples());
   }
   io::H5File file_;
   io::DatasetInfo info_;

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -56,6 +57,9 @@ struct JsonLine {
 /// Lines with text; blank ones are passed over. Ids, as text or numbers, may not come twice.
 std::vector<JsonLine> read_json_lines(const std::string& path) {
   constexpr std::string_view keys[] = {"text", "lang", "id"};
+  std::error_code unknown;  // opening a pipe would wait for its writer
+  NMOE_CHECK(!std::filesystem::is_other(path, unknown), bad_data,
+             "{} is not a regular file: pipes and devices are not read", path);
   std::ifstream file(path, std::ios::binary);
   NMOE_CHECK(file.good(), bad_data, "{}: cannot be opened", path);
   std::vector<JsonLine> lines;

@@ -11,7 +11,9 @@
 #include "neuronmoe/app/version.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/model/config.hpp"
 #include "neuronmoe/model/hf_model.hpp"
+#include "trial_read.hpp"
 #include "value.hpp"
 
 namespace nmoe::app {
@@ -32,6 +34,7 @@ std::vector<std::string> provenance_lines(const AppConfig& config) {
 
 int run_allocate(comm::ExecutionContext& context, const AppConfig& config) {
   require_option(config.run.output, "output", "the experts.cfg to write, or the CSV of allocation.sweep");
+  if (!config.allocation.neurons.empty()) verify_h5_inputs(context, {config.allocation.neurons});
   comm::agree(context.world, [&] {
     if (context.world.rank() != 0) return;
     std::optional<model::ModelConfig> model;

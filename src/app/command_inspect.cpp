@@ -1,14 +1,16 @@
 // neuronmoe inspect FILE|DIR: what is in something we wrote, and whether it is intact.
 #include <fmt/core.h>
 
-#include <cstdio>
 #include <filesystem>
 
 #include "commands.hpp"
 #include "describe_file.hpp"
 #include "model_setup.hpp"
+#include "neuronmoe/base/one_line.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/manifest.hpp"
+#include "standard_output.hpp"
+#include "trial_read.hpp"
 
 namespace nmoe::app {
 namespace {
@@ -20,13 +22,15 @@ std::string describe_step(comm::ExecutionContext& context, const std::string& di
   const std::string fault = io::verify_manifest(context.world, directory);
   return on_rank_zero(context, [&] {
     NMOE_CHECK(fault.empty(), bad_data, "{} is damaged: {}", directory, fault);
-    std::string text = directory + ": checkpoint\n";
+    std::string text = on_one_line(directory) + ": checkpoint\n";
     for (const auto& [name, value] : io::read_manifest_facts(directory)) {
       const bool long_value = value.find('\n') != std::string::npos;
-      text += fmt::format("  {} = {}\n", name, long_value ? fmt::format("({} bytes)", value.size()) : value);
+      text += fmt::format("  {} = {}\n", on_one_line(name),
+                          long_value ? fmt::format("({} bytes)", value.size()) : on_one_line(value));
     }
     for (const auto& entry : fs::directory_iterator(directory)) {
-      text += fmt::format("  {} ({} bytes)\n", entry.path().filename().string(), entry.file_size());
+      text +=
+          fmt::format("  {} ({} bytes)\n", on_one_line(entry.path().filename().string()), entry.file_size());
     }
     return text + "intact: every byte matches manifest.json\n";
   });
@@ -35,10 +39,23 @@ std::string describe_step(comm::ExecutionContext& context, const std::string& di
 /// A run directory: every step and which one a resume would take. Collective.
 std::string describe_run(comm::ExecutionContext& context, const std::string& directory) {
   const io::ValidStep newest = io::newest_valid_step(context.world, directory);
-  std::string text = directory + ": run directory\n";
-  for (const auto& reason : newest.skipped) text += fmt::format("  damaged: {}\n", reason);
+  std::string text = on_one_line(directory) + ": run directory\n";
+  for (const auto& reason : newest.skipped) text += fmt::format("  damaged: {}\n", on_one_line(reason));
   NMOE_CHECK(newest, bad_data, "{}: no intact checkpoint in it", directory);
   return text + fmt::format("  newest intact checkpoint: {}\n", newest.directory);
+}
+
+/// A HDF5 file before it is opened: by its checksum, by the manifest beside it, or by a trial. Collective.
+void verify_h5(comm::ExecutionContext& context, const std::string& path) {
+  const fs::path place(path);
+  const std::string directory = place.has_parent_path() ? place.parent_path().string() : ".";
+  const std::string listed = on_rank_zero(context, [&]() -> std::string {
+    if (!fs::exists(fs::path(directory) / "manifest.json")) return "";
+    const std::string fault = io::verify_file(directory, place.filename().string());
+    NMOE_CHECK(fault.empty(), bad_data, "{} is damaged: {}", path, fault);
+    return "listed";
+  });
+  if (listed.empty()) verify_h5_inputs(context, {path});
 }
 
 bool has_steps(const std::string& directory) {
@@ -61,6 +78,7 @@ int run_inspect(comm::ExecutionContext& context, const AppConfig& config) {
     NMOE_CHECK(has_steps(path), bad_data, "{}: neither a checkpoint nor a run or model directory", path);
     return "run";
   });
+  if (kind == "file" && described_as_h5(path)) verify_h5(context, path);
   std::string text;
   if (kind == "step") {
     text = describe_step(context, path);
@@ -70,10 +88,9 @@ int run_inspect(comm::ExecutionContext& context, const AppConfig& config) {
     text =
         on_rank_zero(context, [&] { return kind == "model" ? describe_model(path) : describe_file(path); });
   }
-  if (context.world.rank() == 0) {
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
-  }
+  comm::agree(context.world, [&] {
+    if (context.world.rank() == 0) print(text);
+  });
   return 0;
 }
 

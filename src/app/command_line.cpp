@@ -49,6 +49,8 @@ po::options_description describe_options(const std::vector<std::string>& argumen
 
 std::string read_file(const std::string& path) {
   NMOE_CHECK(!std::filesystem::is_directory(path), config, "--config {}: is a directory", path);
+  NMOE_CHECK(!std::filesystem::is_other(path), config,
+             "--config {}: pipes and devices are not read; write the config to a file", path);
   std::ifstream in(path, std::ios::binary);
   NMOE_CHECK(in.good(), config, "--config {}: cannot be read ({})", path, std::strerror(errno));
   std::ostringstream text;

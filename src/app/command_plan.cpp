@@ -1,7 +1,5 @@
 // neuronmoe plan: what a training run would cost on a machine, without running it.
-#include <fmt/core.h>
 
-#include <cstdio>
 #include <filesystem>
 
 #include "commands.hpp"
@@ -12,6 +10,7 @@
 #include "neuronmoe/model/freeze_plan.hpp"
 #include "neuronmoe/model/hf_model.hpp"
 #include "neuronmoe/train/plan_time.hpp"
+#include "standard_output.hpp"
 
 namespace nmoe::app {
 namespace {
@@ -67,19 +66,15 @@ int run_plan(comm::ExecutionContext& context, const AppConfig& config) {
       config.train.placement_tokens == train::PlacementTokens::measured && !config.train.init_from.empty();
   input.placed_by = placement_tokens(context, config, input.model,
                                      measured ? resolve_checkpoint(context, config.train.init_from) : "");
-  std::string text;
   comm::agree(context.world, [&] {
     if (context.world.rank() != 0) return;
-    text = train::plan_report(input, config.machine);
+    std::string text = train::plan_report(input, config.machine);
     if (config.plan.explain) {
       const model::FreezePlan freeze = model::make_freeze_plan(input.model, train::trainables_of(input.kind));
       text += "\nfreeze plan (what decoder and optimizer follow)\n" + freeze.to_string();
     }
+    print(text);
   });
-  if (context.world.rank() == 0) {
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
-  }
   return 0;
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "neuronmoe/base/error.hpp"
+#include "neuronmoe/base/one_line.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
 #include "neuronmoe/io/json_file.hpp"
@@ -20,6 +21,8 @@
 
 namespace nmoe::app {
 namespace {
+
+constexpr int max_depth = 32;  // of groups in a file; ours have 6
 
 std::string attribute_text(io::H5File& file, const std::string& object, const std::string& name) {
   // The file knows the type; the reader for another one refuses.
@@ -54,14 +57,28 @@ void read_through(io::H5File& file, const std::string& name, const io::DatasetIn
   }
 }
 
-void list_object(io::H5File& file, const std::string& name, std::string& text) {
+std::string place_in(const std::string& group, const std::string& member) {
+  return (group == "/" ? "" : group) + "/" + member;
+}
+
+void require_depth(const io::H5File& file, const std::string& name, int depth) {
+  NMOE_CHECK(depth <= max_depth, bad_data, "{}: groups are nested deeper than {} levels: {:.60}...",
+             file.path(), max_depth, name);
+}
+
+void list_object(io::H5File& file, const std::string& name, int depth, std::string& text) {
+  require_depth(file, name, depth);
   std::vector<std::string> members;
   std::string what;
-  try {
-    members = file.list(name);
-    what = "group";
-  } catch (const Error&) {
-    try {
+  switch (file.kind(name)) {
+    case io::H5File::ObjectKind::group:
+      members = file.list(name);
+      what = "group";
+      break;
+    case io::H5File::ObjectKind::type:
+      what = "type";
+      break;
+    case io::H5File::ObjectKind::dataset:
       const auto info = file.info(name);
       const bool numbers = info.kind == io::DatasetInfo::Kind::numbers;
       what = fmt::format("{} {}",
@@ -70,22 +87,41 @@ void list_object(io::H5File& file, const std::string& name, std::string& text) {
                                                                     : "records",
                          shape_text(info.shape));
       if (numbers) read_through(file, name, info);
-    } catch (const Error& error) {
-      if (!name.starts_with("/types/")) throw;
-      what = "type";
-    }
+      break;
   }
-  if (name != "/") text += fmt::format("  {:<44} {}\n", name, what);
+  if (name != "/") text += fmt::format("  {:<44} {}\n", on_one_line(name), what);
   for (const auto& attribute : file.list_attributes(name)) {
-    text += fmt::format("  {:<44}   @{} = {}\n", "", attribute, attribute_text(file, name, attribute));
+    text += fmt::format("  {:<44}   @{} = {}\n", "", on_one_line(attribute),
+                        on_one_line(attribute_text(file, name, attribute)));
   }
-  for (const auto& member : members) list_object(file, (name == "/" ? "" : name) + "/" + member, text);
+  for (const auto& member : members) list_object(file, place_in(name, member), depth + 1, text);
+}
+
+/// Does the library's part of reading `name` and, if it is a group, of all that is below it.
+void try_object(io::H5File& file, const std::string& name, int depth) {
+  require_depth(file, name, depth);
+  const io::H5File::ObjectKind kind = file.kind(name);
+  if (kind == io::H5File::ObjectKind::dataset) {
+    static_cast<void>(file.info(name));
+    file.check_storage(name);
+  }
+  if (kind != io::H5File::ObjectKind::group) return;
+  for (const auto& member : file.list(name)) try_object(file, place_in(name, member), depth + 1);
+}
+
+/// The same for attributes, which only files of ours are read for.
+void try_attributes(io::H5File& file, const std::string& name) {
+  for (const auto& attribute : file.list_attributes(name))
+    static_cast<void>(attribute_text(file, name, attribute));
+  if (file.kind(name) != io::H5File::ObjectKind::group) return;
+  for (const auto& member : file.list(name)) try_attributes(file, place_in(name, member));
 }
 
 std::string describe_h5(const std::string& path) {
-  auto file = io::H5File::open(path);  // demands complete = 1
-  std::string text = fmt::format("{}: HDF5, {} bytes, complete\n", path, io::file_size_bytes(path));
-  list_object(file, "/", text);
+  auto file = io::H5File::open(path, {}, io::SealCheck::done);  // demands complete = 1
+  std::string text =
+      fmt::format("{}: HDF5, {} bytes, complete\n", on_one_line(path), io::file_size_bytes(path));
+  list_object(file, "/", 0, text);
   return text + "intact: every number was read\n";
 }
 
@@ -100,7 +136,7 @@ std::string describe_safetensors(const std::string& path) {
   std::string text = fmt::format("{}: safetensors, {} bytes\n", path, io::file_size_bytes(path));
   for (const auto& name : reader.names()) {
     const auto& entry = reader.entry(name);
-    text += fmt::format("  {:<56} {} {}\n", name, entry.dtype, entry.shape.to_string());
+    text += fmt::format("  {:<56} {} {}\n", on_one_line(name), entry.dtype, entry.shape.to_string());
   }
   return text + "intact: the header accounts for every byte\n";
 }
@@ -108,7 +144,8 @@ std::string describe_safetensors(const std::string& path) {
 std::string describe_json(const std::string& path) {
   const nlohmann::json file = io::read_json(path);
   std::string text = fmt::format("{}: JSON\n", path);
-  for (const auto& [key, value] : file.items()) text += fmt::format("  {} = {:.100}\n", key, value.dump());
+  for (const auto& [key, value] : file.items())
+    text += fmt::format("  {} = {:.100}\n", on_one_line(key), on_one_line(value.dump()));
   return text;
 }
 
@@ -121,18 +158,47 @@ std::string describe_jsonl(const std::string& path) {
     last = line;
   }
   return fmt::format("{}: {} lines of JSON; the last: {:.200}\nintact: every line was parsed\n", path,
-                     num_lines, last);
+                     num_lines, on_one_line(last));
 }
 
 }  // namespace
 
-std::string describe_file(const std::string& path) {
+namespace {
+
+struct Kind {
+  const char* extension;
+  std::string (*describe)(const std::string& path);
+};
+constexpr Kind kinds[] = {{".cfg", describe_experts},
+                          {".safetensors", describe_safetensors},
+                          {".json", describe_json},
+                          {".jsonl", describe_jsonl}};
+
+/// The kind that a name's extension says; nullptr for HDF5.
+const Kind* kind_of(const std::string& path) {
   const std::string extension = std::filesystem::path(path).extension().string();
-  if (extension == ".cfg") return describe_experts(path);
-  if (extension == ".safetensors") return describe_safetensors(path);
-  if (extension == ".json") return describe_json(path);
-  if (extension == ".jsonl") return describe_jsonl(path);
-  return describe_h5(path);
+  const auto* const found = std::find_if(std::begin(kinds), std::end(kinds),
+                                         [&](const Kind& kind) { return extension == kind.extension; });
+  return found == std::end(kinds) ? nullptr : found;
+}
+
+}  // namespace
+
+bool described_as_h5(const std::string& path) {
+  return kind_of(path) == nullptr;
+}
+
+std::string describe_file(const std::string& path) {
+  const Kind* const kind = kind_of(path);
+  return kind == nullptr ? describe_h5(path) : kind->describe(path);
+}
+
+void look_through(const std::string& path, const std::vector<std::string>& objects) {
+  io::H5File file = io::H5File::open_foreign(path);
+  for (const std::string& object : objects) {
+    try_object(file, object, 0);
+    if (object == "/") try_attributes(file, object);
+  }
 }
 
 std::string describe_model(const std::string& directory) {

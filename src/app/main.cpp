@@ -3,34 +3,25 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <optional>
 
 #include "commands.hpp"
 #include "exit_file.hpp"
+#include "model_setup.hpp"
 #include "neuronmoe/app/command_line.hpp"
 #include "neuronmoe/app/run_guarded.hpp"
 #include "neuronmoe/app/version.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "output_claim.hpp"
+#include "standard_output.hpp"
+#include "trial_read.hpp"
 
 namespace {
 
 using namespace nmoe;
-
-void print(const std::string& text) {
-  errno = 0;
-  const bool written =
-      std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-  const int reason = errno;
-  NMOE_CHECK(written || reason != ENOSPC, no_space, "standard output: {}", std::strerror(reason));
-  NMOE_CHECK(written, io, "standard output: {}", std::strerror(reason));
-}
 
 std::string overall_help() {
   std::string text =
@@ -120,30 +111,32 @@ double start_timeout_s(const std::vector<std::string>& arguments) {
   return seconds;
 }
 
-/// Help or version. Returns the exit code.
-int print_without_mpi(const std::vector<std::string>& arguments, bool help) {
+/// What is asked for by words alone; needs no MPI.
+std::string answer_to(const std::vector<std::string>& arguments, bool help) {
+  if (!help) return fmt::format("neuronmoe {}\n", app::version());
   const auto* command = arguments.empty() ? nullptr : app::find_command(arguments.front());
-  if (app::launcher_rank() != 0) return arguments.empty() ? exit_code(ErrorCode::config) : 0;
+  return command != nullptr ? command_help(*command) : overall_help();
+}
+
+/// Prints under a launcher only in the first process. Returns the exit code.
+int speak(const std::string& text, int code) {
   try {
-    if (help || arguments.empty())
-      print(command != nullptr ? command_help(*command) : overall_help());
-    else
-      print(fmt::format("neuronmoe {}\n", app::version()));
+    if (app::launcher_rank() == 0) app::print(text);
+    return code;
   } catch (const Error& error) {
     fmt::print(stderr, "neuronmoe: error: {}\n", error.what());
     return exit_code(error.code());
   }
-  return arguments.empty() ? exit_code(ErrorCode::config) : 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc > 1 && argv[1] == app::trial_option) return app::run_trial({argv + 2, argv + argc});
   const std::vector<std::string> arguments = arguments_of(argc, argv);
-  // Help needs no MPI; under a launcher only the first process speaks.
-  const bool help = asks_for(arguments, "--help") || asks_for(arguments, "-h");
-  if (help || asks_for(arguments, "--version") || arguments.empty())
-    return print_without_mpi(arguments, help);
+  const bool help = arguments.empty() || asks_for(arguments, "--help") || asks_for(arguments, "-h");
+  if (help || asks_for(arguments, "--version"))
+    return speak(answer_to(arguments, help), arguments.empty() ? exit_code(ErrorCode::config) : 0);
 
   app::AppConfig config;
   const app::Command* command = nullptr;
@@ -162,13 +155,14 @@ int main(int argc, char** argv) {
   const auto body = [&](comm::ExecutionContext& context) {
     if (!print_config) {
       const app::OutputClaim claim(context, *command, config.run.output);
+      app::verify_model(context, config.run.model);
       return command->function(context, config);
     }
     config.comm.on_node = on_node_given;  // what it became here may be wrong on other ranks
     comm::agree(context.world, [&] {
-      if (context.world.rank() == 0)
-        print(fmt::format("# neuronmoe {} {}\n", app::version(), command->name) +
-              app::config_to_ini(config, true));
+      if (context.world.rank() != 0) return;
+      app::print(fmt::format("# neuronmoe {} {}\n", app::version(), command->name) +
+                 app::config_to_ini(config, true));
     });
     return 0;
   };

@@ -67,6 +67,25 @@ void require_step_directory(comm::ExecutionContext& context, const std::string& 
   });
 }
 
+void verify_model(comm::ExecutionContext& context, const std::string& path) {
+  const std::string kind = on_rank_zero(context, [&]() -> std::string {
+    std::error_code unreadable;  // then the reader of the model says why
+    if (path.empty()) return "";
+    if (fs::exists(fs::path(path) / "manifest.json", unreadable)) return "directory";
+    const fs::path beside = fs::path(path).parent_path();
+    if (!fs::is_regular_file(path, unreadable) || !fs::exists(beside / "manifest.json", unreadable))
+      return "";
+    const std::string fault =
+        io::verify_file(beside.empty() ? "." : beside.string(), fs::path(path).filename().string());
+    NMOE_CHECK(fault.empty(), bad_data, "--model {} is damaged: {}", path, fault);
+    return "";
+  });
+  if (kind.empty()) return;
+  const std::string fault = io::verify_manifest(context.world, path);
+  NMOE_CHECK(fault.empty(), bad_data, "--model {} is damaged: {}; copy or convert it again", path, fault);
+  context.heartbeat.beat();
+}
+
 std::string on_rank_zero(comm::ExecutionContext& context, const std::function<std::string()>& work) {
   std::string text;
   comm::agree(context.world, [&] {

@@ -26,6 +26,10 @@ std::string resolve_checkpoint(comm::ExecutionContext& context, const std::strin
 /// Demands that --resume be a word or a step directory: for a run directory names its newest step.
 /// @throws Error(bad_data)
 void require_step_directory(comm::ExecutionContext& context, const std::string& resume);
+/// Compares a --model that `convert` made with its manifest, each byte read by one rank; a Hugging Face
+/// directory has none. Of a config.json only that file is compared. Every command that is given a model calls
+/// it before it reads anything. Collective. @throws Error(bad_data) naming file and place
+void verify_model(comm::ExecutionContext& context, const std::string& path);
 
 /// `value` as rank 0 computed it, on every rank; an error of rank 0 is everybody's.
 std::string on_rank_zero(comm::ExecutionContext& context, const std::function<std::string()>& work);

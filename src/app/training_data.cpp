@@ -8,6 +8,7 @@
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/same_file.hpp"
 #include "neuronmoe/train/schedule.hpp"
+#include "trial_read.hpp"
 
 namespace nmoe::app {
 
@@ -17,10 +18,11 @@ data::Mixture load_training_data(comm::ExecutionContext& context, const AppConfi
   std::vector<std::string> files;
   for (const auto& d : data_sets) files.push_back(d.tokens);
   io::require_same_files(context.world, files);
+  verify_h5_inputs(context, files);
   std::optional<data::Mixture> mixture;
   comm::agree(context.world, [&] {
     mixture.emplace(data::make_mixture(data_sets, config.train.seq_length, config.train.eos_label,
-                                       config.train.seed, config.train.packing));
+                                       config.train.seed, config.train.packing, io::SealCheck::done));
     for (const auto& d : mixture->datasets()) require_fitting_tokens(d.file(), tokenizers, architecture);
   });
   require_positions("train.seq_length", config.train.seq_length, architecture);

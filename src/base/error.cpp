@@ -3,23 +3,26 @@
 
 #include <string_view>
 
-namespace nmoe {
-namespace {
+#include "neuronmoe/base/one_line.hpp"
 
-/// Names and keys out of a file may hold line ends and escape codes; a message stays one line.
-std::string on_one_line(const std::string& message) {
+namespace nmoe {
+
+std::string on_one_line(const std::string& text) {
   std::string line;
-  for (const char c : message) {
-    const auto byte = static_cast<unsigned char>(c);
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto byte_at = [&](std::size_t at) { return static_cast<unsigned char>(text[at]); };
+    const unsigned char byte = byte_at(i);
+    const bool later_control = byte == 0xC2U && i + 1 < text.size() && byte_at(i + 1) >= 0x80U &&
+                               byte_at(i + 1) < 0xA0U;  // U+0080 to U+009F in UTF-8
     if (byte < 0x20U || byte == 0x7FU)
       line += fmt::format("\\x{:02x}", byte);
+    else if (later_control)
+      line += fmt::format("\\x{:02x}\\x{:02x}", byte, byte_at(++i));
     else
-      line += c;
+      line += text[i];
   }
   return line;
 }
-
-}  // namespace
 
 void throw_error(ErrorCode code, const char* file, int line, const char* expression,
                  const std::string& message) {

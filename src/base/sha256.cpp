@@ -6,6 +6,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <vector>
 
@@ -38,6 +39,9 @@ std::string Sha256::hex() {
 }
 
 std::string sha256_file(const std::string& path) {
+  std::error_code unknown;  // opening a pipe would wait for its writer
+  NMOE_CHECK(!std::filesystem::is_other(path, unknown), bad_data,
+             "{} is not a regular file: pipes and devices are not read", path);
   std::ifstream in(path, std::ios::binary);
   NMOE_CHECK(in.good(), bad_data, "{}: cannot be read ({})", path, std::strerror(errno));
   Sha256 sha;

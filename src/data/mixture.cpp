@@ -142,14 +142,14 @@ std::string Mixture::to_string() const {
 }
 
 Mixture make_mixture(const std::vector<DataSetConfig>& configs, std::int64_t seq_length, bool eos_label,
-                     std::uint64_t seed, const Packing& packing) {
+                     std::uint64_t seed, const Packing& packing, io::SealCheck seal) {
   std::map<std::string, std::shared_ptr<const TokenFile>> files;
   std::vector<PackedDataset> datasets;
   std::vector<double> weights;
   for (const DataSetConfig& config : configs) {
     NMOE_CHECK(!config.tokens.empty(), config, "data.{}.tokens is missing", config.name);
     auto& file = files[config.tokens];
-    if (!file) file = std::make_shared<const TokenFile>(config.tokens);
+    if (!file) file = std::make_shared<const TokenFile>(config.tokens, seal);
     const TokenFileInfo &first = files.at(configs.front().tokens)->info(), &info = file->info();
     NMOE_CHECK(info.tokenizer_sha256 == first.tokenizer_sha256, bad_data,
                "{} and {} were made with different tokenizers ({} and {})", configs.front().tokens,

@@ -33,6 +33,13 @@ void write_part(io::H5File& file, const std::string& name, const std::vector<T>&
   file.write_ranges(name, io::element_of<T>::value, shape, ranges, mine.data());
 }
 
+void require_distinct(const std::string& path, std::vector<std::string> languages) {
+  std::sort(languages.begin(), languages.end());
+  const auto twice = std::adjacent_find(languages.begin(), languages.end());
+  NMOE_CHECK(twice == languages.end(), bad_data, "{}: /languages lists {} twice; tokenize again", path,
+             *twice);
+}
+
 TokenFileInfo read_info(io::H5File& file, const std::string& path) {
   TokenFileInfo info;
   info.vocab_size = file.read_int_attribute("/", "vocab_size");
@@ -44,6 +51,7 @@ TokenFileInfo read_info(io::H5File& file, const std::string& path) {
   info.tokenizer_sha256 = file.read_string_attribute("/", "tokenizer_sha256");
   info.inputs_sha256 = file.read_string_attribute("/", "inputs_sha256");
   info.languages = file.read_strings("/languages");
+  require_distinct(path, info.languages);
   return info;
 }
 
@@ -82,8 +90,8 @@ TokenFileInfo read_token_file_info(const std::string& path) {
   return read_info(file, path);
 }
 
-TokenFile::TokenFile(const std::string& path) : path_(path) {
-  io::H5File file = io::H5File::open(path, token_file_format);
+TokenFile::TokenFile(const std::string& path, io::SealCheck seal) : path_(path) {
+  io::H5File file = io::H5File::open(path, token_file_format, seal);
   info_ = read_info(file, path);
   const std::vector<std::int64_t> any = {-1};
   ids_ = file.read<std::uint32_t>("/ids", any);

@@ -12,12 +12,12 @@
 #include <filesystem>
 
 #include "neuronmoe/base/error.hpp"
-#include "neuronmoe/base/handle.hpp"
+#include "neuronmoe/io/regular_file.hpp"
 
 namespace nmoe::io {
 namespace {
 
-using Descriptor = Handle<int, ::close, -1>;
+constexpr const char* not_regular = "{} is not a regular file: directories, pipes and devices are not read";
 
 [[noreturn]] void fail_system(const char* what, const std::string& path, int error) {
   const bool full = error == ENOSPC || error == EDQUOT;
@@ -77,12 +77,20 @@ void write_file_atomically(const std::string& path, const std::function<void(con
   }
 }
 
-std::string read_file(const std::string& path, std::int64_t max_bytes) {
-  Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+Descriptor open_regular(const std::string& path) {
+  static_cast<void>(file_size_bytes(path));
+  // Should it become a pipe in this moment, the open returns at once and the second look sees it.
+  Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd) fail_read(path, errno);
   struct stat info {};
-  NMOE_CHECK(::fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode), bad_data, "{} is not a regular file",
-             path);
+  NMOE_CHECK(::fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode), bad_data, not_regular, path);
+  return fd;
+}
+
+std::string read_file(const std::string& path, std::int64_t max_bytes) {
+  const Descriptor fd = open_regular(path);
+  struct stat info {};
+  NMOE_CHECK(::fstat(fd.get(), &info) == 0, bad_data, "cannot read {}: {}", path, std::strerror(errno));
   NMOE_CHECK(info.st_size <= max_bytes, bad_data, "{} has {} bytes; at most {} are read", path, info.st_size,
              max_bytes);
   std::string bytes(static_cast<std::size_t>(info.st_size), '\0');
@@ -107,7 +115,7 @@ void require_no_lfs_pointer(const std::string& path, std::string_view bytes) {
 std::int64_t file_size_bytes(const std::string& path) {
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0) fail_read(path, errno);
-  NMOE_CHECK(S_ISREG(info.st_mode), bad_data, "{} is not a regular file", path);
+  NMOE_CHECK(S_ISREG(info.st_mode), bad_data, not_regular, path);
   return info.st_size;
 }
 

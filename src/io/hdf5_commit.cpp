@@ -62,7 +62,7 @@ void H5File::finish() {
 }
 
 void H5File::Impl::compare_with_file() const {
-  H5File back = comm != nullptr ? open(path, *comm) : open(path);
+  H5File back = comm != nullptr ? open(path, *comm) : open(path, {}, SealCheck::done);  // not sealed yet
   for (const Written& w : written) {
     back.impl_->collectively([&] {
       std::int64_t count = 0;
@@ -80,9 +80,10 @@ void H5File::Impl::compare_with_file() const {
 void write_h5_atomically(const std::string& path, Storage storage, const std::function<void(H5File&)>& fill) {
   const std::string tmp = path + ".tmp";
   try {
-    H5File file = H5File::create(tmp, storage);
+    H5File file = H5File::create(tmp, storage, seal_bytes);
     fill(file);
     file.finish();
+    seal_file(tmp);
     rename_durably(tmp, path);
   } catch (...) {
     ::unlink(tmp.c_str());
@@ -94,9 +95,10 @@ void write_h5_atomically(const std::string& path, comm::Communicator& comm,
                          const std::function<void(H5File&)>& fill) {
   const std::string tmp = path + ".tmp";
   try {
-    H5File file = H5File::create(tmp, comm);
+    H5File file = H5File::create(tmp, comm, seal_bytes);
     fill(file);
     file.finish();
+    seal_file(comm, tmp);
     comm::agree(comm, [&] {
       if (comm.rank() == 0) rename_durably(tmp, path);
     });

@@ -10,7 +10,10 @@ namespace {
 
 constexpr std::int64_t chunk_bytes = std::int64_t{1} << 20;
 constexpr std::int64_t max_chunk_bytes = std::int64_t{64} << 20;
-constexpr std::int64_t max_deflate_ratio = 1100;  // deflate cannot shrink by more than 1032
+// A file that inflates to more than this times its size and this many bytes is an attack (deflate can do
+// 1032) or nothing but fill values.
+constexpr std::int64_t max_deflate_ratio = 100;
+constexpr std::int64_t max_inflated_bytes = std::int64_t{64} << 20;
 
 /// Whole trailing axes in one chunk as far as they fit.
 std::vector<hsize_t> chunk_of(std::span<const std::int64_t> shape, std::int64_t element_bytes) {
@@ -102,11 +105,13 @@ void guard_storage(const DatasetId& dataset, std::int64_t element_bytes, std::in
       bytes *= static_cast<double>(chunk[static_cast<std::size_t>(axis)]);
     NMOE_CHECK(bytes <= static_cast<double>(max_chunk_bytes), bad_data,
                "{}:{} has chunks of {} bytes; at most {} are read", path, name, bytes, max_chunk_bytes);
-    limit *= max_deflate_ratio;
+    limit = std::max(limit * max_deflate_ratio, max_inflated_bytes / element_bytes);
   }
-  NMOE_CHECK(num_elements <= limit, bad_data,
-             "{}:{} declares {} elements of {} bytes, more than a file of {} bytes can hold", path, name,
-             num_elements, element_bytes, file_bytes);
+  NMOE_CHECK(
+      num_elements <= limit, bad_data,
+      "{}:{} declares {} elements of {} bytes, more than a file of {} bytes can hold (or a compressed one "
+      "may: {} times its size)",
+      path, name, num_elements, element_bytes, file_bytes, max_deflate_ratio);
 }
 
 }  // namespace
@@ -189,6 +194,8 @@ void H5File::Impl::read_raw(const std::string& name, hid_t expected_type, std::s
   const SpaceId memory = memory_of(space);
   const PropertyId transfer = transfer_of(comm);
   if (H5Sget_simple_extent_npoints(space.get()) == 0) return;  // no storage to read: see write_raw
+  const PropertyId creation(H5Dget_create_plist(dataset.get()));
+  if (H5Pget_layout(creation.get()) == H5D_CHUNKED) return read_chunked(dataset, name, ranges, packed);
   if (H5Dread(dataset.get(), expected_type, memory.get(), space.get(), transfer.get(), packed) < 0)
     fail_hdf5(ErrorCode::bad_data, "read", path, name);
 }

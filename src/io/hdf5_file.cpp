@@ -53,10 +53,11 @@ const std::string& H5File::path() const {
 
 namespace {
 
-hid_t create_file(const std::string& path, comm::Communicator* comm) {
+hid_t create_file(const std::string& path, comm::Communicator* comm, std::int64_t user_block_bytes) {
   const PropertyId access = make_file_access(comm);
   const PropertyId creation = make_properties(H5P_FILE_CREATE);
   H5Pset_obj_track_times(creation.get(), false);
+  H5Pset_userblock(creation.get(), static_cast<hsize_t>(user_block_bytes));
   const hid_t file = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get());
   if (file < 0) fail_hdf5(ErrorCode::io, "create", path, "");
   return file;
@@ -71,22 +72,22 @@ hid_t open_file(const std::string& path, comm::Communicator* comm) {
 
 }  // namespace
 
-H5File H5File::create(const std::string& path, Storage storage) {
+H5File H5File::create(const std::string& path, Storage storage, std::int64_t user_block_bytes) {
   auto impl = std::make_unique<Impl>();
   impl->path = path;
   impl->storage = storage;
   impl->writable = true;
-  impl->file = create_file(path, nullptr);
+  impl->file = create_file(path, nullptr, user_block_bytes);
   return H5File(std::move(impl));
 }
 
-H5File H5File::create(const std::string& path, comm::Communicator& comm) {
+H5File H5File::create(const std::string& path, comm::Communicator& comm, std::int64_t user_block_bytes) {
   auto impl = std::make_unique<Impl>();
   impl->path = path;
   impl->comm = &comm;
   impl->writable = true;
   comm.drain();
-  agree_on_hdf5(comm, path, [&] { impl->file = create_file(path, &comm); });
+  agree_on_hdf5(comm, path, [&] { impl->file = create_file(path, &comm, user_block_bytes); });
   return H5File(std::move(impl));
 }
 
@@ -116,7 +117,8 @@ H5File H5File::open_foreign(const std::string& path) {
   return H5File(std::move(impl));
 }
 
-H5File H5File::open(const std::string& path, std::optional<FileFormat> format) {
+H5File H5File::open(const std::string& path, std::optional<FileFormat> format, SealCheck seal) {
+  if (seal == SealCheck::wanted) verify_seal(path);
   H5File file = open_foreign(path);
   demand_complete(file, format);
   return file;
@@ -146,22 +148,6 @@ void H5File::close() {
 }
 
 // ---- groups ----------------------------------------------------------------------------------------------
-
-bool H5File::Impl::reachable(const std::string& name) const {
-  NMOE_CHECK(name.starts_with('/'), internal, "{}: name \"{}\" is not absolute", path, name);
-  for (std::size_t end = name.find('/', 1);; end = name.find('/', end + 1)) {
-    const std::string prefix = name.substr(0, end);
-    if (prefix.size() > 1) {
-      if (H5Lexists(file, prefix.c_str(), H5P_DEFAULT) <= 0) return false;
-      H5L_info_t link;
-      if (H5Lget_info(file, prefix.c_str(), &link, H5P_DEFAULT) < 0)
-        fail_hdf5(ErrorCode::bad_data, "look up", path, prefix);
-      NMOE_CHECK(link.type == H5L_TYPE_HARD, bad_data,
-                 "{}:{} is a soft or external link; only data inside the file is read", path, prefix);
-    }
-    if (end == std::string::npos) return true;
-  }
-}
 
 void H5File::Impl::make_groups(const std::string& name) const {
   const PropertyId creation = make_properties(H5P_GROUP_CREATE);

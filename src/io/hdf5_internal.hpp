@@ -59,7 +59,8 @@ struct H5File::Impl {
   void make_groups(const std::string& name) const;
   /// Opens a dataset to read, after the guards.
   DatasetId open_guarded(const std::string& name) const;
-  /// Refuses anything but hard links on the way to `name`.
+  /// Refuses anything but hard links on the way to `name`, and groups that more than one link leads to: a
+  /// walk through them need not end.
   bool reachable(const std::string& name) const;
   /// Makes an empty dataset of elements of `type`.
   DatasetId create_dataset(const std::string& name, hid_t type, std::span<const std::int64_t> shape) const;
@@ -70,6 +71,9 @@ struct H5File::Impl {
                  std::span<const FileRange> ranges, const void* packed);
   void read_raw(const std::string& name, hid_t expected_type, std::span<const FileRange> ranges,
                 void* packed) const;
+  /// What read_raw does for a chunked dataset of a serial file, without the library's filters.
+  void read_chunked(const DatasetId& dataset, const std::string& name, std::span<const FileRange> ranges,
+                    void* packed) const;
   /// Opens the closed file again and compares what this rank wrote. @throws Error naming the dataset
   void compare_with_file() const;
   /// Type of elements in the file; bfloat16 is committed on first use.

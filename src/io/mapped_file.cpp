@@ -1,22 +1,19 @@
 // Files mapped by mmap.
 #include "neuronmoe/io/mapped_file.hpp"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 
 #include "neuronmoe/base/error.hpp"
-#include "neuronmoe/base/handle.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/regular_file.hpp"
 
 namespace nmoe::io {
 
 MappedFile::MappedFile(const std::string& path) {
-  const Handle<int, ::close, -1> fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  NMOE_CHECK(fd, bad_data, "cannot read {}: {}", path, std::strerror(errno));
+  const Descriptor fd = open_regular(path);
   num_bytes_ = static_cast<std::size_t>(file_size_bytes(path));
   if (num_bytes_ == 0) return;
   void* const p = ::mmap(nullptr, num_bytes_, PROT_READ, MAP_PRIVATE, fd.get(), 0);

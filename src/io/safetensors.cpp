@@ -1,7 +1,6 @@
 // Tensors of safetensors files, read in small pieces.
 #include "neuronmoe/io/safetensors.hpp"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,12 +12,11 @@
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/handle.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/regular_file.hpp"
 #include "safetensors_header.hpp"
 
 namespace nmoe::io {
 namespace {
-
-using Descriptor = Handle<int, ::close, -1>;
 
 /// Fills `out` from byte `offset` on. (Not by mapping: a file that shrinks meanwhile is an error here and a
 /// SIGBUS there, and mapped pages count as memory of the process.)
@@ -49,8 +47,7 @@ struct SafetensorsReader::Impl {
 
   void add_file(const std::string& file) {
     const std::int64_t file_bytes = file_size_bytes(file);
-    Descriptor fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
-    NMOE_CHECK(fd, bad_data, "cannot read {}: {}", file, std::strerror(errno));
+    Descriptor fd = open_regular(file);
     constexpr std::int64_t pointer_bytes = 64;
     std::string text(static_cast<std::size_t>(std::min(pointer_bytes, file_bytes)), '\0');
     read_at(fd.get(), file, 0, text);

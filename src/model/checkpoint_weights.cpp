@@ -1,7 +1,10 @@
 // model.h5: which parameters are in it, and where in its datasets each of them lies.
 #include "neuronmoe/model/checkpoint_weights.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <set>
@@ -40,6 +43,26 @@ io::ElementType element_type_of(const std::string& dtype) {
   if (dtype == "F64") return io::ElementType::float64;
   if (dtype == "BF16") return io::ElementType::bfloat16;
   return dtype == "F16" ? io::ElementType::float16 : io::ElementType::float32;
+}
+
+template <typename T>
+bool all_finite_of(ConstTensorView values) {
+  const auto* const first = static_cast<const T*>(values.raw());
+  using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  return std::all_of(first, first + values.num_elements(),
+                     [](T value) { return std::isfinite(static_cast<Wide>(value)); });
+}
+
+/// Whether a tensor on the host holds neither infinity nor NaN.
+bool all_finite(ConstTensorView values) {
+  switch (values.dtype()) {
+    case DType::float64:
+      return all_finite_of<double>(values);
+    case DType::bfloat16:
+      return all_finite_of<bfloat16>(values);
+    default:
+      return all_finite_of<float>(values);
+  }
 }
 
 }  // namespace
@@ -174,6 +197,11 @@ void load_checkpoint_weights(Decoder& decoder, const std::string& checkpoint_dir
   NMOE_CHECK(widen || stored == name_of(decoder.dtype()), bad_data,
              "{}: weights are {}, the run asks for {}; {}", path, stored, name_of(decoder.dtype()),
              trained ? "set train.dtype = " + stored : "convert them again with convert.dtype = float32");
+  const std::vector<std::int32_t> counts = file.read<std::int32_t>("/num_experts");
+  NMOE_CHECK(std::equal(counts.begin(), counts.end(), decoder.config().num_experts.begin(),
+                        decoder.config().num_experts.end()),
+             bad_data, "{}: /num_experts is {}, the model has {}; pass the experts it was trained with", path,
+             fmt::join(counts, ","), fmt::join(decoder.config().num_experts, ","));
   for_each_parameter(decoder, [&](Parameter& p) {
     if (!p.held()) return;
     const FileLocation location = file_location(decoder.config(), p);
@@ -194,6 +222,8 @@ void load_checkpoint_weights(Decoder& decoder, const std::string& checkpoint_dir
       file.read_ranges(location.dataset, io::element_type_of(decoder.dtype()), location.shape, {&range, 1},
                        side.view().raw());
     }
+    NMOE_CHECK(all_finite(side.view()), bad_data,
+               "{}: {} holds numbers that are not finite; take another checkpoint", path, p.name);
     side.send();
   });
   file.close();

@@ -2,12 +2,15 @@
 #include "neuronmoe/train/checkpoint.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <limits>
 #include <map>
 
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/data/jsonl.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
 #include "neuronmoe/io/manifest.hpp"
@@ -86,10 +89,12 @@ using StateMember = Tensor& (ShardGroup::*)();
 struct StateArray {
   const char* name;
   StateMember member;
+  float least;  // possible value
 };
-constexpr StateArray state_arrays[] = {{"/flat/master", &ShardGroup::master},
-                                       {"/flat/exp_avg", &ShardGroup::exp_avg},
-                                       {"/flat/exp_avg_sq", &ShardGroup::exp_avg_sq}};
+constexpr float no_bound = -std::numeric_limits<float>::max();
+constexpr StateArray state_arrays[] = {{"/flat/master", &ShardGroup::master, no_bound},
+                                       {"/flat/exp_avg", &ShardGroup::exp_avg, no_bound},
+                                       {"/flat/exp_avg_sq", &ShardGroup::exp_avg_sq, 0.0F}};
 
 /// Calls f(part of the flat array in memory, where it begins in the piece) for elements [first, first +
 /// count) of the slices one after another.
@@ -137,6 +142,40 @@ void write_optimizer(comm::Communicator& world, const std::string& path, Sharded
   file.finish();
 }
 
+/// A manifest says that a file is what its writer wrote, not that the writer was sound.
+/// @throws Error(bad_data) for a value that no training leaves behind
+void require_possible(const std::string& path, const StateArray& array, std::span<const float> values) {
+  const auto bad = std::find_if(values.begin(), values.end(), [&](float value) {
+    return !(value >= array.least && value <= std::numeric_limits<float>::max());
+  });
+  NMOE_CHECK(bad == values.end(), bad_data,
+             "{}:{} holds {}; wanted finite numbers{}; take another checkpoint", path, array.name, *bad,
+             array.least == 0.0F ? " >= 0" : "");
+}
+
+/// @throws Error(bad_data) naming the counter
+void require_possible(const std::string& path, const TrainProgress& progress) {
+  struct Counter {
+    const char* name;
+    std::int64_t value, most;
+  };
+  constexpr std::int64_t most_steps = 9'999'999'999;  // ten digits in step_NNNNNNNNNN
+  constexpr std::int64_t most_tokens = std::int64_t{1} << 60;
+  const Counter counters[] = {{"step", progress.step, most_steps},
+                              {"tokens_seen", progress.tokens_seen, most_tokens},
+                              {"samples_seen", progress.samples_seen, most_tokens},
+                              {"skipped_steps", progress.skipped_steps, progress.step},
+                              {"optimizer_steps", progress.optimizer_steps, progress.step},
+                              {"nan_steps_in_a_row", progress.nan_steps_in_a_row, progress.step}};
+  for (const Counter& counter : counters)
+    NMOE_CHECK(counter.value >= 0 && counter.value <= counter.most, bad_data,
+               "{}: {} is {}, wanted 0 to {}; take another checkpoint", path, counter.name, counter.value,
+               counter.most);
+  NMOE_CHECK(std::isfinite(progress.learning_rate) && progress.learning_rate >= 0.0, bad_data,
+             "{}: lr is {}, wanted a finite number >= 0; take another checkpoint", path,
+             progress.learning_rate);
+}
+
 void read_optimizer(comm::Communicator& world, const std::string& path, ShardedOptimizer& optimizer) {
   std::int64_t total = 0;
   const std::vector<IndexRecord> index = make_index(optimizer.decoder(), total);
@@ -163,6 +202,8 @@ void read_optimizer(comm::Communicator& world, const std::string& path, ShardedO
     const auto take = [&](std::int64_t first, std::span<const char> bytes) {
       const auto count = static_cast<std::int64_t>(bytes.size() / sizeof(float));
       const ConstTensorView piece(bytes.data(), DType::float32, {count});
+      require_possible(path, array,
+                       {reinterpret_cast<const float*>(bytes.data()), static_cast<std::size_t>(count)});
       for_each_part(slices, array, first, count, [&](TensorView values, std::int64_t at) {
         copy(values, piece.rows(at, values.num_elements()), stream);
       });
@@ -246,13 +287,14 @@ TrainProgress load_checkpoint(const comm::ExecutionContext& context, const std::
     progress.samples_seen = file.read_int_attribute("/progress", "samples_seen");
     progress.skipped_steps = file.read_int_attribute("/progress", "skipped_steps");
     progress.optimizer_steps = file.read_int_attribute("/progress", "optimizer_steps");
-    progress.nan_steps_in_a_row =
-        static_cast<int>(file.read_int_attribute("/progress", "nan_steps_in_a_row"));
+    const std::int64_t nan_steps = file.read_int_attribute("/progress", "nan_steps_in_a_row");
+    progress.nan_steps_in_a_row = std::in_range<int>(nan_steps) ? static_cast<int>(nan_steps) : -1;
     progress.learning_rate = file.read_double_attribute("/progress", "lr");
     progress.seed = static_cast<std::uint64_t>(file.read_int_attribute("/rng", "seed"));
     progress.cursors = file.read<std::uint64_t>("/data/cursor");
     progress.expert_tokens = read_expert_tokens(file, decoder.config());
     file.close();
+    require_possible(step_dir + "/state.h5", progress);
   });
   read_optimizer(context.world, step_dir + "/optim.h5", optimizer);
   return progress;
@@ -264,6 +306,7 @@ std::string stored_config(const std::string& step_dir) {
   file.close();
   NMOE_CHECK(text.size() == 1, bad_data, "{}/state.h5: /config holds {} texts, expected 1", step_dir,
              text.size());
+  NMOE_CHECK(data::is_valid_utf8(text.front()), bad_data, "{}/state.h5: /config is not UTF-8", step_dir);
   return text.front();
 }
 

@@ -10,6 +10,7 @@
 
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/regular_file.hpp"
 
 namespace nmoe::train {
 

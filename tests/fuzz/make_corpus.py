@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+import zlib
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -110,7 +111,24 @@ def make_jsonl():
     write("jsonl", "ill_formed", b'{"text": "\xff\xc0\xaf\xed\xa0\x80"}\n\xf4\x90\x80\x80\n')
 
 
+def make_hdf5():
+    """First byte: 1 shuffle, 2 deflate, 4 fletcher32 of a chunk of 1024 bytes; 8 a file to compare with its seal."""
+    plain = bytes(i * i % 251 for i in range(1024))
+    for name, filters, raw in (
+            ("plain", 0, plain), ("plain_short", 0, plain[:-1]), ("deflate", 2, zlib.compress(plain)), ("shuffle", 3, zlib.compress(plain)),
+            ("inflates_to_less", 2, zlib.compress(plain[:-4])), ("inflates_to_more", 2, zlib.compress(plain + b"1234")),
+            ("bomb", 2, zlib.compress(bytes(1 << 22))), ("not_deflate", 2, b"nothing"), ("wrong_checksum", 4, plain + b"abcd"),
+            ("checksum_of_zeros", 4, bytes(1028)), ("checksum_alone", 4, b"abcd"), ("all", 7, zlib.compress(plain) + b"abcd")):
+        write("hdf5", name, bytes([filters]) + raw)
+    seal = b"neuronmoe-seal 1\nbytes 514\ncrc32c 00000000\n"
+    for name, head in (("seal", seal.ljust(512, b"\0") + b"xy"), ("seal_cut", seal), ("seal_negative", seal.replace(b"514", b"-1").ljust(514, b"\0")),
+                       ("seal_huge", seal.replace(b"514", b"99999999999999999999").ljust(514, b"\0")), ("signature", b"\x89HDF\r\n\x1a\n"),
+                       ("nothing", b" ")):
+        write("hdf5", name, b"\x08" + head)
+
+
 if __name__ == "__main__":
+    make_hdf5()
     make_safetensors()
     make_tokenizer_json()
     make_rank_file()

@@ -2,6 +2,8 @@
 #include <sys/mount.h>
 
 #include <boost/test/unit_test.hpp>
+#include <filesystem>
+#include <fstream>
 
 #include "neuronmoe/base/philox.hpp"
 #include "neuronmoe/base/sha256.hpp"
@@ -151,6 +153,43 @@ BOOST_AUTO_TEST_CASE(errors_are_agreed) {
   BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"later.h5", "version 2", "use a newer neuronmoe"},
                                 [&] { io::H5File::open(later, comm, io::FileFormat{"sample"}); }) == "");
   comm.barrier();
+}
+
+BOOST_AUTO_TEST_CASE(seals_are_written_and_compared_together) {
+  comm::Communicator& comm = test::world();
+  const test::SharedDirectory dir("seal");
+  const std::string path = dir.path() + "/x.h5";
+  constexpr std::int64_t num_bytes = (std::int64_t{150} << 20) + 5;  // three blocks, the last of them ragged
+  const auto on_rank_zero = [&](const std::function<void()>& work) {
+    comm::agree(comm, [&] {
+      if (comm.rank() == 0) work();
+    });
+  };
+  const auto write_at = [&](std::int64_t at, char value) {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(at);
+    file.put(value);
+  };
+  on_rank_zero([&] {
+    test::write_bytes(path, "");
+    std::filesystem::resize_file(path, num_bytes);
+    for (std::int64_t at = 1000; at < num_bytes; at += 7'000'003) write_at(at, static_cast<char>(at % 101));
+  });
+  io::seal_file(comm, path);
+  std::string together;
+  on_rank_zero([&] {
+    together = test::read_bytes(path).substr(0, io::seal_bytes);
+    io::seal_file(path);
+    BOOST_TEST((together == test::read_bytes(path).substr(0, io::seal_bytes)));
+  });
+  BOOST_TEST(io::verify_seal(comm, path));
+  for (const std::int64_t at : {std::int64_t{512}, std::int64_t{100} << 20, num_bytes - 1}) {
+    on_rank_zero([&] { write_at(at, 'x'); });
+    BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"x.h5", "damaged"},
+                                  [&] { io::verify_seal(comm, path); }) == "");
+    on_rank_zero([&] { write_at(at, '\0'); });
+    BOOST_TEST(io::verify_seal(comm, path));
+  }
 }
 
 BOOST_AUTO_TEST_CASE(steps_commit_verify_and_fall_back) {

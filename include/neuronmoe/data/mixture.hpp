@@ -50,6 +50,7 @@ class Mixture {
 
 /// Opens the token files (each once) and packs. @throws Error(bad_data|config)
 Mixture make_mixture(const std::vector<DataSetConfig>& configs, std::int64_t seq_length, bool eos_label,
-                     std::uint64_t seed, const Packing& packing = {});
+                     std::uint64_t seed, const Packing& packing = {},
+                     io::SealCheck seal = io::SealCheck::wanted);
 
 }  // namespace nmoe::data

@@ -8,6 +8,7 @@
 
 #include "neuronmoe/comm/communicator.hpp"
 #include "neuronmoe/io/file_format.hpp"
+#include "neuronmoe/io/file_seal.hpp"
 
 namespace nmoe::data {
 
@@ -48,8 +49,9 @@ TokenFileInfo read_token_file_info(const std::string& path);
 class TokenFile {
  public:
   /// @throws Error(bad_data) naming file and fault: not a token file or a newer one, incomplete, offsets not
-  /// ascending, language or mark out of range, id >= vocab_size, a document without EOS at its end.
-  explicit TokenFile(const std::string& path);
+  /// ascending, a language listed twice, language or mark out of range, id >= vocab_size, a document without
+  /// EOS at its end.
+  explicit TokenFile(const std::string& path, io::SealCheck seal = io::SealCheck::wanted);
 
   const std::string& path() const { return path_; }
   const TokenFileInfo& info() const { return info_; }

@@ -14,6 +14,7 @@
 
 #include "neuronmoe/comm/communicator.hpp"
 #include "neuronmoe/io/file_format.hpp"
+#include "neuronmoe/io/file_seal.hpp"
 #include "neuronmoe/tensor/tensor.hpp"
 
 namespace nmoe::io {
@@ -99,14 +100,19 @@ enum class Storage { contiguous, compressed };
 /// close().
 class H5File {
  public:
-  static H5File create(const std::string& path, Storage storage = Storage::contiguous);
-  static H5File create(const std::string& path, comm::Communicator& comm);
+  /// `user_block_bytes` (0, or a power of two from 512 on) stay free before the HDF5 part.
+  static H5File create(const std::string& path, Storage storage = Storage::contiguous,
+                       std::int64_t user_block_bytes = 0);
+  static H5File create(const std::string& path, comm::Communicator& comm, std::int64_t user_block_bytes = 0);
   /// @throws Error(bad_data) unless the file is HDF5, carries complete=1 and, if `format` is given, says that
   /// it has that format in a version that is not newer (require_readable).
-  static H5File open(const std::string& path, std::optional<FileFormat> format = {});
+  /// A file with a seal (file_seal.hpp) is compared with it first, unless somebody did. The second form, for
+  /// files of a checkpoint, whose manifest says more, looks for none.
+  static H5File open(const std::string& path, std::optional<FileFormat> format = {},
+                     SealCheck seal = SealCheck::wanted);
   static H5File open(const std::string& path, comm::Communicator& comm,
                      std::optional<FileFormat> format = {});
-  /// For files made by others (h5py...): complete=1 is not demanded, all other guards hold.
+  /// For files made by others (h5py...): complete=1 and a seal are not demanded, all other guards hold.
   static H5File open_foreign(const std::string& path);
   H5File(H5File&&) noexcept;
   H5File& operator=(H5File&&) noexcept;
@@ -162,6 +168,8 @@ class H5File {
 
   // ---- reading -------------------------------------------------------------------------------------------
   bool exists(const std::string& name);
+  enum class ObjectKind { group, dataset, type };
+  ObjectKind kind(const std::string& name);
   /// Names inside a group, ascending.
   std::vector<std::string> list(const std::string& group);
   /// Type and shape, after the guards against external, virtual and oversized storage.
@@ -181,6 +189,8 @@ class H5File {
   void read_ranges(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
                    std::span<const FileRange> ranges,
                    const std::function<void(std::int64_t first, std::span<const char> bytes)>& take);
+  /// Looks at the place and size of every chunk of a dataset, without reading them.
+  void check_storage(const std::string& name);
   std::vector<std::string> read_strings(const std::string& name);
   /// Number of records after checking that the columns are exactly those expected.
   std::int64_t count_records(const std::string& name, std::span<const RecordColumn> columns);
@@ -203,8 +213,9 @@ class H5File {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Writes PATH.tmp through `fill`, finishes it and renames it over PATH: readers see the old file or the new
-/// one, never a half. On failure PATH.tmp is removed. The second form is collective.
+/// Writes PATH.tmp through `fill`, finishes it, seals it (file_seal.hpp) and renames it over PATH: readers
+/// see the old file or the new one, never a half. On failure PATH.tmp is removed. The second form is
+/// collective.
 void write_h5_atomically(const std::string& path, Storage storage, const std::function<void(H5File&)>& fill);
 void write_h5_atomically(const std::string& path, comm::Communicator& comm,
                          const std::function<void(H5File&)>& fill);
