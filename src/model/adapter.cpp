@@ -1,7 +1,6 @@
 // PEFT-MoE adapters read and written, with the names they give to our parameters.
 #include "neuronmoe/model/adapter.hpp"
 
-#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -55,6 +54,17 @@ std::vector<int> count_experts(const io::SafetensorsReader& reader, const ModelC
   return counts;
 }
 
+/// A list must be that of the tensors; a single number, as files of before have it, says nothing.
+void require_counts(const json& listed, const std::vector<int>& counts, const std::string& path) {
+  if (!listed.is_array()) return;
+  NMOE_CHECK(listed.size() == counts.size(), bad_data, "{}: num_experts lists {} layers, the model has {}",
+             path, listed.size(), counts.size());
+  for (std::size_t l = 0; l < counts.size(); ++l)
+    NMOE_CHECK(listed[l] == counts[l], bad_data,
+               "{}: num_experts says {:.80} for layer {}, its tensors hold {} experts, base included", path,
+               listed[l].dump(), l, counts[l]);
+}
+
 /// top_k, after the fields that would make it another model.
 int read_adapter_config(const std::string& path, const std::vector<int>& counts) {
   constexpr std::int64_t max_bytes = 16 << 20;
@@ -70,6 +80,7 @@ int read_adapter_config(const std::string& path, const std::vector<int>& counts)
                  top_k.get<std::int64_t>() <= max_num_experts,
              bad_data, "{}: topk is {:.80}, expected an integer from 1 to {}", path, top_k.dump(),
              max_num_experts);
+  require_counts(field("num_experts"), counts, path);
   if (field("layers_to_transform").is_null()) return top_k.get<int>();
   std::vector<bool> listed(counts.size(), false);
   const json layers = field("layers_to_transform").is_array() ? field("layers_to_transform")
@@ -142,26 +153,24 @@ void write_adapter(const std::string& directory, const ModelConfig& config, cons
   if (!base_hash.empty()) metadata[hash_key] = base_hash;
   metadata[router_key] = name_of(config.router_compat());
   io::write_tensor_sources((fs::path(directory) / weights_file).string(), std::move(sources), metadata);
+  // The lineage's loader adds up the entries of num_experts above 1 and compares with the rows of the routers
+  // in the file; where they differ it draws every router anew, without a word. One number is not enough.
   json layers = json::array();
-  for (std::size_t l = 0; l < config.num_experts.size(); ++l) {
-    if (config.num_experts[l] > 1) layers.push_back(l);
-  }
-  const int most = *std::max_element(config.num_experts.begin(), config.num_experts.end());
+  for (std::size_t l = 0; l < config.num_experts.size(); ++l) layers.push_back(l);
   io::write_json((fs::path(directory) / config_file).string(), {{"peft_type", "MOE"},
                                                                 {"task_type", "CAUSAL_LM"},
                                                                 {"base_model_name_or_path", base_model},
                                                                 {"inference_mode", true},
-                                                                {"num_experts", most},
+                                                                {"num_experts", config.num_experts},
                                                                 {"topk", config.top_k},
                                                                 {"layers_to_transform", layers},
                                                                 {"init_moe_weights", true},
                                                                 {"save_all_params", false},
                                                                 {"aux_loss_coef", nullptr},
                                                                 {"lpr_loss_coef", nullptr}});
-  io::write_file_atomically(
-      (fs::path(directory) / "experts.cfg").string(),
-      "# experts per layer, base included; adapter_config.json has room for one number only\n" +
-          expert_counts_line(config.num_experts));
+  io::write_file_atomically((fs::path(directory) / "experts.cfg").string(),
+                            "# experts per layer, base included, as in adapter_config.json\n" +
+                                expert_counts_line(config.num_experts));
 }
 
 }  // namespace nmoe::model

@@ -257,7 +257,13 @@ def adapters(work):
                                       np.frombuffer(tensors[prefix + "0.mlp.moe_router_embedding.weight"][2], "<f4")),
               "expert j + 1 of a layer is moe_experts.j, of eleven as of two")
     config = json.loads((work / "adapter/adapter_config.json").read_text())
-    check((config["peft_type"], config["topk"], config["layers_to_transform"]) == ("MOE", 2, [0, 2]), "adapter_config.json")
+    check((config["peft_type"], config["topk"], config["layers_to_transform"], config["num_experts"])
+          == ("MOE", 2, [0, 1, 2], [3, 1, 12]), "adapter_config.json: every layer, a dense one with 1 expert")
+    # The lineage keeps the routers it loads only if these agree (set_peft_model_state_dict); else it draws them anew.
+    routers = {name: shape[0] for name, (_, shape, _) in tensors.items() if name.endswith("moe_router_embedding.weight")}
+    listed = {f"base_model.model.model.layers.{l}.mlp.moe_router_embedding.weight": e
+              for l, e in zip(config["layers_to_transform"], config["num_experts"]) if e > 1}
+    check(routers == listed, f"its list is that of the routers: {routers}")
     check("ADA_MOE_NUM_EXPERTS_LIST=3,1,12\n" in (work / "adapter/experts.cfg").read_text(), "experts.cfg of the adapter")
     for ranks in (1, 3):
         run(ranks, "convert", work / "adapter", "--model", model, "--convert.to", "checkpoint", "--output", work / f"again{ranks}")
@@ -289,6 +295,10 @@ def adapters(work):
         "--output", work / "bf16")
     with h5py.File(work / "bf16/model.h5") as f:
         check((f.attrs["dtype"], f.attrs["router_compat"]) == (b"bfloat16", b"none"), "an adapter in another element type")
+    shutil.copytree(work / "adapter", work / "before")  # as this program wrote it before it wrote the list
+    (work / "before/adapter_config.json").write_text(json.dumps({**config, "num_experts": 12, "layers_to_transform": [0, 2]}))
+    run(1, "convert", work / "before", "--model", model, "--convert.to", "checkpoint", "--output", work / "again-before")
+    check((work / "again-before/model.h5").read_bytes() == (work / "again1/model.h5").read_bytes(), "one number is read as before")
     shutil.copytree(work / "adapter", work / "theirs")  # as the lineage's Python writes it: no metadata of ours
     write_safetensors(work / "theirs/adapter_model.safetensors", tensors, {"format": "pt"})
     run(1, "convert", work / "theirs", "--model", model, "--convert.to", "checkpoint", "--router.compat", "release",
@@ -321,7 +331,9 @@ def refusals(work):
     for words, changes in [(["peft_type", "LORA"], {"peft_type": "LORA"}), (["topk", "0"], {"topk": 0}), (["topk"], {"topk": None}),
                            (["aux_loss_coef", "lpr_loss_coef"], {"aux_loss_coef": 0.01, "lpr_loss_coef": 0.1}),
                            (["layers_to_transform", "layer 2"], {"layers_to_transform": [0, 1]}),
-                           (["layers_to_transform", "99"], {"layers_to_transform": [0, 2, 99]})]:
+                           (["layers_to_transform", "99"], {"layers_to_transform": [0, 2, 99]}),
+                           (["num_experts", "12 for layer 1", "1 experts"], {"num_experts": [3, 12, 1]}),
+                           (["num_experts", "2 layers"], {"num_experts": [3, 12]})]:
         (work / "bad/adapter_config.json").write_text(json.dumps({**good_config, **changes}))
         refused(f"adapter_config.json {changes}", 65, words, work / "bad", "--model", model, *to("checkpoint"))
     shutil.copy(adapter / "adapter_config.json", work / "bad")
