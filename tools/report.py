@@ -18,7 +18,8 @@ import sys
 
 import report_data as data
 
-TIE_AP = 0.999
+ORDER_OF_TIES = {"random": "a draw decided which", "uuid": "the order of rows decided which, first layers first",
+                 "separation": "their separation decided which"}
 
 
 def percent(new, old):
@@ -131,10 +132,13 @@ def verdict_allocation(journey):
     lines.append(f"Selection: the top {max(rows.values())} of {journey.neurons['num_neurons']} neurons per language "
                  f"({100 * max(rows.values()) / journey.neurons['num_neurons']:.2g} %). The paper takes 1000 of 774,144; "
                  "the count is scaled to this model, not copied.")
-    tied = [lang for lang, ap in journey.neurons["last_ap"].items() if ap >= TIE_AP]
-    if tied:
-        lines.append(f"Caution: for {', '.join(tied)} the AP at the cut is {TIE_AP} or more; the order of neurons tied at "
-                     "the top decides which are counted.")
+    for lang, (ap, tied, taken, order) in journey.neurons["cut"].items():
+        if tied > taken:
+            lines.append(f"Caution: {tied} neurons of {lang} have the AP of the cut, {ap:.4f}, and {taken} of them were "
+                         f"taken; {ORDER_OF_TIES.get(order, order)}. top_k = {rows[lang] + tied - taken} takes them all, and "
+                         "negatives in the same script would tell them apart.")
+    if journey.guided.tie_range:
+        lines.append(f"How much of the list is chance: {journey.guided.tie_range}.")
     values = journey.specialization
     if values and max(values.values()) > 0:
         (layer, expert), share = max(values.items(), key=lambda item: item[1])

@@ -74,6 +74,16 @@ def read_experts(path):
     raise ReportError(f"{path}: no valid line ADA_MOE_NUM_EXPERTS_LIST=")
 
 
+def read_tie_range(path):
+    """The comment line of an experts.cfg that says how much of the list is chance; None if there is none."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return next((line[len("# warning: "):].strip() for line in stream if line.startswith("# warning: ties drawn")),
+                        None)
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: {error}") from error
+
+
 def text_of(value):
     return value.decode() if isinstance(value, bytes) else str(value)
 
@@ -110,21 +120,25 @@ def read_neurons(path):
 
 def read_selected(path):
     """Selected neurons per layer: {"languages", "num_layers", "num_neurons", "units": {lang: [set per layer]},
-    "last_ap": {lang: AP at the cut}, "top_k"}. A unit index counts once per layer, whichever projection it is in."""
+    "cut": {lang: AP at the cut, how many neurons have it, how many of those were taken, order of ties}}. A unit index counts once per layer, whichever projection it is in."""
     with open_h5(path, "neurons") as file:
         layers = np.asarray(file["module/layer"])
         num_layers = int(layers.max()) + 1
         out = {"languages": [text_of(name) for name in file["language"][...]], "num_layers": num_layers,
-               "num_neurons": int(file["ap"].shape[1]), "units": {}, "last_ap": {}, "rows": {},
+               "num_neurons": int(file["ap"].shape[1]), "units": {}, "cut": {}, "rows": {},
                "attributes": {name: text_of(value) for name, value in file.attrs.items()}}
-        for lang in out["languages"]:
+        for lang, ap in zip(out["languages"], file["ap"]):
+            attributes = file["selected"][lang].attrs
             selected = file["selected"][lang][...]
             units = [set() for _ in range(num_layers)]
             for row in selected:
                 units[int(layers[row["module"]])].add(int(row["unit"]))
             out["units"][lang] = units
             out["rows"][lang] = len(selected)
-            out["last_ap"][lang] = float(selected["ap"][-1]) if len(selected) else math.nan
+            cut = np.float32(selected["ap"][-1]) if len(selected) else np.float32(math.nan)
+            tied = (ap.astype("f4") == cut) & (ap > float(attributes.get("ap_min", 0.0)))
+            out["cut"][lang] = (float(cut), int(tied.sum()), int((selected["ap"].astype("f4") == cut).sum()),
+                                text_of(attributes.get("ties", "uuid")))
         return out
 
 
@@ -188,6 +202,7 @@ class Run:
     def __init__(self, folder, label):
         self.folder, self.label = folder, label
         self.experts = read_experts(os.path.join(folder, "experts.cfg"))
+        self.tie_range = read_tie_range(os.path.join(folder, "experts.cfg"))
         self.evals = {stage: read_eval(os.path.join(folder, f"eval-{stage}.json")) for stage in ("stage1", "stage2")}
         self.metrics = {stage: read_metrics(os.path.join(folder, stage, "metrics.jsonl"))
                         for stage in ("stage1", "stage2")}

@@ -10,6 +10,7 @@
 #include "neuronmoe/analysis/counts_csv.hpp"
 #include "neuronmoe/analysis/layer_sizes.hpp"
 #include "neuronmoe/analysis/neuron_file.hpp"
+#include "neuronmoe/analysis/tie_range.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
@@ -75,7 +76,13 @@ Allocation from_neurons(const AllocationConfig& config, const NeuronStatistics& 
              "say which languages to allocate for: allocation.languages = en,el; {} has: {}", config.neurons,
              fmt::join(statistics.languages, ", "));
   if (config.mode == AllocationMode::similarity) return from_similarity(config, statistics, languages);
-  return from_sizes(config, sizes_from_neurons(config, statistics));
+  const LayerSizes sizes = sizes_from_neurons(config, statistics);
+  Allocation allocation = from_sizes(config, sizes);
+  allocation.warnings = sizes.warnings;
+  if (sizes.top_k_of_all_tied > 0)
+    for (auto& line : explain_ties(config, statistics, sizes, rule_of(config)))
+      allocation.warnings.push_back(std::move(line));
+  return allocation;
 }
 
 Allocation measured(const AllocationConfig& config) {
@@ -132,6 +139,7 @@ std::string experts_cfg_text(const Allocation& allocation, const std::vector<std
   add_comment("experts per layer, base included, layer 0 first; written by neuronmoe allocate");
   for (const auto& line : provenance) add_comment(line);
   for (const auto& line : allocation.reasons) add_comment(line);
+  for (const auto& line : allocation.warnings) add_comment("warning: " + line);
   const auto moe = std::count_if(allocation.num_experts.begin(), allocation.num_experts.end(),
                                  [](int e) { return e > 1; });
   add_comment(fmt::format("{} experts in {} layers, {} of them with new experts", allocation.total(),

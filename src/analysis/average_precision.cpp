@@ -47,6 +47,21 @@ double average_precision(std::span<const double> scores, std::span<const std::ui
   return reference(scores, labels);
 }
 
+double separation(std::span<const double> scores, std::span<const std::uint8_t> labels) {
+  double count[2] = {}, mean[2] = {}, variance[2] = {};
+  for (std::size_t s = 0; s < scores.size(); ++s) {
+    count[labels[s] == 1] += 1.0;
+    mean[labels[s] == 1] += scores[s];
+  }
+  if (count[0] == 0.0 || count[1] == 0.0) return 0.0;
+  for (const int side : {0, 1}) mean[side] /= count[side];
+  for (std::size_t s = 0; s < scores.size(); ++s) {
+    const double off = scores[s] - mean[labels[s] == 1];
+    variance[labels[s] == 1] += off * off;
+  }
+  return standardized_separation(mean[1], variance[1] / count[1], mean[0], variance[0] / count[0]);
+}
+
 std::int64_t SampleRoles::count(int language, Role wanted) const {
   return std::count_if(class_of_sample.begin(), class_of_sample.end(),
                        [&](std::uint16_t c) { return role(language, c) == wanted; });

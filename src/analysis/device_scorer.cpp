@@ -139,10 +139,11 @@ void DeviceScorer::score_slab(std::span<const float> responses, std::span<Neuron
   }
   copy(first_rows(host_values_), first_rows(values_), stream);
   copy(first_rows(host_order_statistics_), first_rows(order_statistics_), stream);
-  set_scores(rows, scores);
+  set_scores(responses, rows, scores);
 }
 
-void DeviceScorer::set_scores(std::int64_t rows, std::span<NeuronScore> scores) const {
+void DeviceScorer::set_scores(std::span<const float> responses, std::int64_t rows,
+                              std::span<NeuronScore> scores) const {
   const std::int64_t languages = roles_.num_languages, count = rows * languages;
   const auto values_of = [&](ops::RankedValue value) {
     return host_values_.data<double>() + static_cast<int>(value) * count;
@@ -161,6 +162,18 @@ void DeviceScorer::set_scores(std::int64_t rows, std::span<NeuronScore> scores) 
       order_statistics += 2;
     });
     if (num_off_[g] > 0) score.off_mean = static_cast<float>(off_sum[i] / static_cast<double>(num_off_[g]));
+  }
+  const auto samples = static_cast<std::size_t>(roles_.num_samples());
+#pragma omp parallel
+  {
+    ClassMoments moments(roles_);
+#pragma omp for schedule(static)
+    for (std::int64_t n = 0; n < rows; ++n) {
+      moments.measure(responses.subspan(static_cast<std::size_t>(n) * samples, samples));
+      for (std::int64_t g = 0; g < languages; ++g)
+        scores[static_cast<std::size_t>(n * languages + g)].separation =
+            static_cast<float>(moments.separation(static_cast<int>(g)));
+    }
   }
 }
 

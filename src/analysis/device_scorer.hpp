@@ -10,7 +10,8 @@
 namespace nmoe::analysis {
 
 /// Holds the tables of the roles on the device, and memory for one slab of rows. Sorting and average
-/// precision happen there; percentiles are interpolated here, by the code that the CPU's scorer uses.
+/// precision happen there; percentiles are interpolated and separations computed here, by the code that the
+/// CPU's scorer uses.
 class DeviceScorer {
  public:
   /// @param roles kept by reference; must outlive the scorer
@@ -22,7 +23,7 @@ class DeviceScorer {
   void score_slab(std::span<const float> responses, std::span<NeuronScore> scores, std::int64_t first_row);
   /// Returns how many samples have `role` for a language; positive and negative only.
   std::int64_t num_samples(Role role, std::size_t language) const;
-  void set_scores(std::int64_t rows, std::span<NeuronScore> scores) const;
+  void set_scores(std::span<const float> responses, std::int64_t rows, std::span<NeuronScore> scores) const;
 
   const SampleRoles& roles_;
   ScoringPlace place_;

@@ -14,16 +14,17 @@ namespace {
 /// Returns the first line: the columns of METHOD 1.6, the statistics and then which neuron they belong to.
 std::string header(const NeuronStatistics& s) {
   std::string text;
-  for_each_statistic(
-      s, [&](std::string_view name, const auto&, const StatisticInfo&) { text.append(name).append(","); });
+  for_each_statistic(s, [&](std::string_view name, const auto&, const StatisticInfo& info) {
+    if (info.in_csv) text.append(name).append(",");
+  });
   return text + "layer,unit,uuid,concept,group\n";
 }
 
 void append_row(fmt::memory_buffer& out, const NeuronStatistics& s, std::size_t g, std::size_t module,
                 std::size_t n) {
   const Module& m = s.modules.modules()[module];
-  for_each_statistic(s, [&](std::string_view, const auto& table, const StatisticInfo&) {
-    fmt::format_to(std::back_inserter(out), "{},", static_cast<float>(table[g][n]));
+  for_each_statistic(s, [&](std::string_view, const auto& table, const StatisticInfo& info) {
+    if (info.in_csv) fmt::format_to(std::back_inserter(out), "{},", static_cast<float>(table[g][n]));
   });
   fmt::format_to(std::back_inserter(out), "{},{},{},{},sense\n", m.name,
                  static_cast<std::int64_t>(n) - m.offset, n, s.languages[g]);

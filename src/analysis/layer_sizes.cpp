@@ -37,6 +37,18 @@ void add_sum_mean(LayerSizes& sizes) {
                                   fmt::join(sizes.names.begin() + 1, sizes.names.end(), ", ")));
 }
 
+SelectionRule rule_for(const SelectionRule& stored, const AllocationConfig& config,
+                       const Reselection& again) {
+  SelectionRule rule = stored;
+  if (config.top_k > 0) rule.top_k = config.top_k;
+  if (config.ties) rule.ties = *config.ties;
+  rule.top_k = again.top_k.value_or(rule.top_k);
+  rule.ap_min = again.ap_min.value_or(rule.ap_min);
+  rule.ties = again.ties.value_or(rule.ties);
+  rule.seed = again.seed.value_or(rule.seed);
+  return rule;
+}
+
 /// The nearest whole number of neurons in one direction at which E changes; 0 if there is none.
 std::int64_t neurons_to_change(double size, int step, const CountRange& range, const CountRule& rule) {
   const int now = experts_for(size, range, rule);
@@ -120,13 +132,16 @@ LayerSizes sizes_from_neurons(const AllocationConfig& config, const NeuronStatis
   for (const auto& language : sizes.names) {
     const std::size_t g = language_index(statistics, language, config.neurons);
     const Selection& stored = statistics.selected[g];
-    selections.push_back(again.top_k || again.ap_min ? select_neurons(statistics.ap[g], statistics.modules,
-                                                                      again.top_k.value_or(stored.top_k),
-                                                                      again.ap_min.value_or(stored.ap_min))
-                                                     : stored);
+    const SelectionRule rule = rule_for(stored, config, again);
+    selections.push_back(rule == stored ? stored
+                                        : select_neurons(scores_of(statistics, g), statistics.modules, rule));
+    const Selection& selection = selections.back();
     sizes.how.push_back(fmt::format("{}: {} neurons, AP of the last {:.4f}; {}", language,
-                                    selections.back().neurons.size(), selections.back().threshold,
-                                    selections.back().rule));
+                                    selection.neurons.size(), selection.threshold, selection.rule));
+    for (const auto& warning : selection.warnings)
+      sizes.warnings.push_back(fmt::format("{}: {}", language, warning));
+    if (selection.cut.decide())
+      sizes.top_k_of_all_tied = std::max(sizes.top_k_of_all_tied, selection.top_k_of_all_tied());
   }
   for (const Selection& selection : selections) {
     pointers.push_back(&selection);

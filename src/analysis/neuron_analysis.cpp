@@ -174,7 +174,9 @@ void select_all(comm::ExecutionContext& context, const AnalysisConfig& config, N
         top_k, neurons);
   }
   for (std::size_t g = 0; g < statistics.languages.size(); ++g) {
-    Selection selection = select_neurons(statistics.ap[g], statistics.modules, top_k, config.ap_min);
+    Selection selection =
+        select_neurons(scores_of(statistics, g), statistics.modules,
+                       {top_k, config.ap_min, config.ties, static_cast<std::uint64_t>(config.seed)});
     selection.rule += scaled;
     statistics.selected.push_back(std::move(selection));
   }

@@ -53,11 +53,17 @@ void write_selections(io::H5File& file, const NeuronStatistics& statistics) {
     file.write_attribute(name, "ap_min", selection.ap_min);
     file.write_attribute(name, "threshold", selection.threshold);
     file.write_attribute(name, "rule", std::string_view(selection.rule));
+    file.write_attribute(name, "ties", name_of(selection.ties));
+    file.write_attribute(name, "cut_ap", selection.cut.ap);
+    file.write_attribute(name, "cut_tied", selection.cut.tied);
+    file.write_attribute(name, "cut_taken", selection.cut.taken);
   }
 }
 
-Selection read_selection(io::H5File& file, const std::string& language, const ModuleTable& modules) {
-  const std::string name = "/selected/" + language;
+/// What ties at the cut is counted anew: files of before it was stored are read as well.
+Selection read_selection(io::H5File& file, const NeuronStatistics& statistics, std::size_t language) {
+  const std::string name = "/selected/" + statistics.languages[language];
+  const ModuleTable& modules = statistics.modules;
   Selection selection;
   selection.neurons.resize(static_cast<std::size_t>(file.count_records(name, selected_columns())));
   file.read_records(name, selected_columns(), sizeof(SelectedNeuron), selection.neurons.data(),
@@ -75,6 +81,14 @@ Selection read_selection(io::H5File& file, const std::string& language, const Mo
   selection.ap_min = file.read_double_attribute(name, "ap_min");
   selection.threshold = file.read_double_attribute(name, "threshold");
   selection.rule = file.read_string_attribute(name, "rule");
+  selection.ties = Ties::uuid;
+  if (file.has_attribute(name, "ties"))
+    selection.ties = parse_enum<Ties>(file.read_string_attribute(name, "ties"), ErrorCode::bad_data,
+                                      fmt::format("{}: attribute ties of {}", file.path(), name));
+  selection.seed = static_cast<std::uint64_t>(statistics.provenance.seed);
+  selection.cut = ties_at_cut(selection.neurons, statistics.ap[language], selection.ap_min);
+  if (auto warning = tie_warning(selection); !warning.empty())
+    selection.warnings.push_back(std::move(warning));
   return selection;
 }
 
@@ -195,7 +209,13 @@ void write_root_attributes(io::H5File& file, const io::FileFormat& format, const
   file.write_attribute("/", "tie_rule",
                        "equal responses enter together (scikit-learn average_precision_score)");
   file.write_attribute("/", "positive_class",
-                       "sentences of the language; negatives: sentences of all others");
+                       provenance.own_negatives
+                           ? "sentences of the language; negatives: the list of its own sense file"
+                           : "sentences of the language; negatives: sentences of all others");
+}
+
+LanguageScores scores_of(const NeuronStatistics& statistics, std::size_t language) {
+  return {statistics.languages[language], statistics.ap[language], statistics.separation[language]};
 }
 
 void append_scores(NeuronStatistics& statistics, const std::vector<NeuronScore>& scores) {
@@ -231,8 +251,10 @@ NeuronStatistics read_neuron_file(const std::string& path) {
   statistics.languages = file.read_strings("/language");
   const std::size_t languages = statistics.languages.size();
   const std::int64_t neurons = statistics.modules.num_neurons();
-  for_each_statistic(statistics, [&](std::string_view name, auto& table, const StatisticInfo&) {
+  for_each_statistic(statistics, [&](std::string_view name, auto& table, const StatisticInfo& info) {
     using Value = typename std::decay_t<decltype(table)>::value_type::value_type;
+    table.resize(languages);
+    if (info.optional && !file.exists(fmt::format("/{}", name))) return;
     table = read_table<Value>(file, fmt::format("/{}", name), languages, neurons);
   });
   const std::int64_t shape[] = {static_cast<std::int64_t>(languages)};
@@ -242,8 +264,6 @@ NeuronStatistics read_neuron_file(const std::string& path) {
   statistics.n_dropped = file.read<std::uint64_t>("/n_dropped", shape);
   read_similarity(file, statistics);
   read_lape(file, statistics);
-  for (const auto& language : statistics.languages)
-    statistics.selected.push_back(read_selection(file, language, statistics.modules));
   Provenance& from = statistics.provenance;
   from.model_sha256 = file.read_string_attribute("/", "model_sha256");
   from.tokenizer_sha256 = file.read_string_attribute("/", "tokenizer_sha256");
@@ -252,6 +272,8 @@ NeuronStatistics read_neuron_file(const std::string& path) {
   from.version = file.read_string_attribute("/", "version");
   from.seed = file.read_int_attribute("/", "seed");
   if (file.has_attribute("/", "bos")) from.bos = file.read_string_attribute("/", "bos");
+  for (std::size_t g = 0; g < languages; ++g)
+    statistics.selected.push_back(read_selection(file, statistics, g));
   return statistics;
 }
 

@@ -8,18 +8,13 @@
 #include <limits>
 #include <numeric>
 
+#include "eight_sums.hpp"
 #include "neuronmoe/analysis/average_precision.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "percentile.hpp"
 
 namespace nmoe::analysis {
 namespace {
-
-constexpr std::size_t lanes = 8;  // independent sums, added in a fixed order: vector code without -ffast-math
-
-double total(const std::array<double, lanes>& sums) {
-  return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
-}
 
 /// Σ (i + 1) / (ranks[i] + 1): precision at each positive if nobody ties and nobody is absent.
 double sum_of_precisions(std::span<const std::uint32_t> ranks) {
@@ -48,16 +43,6 @@ double sum_of_quotients(std::span<const std::uint32_t> over, std::span<const std
   return total(sums);
 }
 
-double sum_of(std::span<const float> values) {
-  std::array<double, lanes> sums{};
-  std::size_t i = 0;
-  for (; i + lanes <= values.size(); i += lanes) {
-    for (std::size_t j = 0; j < lanes; ++j) sums[j] += static_cast<double>(values[i + j]);
-  }
-  for (std::size_t j = 0; i < values.size(); ++i, ++j) sums[j] += static_cast<double>(values[i]);
-  return total(sums);
-}
-
 /// −0 shows as +0.
 double value_at(const DescendingOrder& order, std::size_t rank) {
   return static_cast<double>(order.value(rank)) + 0.0;
@@ -75,6 +60,7 @@ NeuronScore plain_score(std::span<const double> row, const SampleRoles& roles, i
   }
   NeuronScore score;
   score.ap = average_precision(row, labels);
+  score.separation = static_cast<float>(separation(row, labels));
   std::sort(on.begin(), on.end());
   std::sort(off.begin(), off.end());
   const auto kth_of = [](const std::vector<double>& ascending) {
@@ -99,7 +85,11 @@ bool narrowed(std::span<const double> row, std::span<float> narrow) {
 }  // namespace
 
 NeuronScorer::NeuronScorer(const SampleRoles& roles, Statistics wanted)
-    : roles_(roles), wanted_(wanted), shared_(roles.disjoint()), order_(roles.class_of_sample.size()) {
+    : roles_(roles),
+      wanted_(wanted),
+      shared_(roles.disjoint()),
+      order_(roles.class_of_sample.size()),
+      moments_(roles) {
   const auto samples = roles.class_of_sample.size();
   const auto languages = static_cast<std::size_t>(roles.num_languages);
   const auto classes = static_cast<std::size_t>(roles.num_classes);
@@ -110,22 +100,12 @@ NeuronScorer::NeuronScorer(const SampleRoles& roles, Statistics wanted)
         slot_of_class[c] = static_cast<std::uint16_t>(g);
   }
   std::vector<std::uint32_t> slot_count(languages + 1, 0);
-  class_begin_.assign(classes + 1, 0);
   for (const std::uint16_t c : roles.class_of_sample) {
     slot_of_sample_.push_back(slot_of_class[c]);
     ++slot_count[slot_of_class[c]];
-    ++class_begin_[c + 1U];
   }
   slot_begin_.assign(1, 0);
   for (const std::uint32_t count : slot_count) slot_begin_.push_back(slot_begin_.back() + count);
-  std::partial_sum(class_begin_.begin(), class_begin_.end(), class_begin_.begin());
-  by_class_.resize(samples);
-  std::vector<std::uint32_t> next(class_begin_.begin(), class_begin_.end());
-  for (std::size_t s = 0; s < samples; ++s)
-    by_class_[next[roles.class_of_sample[s]]++] = static_cast<std::uint32_t>(s);
-  contiguous_ = std::is_sorted(by_class_.begin(), by_class_.end());
-  gathered_.resize(contiguous_ ? 0 : samples);
-  class_sum_.resize(classes);
   for (std::size_t g = 0; g < languages; ++g) {
     num_positive_.push_back(roles.count(static_cast<int>(g), Role::positive));
     num_negative_.push_back(roles.count(static_cast<int>(g), Role::negative));
@@ -155,9 +135,11 @@ void NeuronScorer::score(std::span<const float> responses, std::span<NeuronScore
     scores[g].ap = average_precision_of(hits);
     if (!shared_ && wanted_ == Statistics::all) summarise_own(g, responses, scores[g]);
   }
-  if (!shared_ || wanted_ != Statistics::all) return;
-  sum_classes(responses);
-  summarise_shared(scores);
+  if (wanted_ != Statistics::all) return;
+  moments_.measure(responses);
+  for (std::size_t g = 0; g < scores.size(); ++g)
+    scores[g].separation = static_cast<float>(moments_.separation(static_cast<int>(g)));
+  if (shared_) summarise_shared(scores);
 }
 
 /// The ranks of every language's positives in one walk, from both ends at once: two chains of counters that
@@ -207,14 +189,6 @@ double NeuronScorer::average_precision_of(const Hits& hits) {
   return sum_of_quotients({numerators_.data(), n}, {denominators_.data(), n}) / static_cast<double>(n);
 }
 
-void NeuronScorer::sum_classes(std::span<const float> responses) {
-  if (!contiguous_)
-    for (std::size_t i = 0; i < responses.size(); ++i) gathered_[i] = responses[by_class_[i]];
-  const std::span<const float> by_class = contiguous_ ? responses : std::span<const float>(gathered_);
-  for (std::size_t c = 0; c < class_sum_.size(); ++c)
-    class_sum_[c] = sum_of(by_class.subspan(class_begin_[c], class_begin_[c + 1] - class_begin_[c]));
-}
-
 /// Percentiles come from the ranking: the k-th negative stands k + i ranks down, where i counts the positives
 /// above it, found by bisection in their ranks.
 void NeuronScorer::summarise_shared(std::span<NeuronScore> scores) const {
@@ -238,8 +212,7 @@ void NeuronScorer::summarise_shared(std::span<NeuronScore> scores) const {
     set_percentiles(scores[g], num_on, on_value, num_off, off_value);
     double sum = 0.0;
     for (int c = 0; c < roles_.num_classes; ++c)
-      if (roles_.role(static_cast<int>(g), c) == Role::negative)
-        sum += class_sum_[static_cast<std::size_t>(c)];
+      if (roles_.role(static_cast<int>(g), c) == Role::negative) sum += moments_.sum(c);
     if (num_off > 0) scores[g].off_mean = static_cast<float>(sum / static_cast<double>(num_off));
   }
 }

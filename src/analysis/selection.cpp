@@ -3,14 +3,68 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <limits>
 
 #include "neuronmoe/base/error.hpp"
+#include "neuronmoe/base/hash.hpp"
+#include "neuronmoe/base/philox.hpp"
 
 namespace nmoe::analysis {
 namespace {
 
 Module make_module(int layer, const char* name, model::Projection projection, std::int64_t width) {
   return {fmt::format("model.layers.{}.{}:0", layer, name), layer, projection, -1, width, 0};
+}
+
+struct Candidate {
+  float ap, separation;
+  std::uint64_t draw;  // separation and draw are 0 where the rule does not ask for them
+  std::int64_t uuid;
+};
+
+bool ranked_before(const Candidate& a, const Candidate& b) {
+  if (a.ap != b.ap) return a.ap > b.ap;
+  if (a.separation != b.separation) return a.separation > b.separation;
+  return a.draw != b.draw ? a.draw < b.draw : a.uuid < b.uuid;
+}
+
+/// Returns the neurons above ap_min that may be among the first top_k: none with a smaller AP than the cut.
+std::vector<Candidate> candidates_of(const LanguageScores& scores, const SelectionRule& rule) {
+  NMOE_CHECK(rule.ties != Ties::separation || scores.separation.size() == scores.ap.size(), config,
+             "{}: no separation was stored for it, so that ties cannot be ordered by it; make neurons.h5 "
+             "anew with analyze, or use ties = random",
+             scores.language);
+  std::vector<float> above;
+  for (const double ap : scores.ap)
+    if (ap > rule.ap_min) above.push_back(static_cast<float>(ap));
+  float cut = -1.0F;
+  if (std::ssize(above) > rule.top_k) {
+    const auto last = above.begin() + (rule.top_k - 1);
+    std::nth_element(above.begin(), last, above.end(), std::greater<>());
+    cut = *last;
+  }
+  const Philox random(rule.seed, RandomPurpose::ties, fnv1a(scores.language));
+  std::vector<Candidate> candidates;
+  for (std::size_t n = 0; n < scores.ap.size(); ++n) {
+    const auto ap = static_cast<float>(scores.ap[n]);
+    if (scores.ap[n] <= rule.ap_min || ap < cut) continue;
+    Candidate candidate{ap, 0.0F, 0, static_cast<std::int64_t>(n)};
+    if (rule.ties == Ties::random) candidate.draw = random.bits(n);
+    if (rule.ties == Ties::separation)
+      candidate.separation =
+          std::isnan(scores.separation[n]) ? -std::numeric_limits<float>::infinity() : scores.separation[n];
+    candidates.push_back(candidate);
+  }
+  return candidates;
+}
+
+std::string describe(const SelectionRule& rule) {
+  std::string ties = "uuid";
+  if (rule.ties == Ties::random) ties = fmt::format("a draw with seed {}", rule.seed);
+  if (rule.ties == Ties::separation) ties = "separation (descending)";
+  return fmt::format("first {} neurons by AP (float32, descending), then {}, among AP > {}", rule.top_k, ties,
+                     rule.ap_min);
 }
 
 }  // namespace
@@ -72,45 +126,62 @@ ModuleTable expert_module_table(const model::ModelConfig& config) {
   return ModuleTable(std::move(modules));
 }
 
-Selection select_neurons(std::span<const double> ap, const ModuleTable& modules, std::int64_t top_k,
-                         double ap_min) {
-  NMOE_CHECK(static_cast<std::int64_t>(ap.size()) == modules.num_neurons(), internal,
-             "{} AP values for {} neurons", ap.size(), modules.num_neurons());
-  NMOE_CHECK(top_k > 0, config, "analysis.top_k = {} must be positive", top_k);
-  std::vector<std::int64_t> above;
-  for (std::size_t n = 0; n < ap.size(); ++n)
-    if (ap[n] > ap_min) above.push_back(static_cast<std::int64_t>(n));
-  const auto ranked_before = [&](std::int64_t a, std::int64_t b) {
-    const auto x = static_cast<float>(ap[static_cast<std::size_t>(a)]);
-    const auto y = static_cast<float>(ap[static_cast<std::size_t>(b)]);
-    return x != y ? x > y : a < b;
-  };
-  const auto kept =
-      static_cast<std::ptrdiff_t>(std::min<std::int64_t>(top_k, static_cast<std::int64_t>(above.size())));
-  std::partial_sort(above.begin(), above.begin() + kept, above.end(), ranked_before);
-  above.resize(static_cast<std::size_t>(kept));
+Selection select_neurons(const LanguageScores& scores, const ModuleTable& modules,
+                         const SelectionRule& rule) {
+  NMOE_CHECK(static_cast<std::int64_t>(scores.ap.size()) == modules.num_neurons(), internal,
+             "{} AP values for {} neurons", scores.ap.size(), modules.num_neurons());
+  NMOE_CHECK(rule.top_k > 0, config, "analysis.top_k = {} must be positive", rule.top_k);
+  auto candidates = candidates_of(scores, rule);
+  const auto kept = std::min(rule.top_k, std::ssize(candidates));
+  std::partial_sort(candidates.begin(), candidates.begin() + kept, candidates.end(), ranked_before);
+  candidates.resize(static_cast<std::size_t>(kept));
 
   Selection selection;
-  selection.top_k = top_k;
-  selection.ap_min = ap_min;
-  selection.rule =
-      fmt::format("first {} neurons by AP (float32, descending), then uuid, among AP > {}", top_k, ap_min);
-  for (const std::int64_t uuid : above) {
-    const std::size_t m = modules.module_of(uuid);
-    selection.neurons.push_back({static_cast<std::uint64_t>(uuid), static_cast<std::uint32_t>(m),
-                                 static_cast<std::uint32_t>(uuid - modules.modules()[m].offset),
-                                 ap[static_cast<std::size_t>(uuid)]});
+  static_cast<SelectionRule&>(selection) = rule;
+  selection.rule = describe(rule);
+  for (const Candidate& candidate : candidates) {
+    const std::size_t m = modules.module_of(candidate.uuid);
+    selection.neurons.push_back({static_cast<std::uint64_t>(candidate.uuid), static_cast<std::uint32_t>(m),
+                                 static_cast<std::uint32_t>(candidate.uuid - modules.modules()[m].offset),
+                                 scores.ap[static_cast<std::size_t>(candidate.uuid)]});
   }
-  if (!above.empty()) selection.threshold = selection.neurons.back().ap;
-  if (kept < top_k)
+  if (kept > 0) selection.threshold = selection.neurons.back().ap;
+  selection.cut = ties_at_cut(selection.neurons, scores.ap, rule.ap_min);
+  if (kept < rule.top_k)
     selection.warnings.push_back(
-        fmt::format("only {} of the {} wanted neurons have AP > {}", kept, top_k, ap_min));
-  if (!above.empty() && selection.threshold >= 0.999)
-    selection.warnings.push_back(fmt::format(
-        "the AP of the last selected neuron is {:.6f}: the metric is saturated, and ties by uuid favour "
-        "the early layers; select fewer neurons (analysis.top_k)",
-        selection.threshold));
+        fmt::format("only {} of the {} wanted neurons have AP > {}", kept, rule.top_k, rule.ap_min));
+  if (auto warning = tie_warning(selection); !warning.empty())
+    selection.warnings.push_back(std::move(warning));
   return selection;
+}
+
+CutTies ties_at_cut(std::span<const SelectedNeuron> selected, std::span<const double> ap, double ap_min) {
+  if (selected.empty()) return {};
+  const auto cut = static_cast<float>(selected.back().ap);
+  CutTies ties{static_cast<double>(cut), 0, 0};
+  for (const double value : ap) ties.tied += value > ap_min && static_cast<float>(value) == cut ? 1 : 0;
+  for (const SelectedNeuron& neuron : selected) ties.taken += static_cast<float>(neuron.ap) == cut ? 1 : 0;
+  return ties;
+}
+
+std::string tie_warning(const Selection& selection) {
+  if (!selection.cut.decide()) return {};
+  std::string how;
+  switch (selection.ties) {
+    case Ties::random:
+      how = fmt::format("drawn at random (seed {})", selection.seed);
+      break;
+    case Ties::uuid:
+      how = "in the order of rows, which favors the first layers (analysis.ties = random does not)";
+      break;
+    case Ties::separation:
+      how = "by their separation";
+      break;
+  }
+  return fmt::format(
+      "{} neurons have the AP of the cut, {:.6f}, and {} of them were taken, {}; top_k = {} takes them all, "
+      "and negatives in the same script would tell them apart",
+      selection.cut.tied, selection.cut.ap, selection.cut.taken, how, selection.top_k_of_all_tied());
 }
 
 std::int64_t default_top_k(std::int64_t num_neurons) {

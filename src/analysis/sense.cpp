@@ -40,6 +40,32 @@ void fill_round(Round& round, const SampleSet& samples, std::span<const std::vec
   }
 }
 
+/// Two classes per pool, positives and negatives; a language takes no part in the ranking of another.
+SampleRoles roles_of_own_negatives(const SampleSet& set, std::span<const int> analysed) {
+  const auto pools = static_cast<int>(set.languages.size());
+  SampleRoles roles;
+  roles.num_languages = static_cast<int>(analysed.size());
+  roles.num_classes = 2 * pools;
+  for (const auto& sample : set.samples)
+    roles.class_of_sample.push_back(
+        static_cast<std::uint16_t>(sample.language + (sample.negative ? pools : 0)));
+  for (const int language : analysed) {
+    for (int c = 0; c < 2 * pools; ++c)
+      roles.roles.push_back(c % pools != language ? Role::absent
+                            : c < pools           ? Role::positive
+                                                  : Role::negative);
+  }
+  return roles;
+}
+
+/// Ids of a sentence; none if it is dropped: longer than `max_tokens`, or `empty` tokens, BOS or nothing.
+std::vector<std::int32_t> ids_of(const std::string& sentence, const data::Tokenizer& tokenizer,
+                                 std::int64_t max_tokens, std::size_t empty) {
+  std::vector<std::int32_t> ids = tokenizer.encode_sentence(sentence);
+  if (ids.size() == empty || static_cast<std::int64_t>(ids.size()) > max_tokens) ids.clear();
+  return ids;
+}
+
 }  // namespace
 
 std::string describe_shared_sentences(std::span<const SensePool> pools) {
@@ -75,12 +101,15 @@ std::int32_t SampleSet::largest_id() const {
 
 std::vector<int> SampleSet::language_of_sample() const {
   std::vector<int> result;
-  for (const auto& sample : samples) result.push_back(sample.language);
+  for (const auto& sample : samples) result.push_back(sample.negative ? -1 : sample.language);
   return result;
 }
 
 SampleRoles SampleSet::roles(std::span<const int> analysed) const {
   const auto num_languages = static_cast<int>(languages.size());
+  const bool own_negatives =
+      std::any_of(samples.begin(), samples.end(), [](const Sample& s) { return s.negative; });
+  if (own_negatives) return roles_of_own_negatives(*this, analysed);
   if (samples.empty() || samples[0].drawn_for.empty())
     return shared_pool_roles(language_of_sample(), num_languages, analysed);
   // One class for each language and set of languages that drew the sample.
@@ -117,8 +146,8 @@ SampleSet tokenize_pools(std::span<const SensePool> pools, const data::Tokenizer
     set.languages.push_back(pools[p].language);
     std::int64_t kept = 0, dropped = 0, tokens = 0;
     for (std::size_t i = 0; i < pools[p].sentences.size(); ++i) {
-      std::vector<std::int32_t> ids = tokenizer.encode_sentence(pools[p].sentences[i]);
-      if (ids.size() == empty || static_cast<std::int64_t>(ids.size()) > max_tokens) {
+      std::vector<std::int32_t> ids = ids_of(pools[p].sentences[i], tokenizer, max_tokens, empty);
+      if (ids.empty()) {
         ++dropped;
         continue;
       }
@@ -128,6 +157,15 @@ SampleSet tokenize_pools(std::span<const SensePool> pools, const data::Tokenizer
           {static_cast<int>(p), std::move(ids),
            pools[p].drawn_for.empty() ? std::vector<std::uint8_t>() : pools[p].drawn_for[i]});
     }
+    std::int64_t negatives = 0;
+    for (const auto& sentence : pools[p].negatives) {
+      std::vector<std::int32_t> ids = ids_of(sentence, tokenizer, max_tokens, empty);
+      if (ids.empty()) continue;
+      ++negatives;
+      set.samples.push_back({static_cast<int>(p), std::move(ids), {}, true});
+    }
+    set.num_negatives.push_back(negatives);
+    set.num_dropped_negatives.push_back(std::ssize(pools[p].negatives) - negatives);
     NMOE_CHECK(kept > 0, bad_data,
                "{}: all {} sentences of {} have more than {} tokens or none; raise analysis.max_tokens",
                pools[p].path, dropped, pools[p].language, max_tokens);

@@ -33,7 +33,17 @@ std::vector<std::size_t> draw(std::size_t available, std::int64_t wanted, std::u
   return order;
 }
 
-void read_sense_object(SensePool& pool) {
+/// Returns the texts of an array of the file.
+std::vector<std::string> texts_of(const nlohmann::json& array, const std::string& path, const char* name) {
+  std::vector<std::string> texts;
+  for (const auto& sentence : array) {
+    NMOE_CHECK(sentence.is_string(), bad_data, "{}: sentences.{}[{}] is not text", path, name, texts.size());
+    texts.push_back(sentence.get<std::string>());
+  }
+  return texts;
+}
+
+void read_sense_object(SensePool& pool, Negatives negatives) {
   const nlohmann::json file = io::read_json(pool.path);
   NMOE_CHECK(file.is_object() && file.contains("sentences") && file["sentences"].is_object() &&
                  file["sentences"].contains("positive") && file["sentences"]["positive"].is_array(),
@@ -43,11 +53,16 @@ void read_sense_object(SensePool& pool) {
     NMOE_CHECK(file["concept"] == pool.language, bad_data,
                "{}: its concept is {}, but it was given as language {}", pool.path, file["concept"].dump(),
                pool.language);
-  for (const auto& sentence : file["sentences"]["positive"]) {
-    NMOE_CHECK(sentence.is_string(), bad_data, "{}: sentences.positive[{}] is not text", pool.path,
-               pool.sentences.size());
-    pool.sentences.push_back(sentence.get<std::string>());
-  }
+  pool.sentences = texts_of(file["sentences"]["positive"], pool.path, "positive");
+  const auto list = file["sentences"].value("negative", nlohmann::json());
+  const bool has_list = list.is_array() && !list.empty();
+  NMOE_CHECK(negatives == Negatives::pool || has_list, bad_data,
+             "{}: no sentences.negative = [text, ...]; sense.negatives = file needs it, pool does not",
+             pool.path);
+  if (negatives == Negatives::file)
+    pool.negatives = texts_of(list, pool.path, "negative");
+  else if (has_list)
+    pool.num_unused_negatives = std::ssize(list);
 }
 
 struct JsonLine {
@@ -96,7 +111,7 @@ SensePool& add_pool(std::vector<SensePool>& pools, const std::string& language, 
   for (const auto& other : pools)
     NMOE_CHECK(other.language != language, config, "analysis.sense names language {} twice: {} and {}",
                language, other.path, path);
-  return pools.emplace_back(SensePool{language, path, sha256_file(path), {}, {}});
+  return pools.emplace_back(SensePool{language, path, sha256_file(path), {}});
 }
 
 /// PATH.jsonl: every line says its language.
@@ -136,23 +151,31 @@ std::vector<JsonLine> read_lines_of(const std::string& language, const std::stri
 
 }  // namespace
 
-std::vector<SensePool> read_sense_pools(std::span<const std::string> specs) {
+std::vector<SensePool> read_sense_pools(std::span<const std::string> specs, Negatives negatives) {
   std::vector<SensePool> pools;
   for (const auto& spec : specs) {
+    NMOE_CHECK(negatives == Negatives::pool || !spec.ends_with(".jsonl"), config,
+               "analysis.sense = '{}' has no negatives of its own, which sense.negatives = file takes: give "
+               "LANG:PATH.json with sentences.negative, or use sense.negatives = pool",
+               spec);
     if (spec.ends_with(".jsonl") && spec.find(':') == std::string::npos) {
       read_labelled_lines(pools, spec);
       continue;
     }
     const auto [language, path] = split_spec(spec, "analysis.sense", "LANG:PATH.json or PATH.jsonl");
-    SensePool pool{language, path, {}, {}, {}};
+    SensePool pool{language, path, {}, {}};
     if (path.ends_with(".jsonl"))
       for (auto& line : read_lines_of(language, path)) pool.sentences.push_back(std::move(line.text));
     else
-      read_sense_object(pool);
-    add_pool(pools, language, path).sentences = std::move(pool.sentences);
+      read_sense_object(pool, negatives);
+    SensePool& added = add_pool(pools, language, path);
+    added.sentences = std::move(pool.sentences);
+    added.negatives = std::move(pool.negatives);
+    added.num_unused_negatives = pool.num_unused_negatives;
   }
-  NMOE_CHECK(pools.size() >= 2, config,
-             "{} languages given; at least two are needed (analysis.sense = LANG:PATH.json, repeated)",
+  NMOE_CHECK(pools.size() >= (negatives == Negatives::file ? 1U : 2U), config,
+             "{} languages given; at least two are needed (analysis.sense = LANG:PATH.json, repeated), or "
+             "sense.negatives = file",
              pools.size());
   for (const auto& pool : pools)
     NMOE_CHECK(pool.sentences.size() >= 2, bad_data,

@@ -76,7 +76,8 @@ void describe_samples(ExpertStatistics& statistics, const AnalysisConfig& config
     neurons.n_dropped.push_back(static_cast<std::uint64_t>(samples.num_dropped[at]));
   }
   for (const auto& sample : samples.samples)
-    statistics.sample_language.push_back(samples.languages[static_cast<std::size_t>(sample.language)]);
+    statistics.sample_language.push_back(samples.languages[static_cast<std::size_t>(sample.language)] +
+                                         (sample.negative ? ":negative" : ""));
   statistics.ap_high = config.ap_high;
   statistics.empty_policy = config.empty;
 }

@@ -52,6 +52,7 @@ int run_allocate(comm::ExecutionContext& context, const AppConfig& config) {
     for (const int count : allocation.num_experts)
       list += fmt::format("{}{}", list.empty() ? "" : ",", count);
     for (const auto& reason : allocation.reasons) context.log.info("{}", reason);
+    for (const auto& warning : allocation.warnings) context.log.warn("{}", warning);
     context.log.info("{}: {} experts in {} layers: {}", config.run.output, allocation.total(),
                      allocation.num_experts.size(), list);
   });

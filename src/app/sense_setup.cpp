@@ -29,12 +29,16 @@ SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& confi
   const auto& options = config.analysis;
   NMOE_CHECK(!options.sense.empty(), config,
              "--analysis.sense is not set: LANG:PATH.json, once per language");
+  NMOE_CHECK(!options.redraw || options.negatives == analysis::Negatives::pool, config,
+             "sense.redraw_per_language draws negatives from the other languages; with sense.negatives = {} "
+             "there is nothing to draw",
+             name_of(options.negatives));
   const auto tokenizer = load_tokenizer_for(context, options.tokenizer, config.run.model);
   io::require_same_files(context.world, files_of(config));
   SenseSetup setup;
   std::string corpus, shared;
   comm::agree(context.world, [&] {
-    auto pools = analysis::read_sense_pools(options.sense);
+    auto pools = analysis::read_sense_pools(options.sense, options.negatives);
     std::vector<std::string> languages;
     for (const auto& pool : pools) languages.push_back(pool.language);
     const auto seed = static_cast<std::uint64_t>(options.seed);
@@ -43,7 +47,14 @@ SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& confi
                              options.sentences, seed);
     else
       analysis::draw_shared(pools, options.sentences, seed);
-    for (const auto& pool : pools) corpus += pool.language + " " + pool.sha256 + "\n";
+    for (const auto& pool : pools) {
+      corpus += pool.language + " " + pool.sha256 + "\n";
+      if (pool.num_unused_negatives > 0)
+        context.log.info(
+            "{}: its negative list is not used ({} sentences): negatives are the positives of the other "
+            "languages (sense.negatives = file uses it)",
+            pool.path, pool.num_unused_negatives);
+    }
     shared = analysis::describe_shared_sentences(pools);
     setup.samples = analysis::tokenize_pools(pools, *tokenizer, options.max_tokens);
     require_embedding(*tokenizer, setup.samples.largest_id(), architecture);
@@ -64,6 +75,9 @@ SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& confi
   for (std::size_t i = 0; i < setup.samples.languages.size(); ++i) {
     context.log.info("{}: {} sentences, {} tokens; {} dropped", setup.samples.languages[i],
                      setup.samples.num_kept[i], setup.samples.num_tokens[i], setup.samples.num_dropped[i]);
+    if (options.negatives == analysis::Negatives::file)
+      context.log.info("{}: {} negatives of its file; {} dropped", setup.samples.languages[i],
+                       setup.samples.num_negatives[i], setup.samples.num_dropped_negatives[i]);
   }
   setup.provenance.model_sha256 =
       on_rank_zero(context, [&] { return model::model_directory_hash(config.run.model); });
@@ -73,6 +87,7 @@ SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& confi
   setup.provenance.version = version();
   setup.provenance.seed = options.seed;
   setup.provenance.bos = bos.to_string();
+  setup.provenance.own_negatives = options.negatives == analysis::Negatives::file;
   return setup;
 }
 

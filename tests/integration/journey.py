@@ -217,9 +217,12 @@ def measure(work):
         run(ranks, *arguments, "--output", work / f"neurons{ranks}.h5")
     with h5py.File(work / "neurons1.h5") as a, h5py.File(work / "neurons3.h5") as b:
         check(np.array_equal(a["ap"][:], b["ap"][:]), "same AP on 1 and 3 ranks")
+        check(np.array_equal(a["separation"][:], b["separation"][:]), "same separation on 1 and 3 ranks")
+        check(all(np.array_equal(a["selected"][l][:], b["selected"][l][:]) for l in LANGUAGES), "same neurons selected on both")
         check(a["ap"].shape == (3, 4 * (48 + 48 + 32 + 32 + 32 + 16 + 16)), f"AP of every neuron: {a['ap'].shape}")
         check(float(a["ap"][:].max()) > 0.9, "some neuron knows its language")
     beginnings(work)
+    ties(work, arguments)
     run(2, "allocate", "--config", work / "toy.cfg", "--allocation.neurons", work / "neurons1.h5", "--output", work / "experts.cfg")
     text = (work / "experts.cfg").read_text()
     counts = [int(x) for x in text.split("ADA_MOE_NUM_EXPERTS_LIST=")[1].split()[0].split(",")]
@@ -227,6 +230,56 @@ def measure(work):
     # Toy neurons are so clear-cut (AP 1.0) that ties put all experts into layer 0: train a list with 2 and 3 experts.
     run(1, "allocate", "--allocation.mode", "list", "--allocation.list", "2,1,3,2", "--output", work / "list.cfg")
     return [2, 1, 3, 2]
+
+
+def ties(work, arguments):
+    """Toy neurons are clear-cut: many have an AP of 1. Who is selected, what the files say about it, and files of before."""
+    allocate = ["allocate", "--config", work / "toy.cfg", "--allocation.explain", "--output", work / "tied.cfg", "--allocation.neurons"]
+    text, cut = {}, {}
+    for order in ("random", "uuid", "separation"):
+        path = work / f"ties-{order}.h5"
+        _, err = run(2, *arguments, "--analysis.ties", order, "--analysis.top_k", "20", "--output", path)
+        with h5py.File(path) as f:
+            for g, lang in enumerate(LANGUAGES):
+                ap, rows, attrs = f["ap"][g], f["selected"][lang][:], f["selected"][lang].attrs
+                last = np.float32(rows["ap"][-1])
+                tied = np.flatnonzero((ap.astype("f4") == last) & (ap > attrs["ap_min"]))
+                taken = [u for u in rows["uuid"] if np.float32(ap[u]) == last]
+                cut[order, lang] = len(tied), len(taken)
+                check((attrs["cut_ap"], attrs["cut_tied"], attrs["cut_taken"]) == (last, len(tied), len(taken))
+                      and attrs["ties"] == order.encode(), f"{order}, {lang}: {len(tied)} tie, {len(taken)} taken")
+                key = {"random": None, "uuid": -tied, "separation": f["separation"][g][tied]}[order]
+                if key is not None:
+                    wanted = tied[np.lexsort((tied, -key))][:len(taken)]
+                    check(list(wanted) == taken, f"{order}, {lang}: those and in that order")
+                said = f"{lang}: {len(tied)} neurons have the AP of the cut, {last:.6f}, and {len(taken)} of them were taken"
+                check((said in err) == (len(tied) > len(taken)), f"{order}, {lang}: analyze says so")
+        check("fewer" not in err, "nobody is told to select fewer")
+        _, err = run(1, *allocate, path)
+        text[order] = (work / "tied.cfg").read_text()
+        check("ties drawn at random with 100 seeds" in err and "# warning: ties drawn at random with 100 seeds" in text[order]
+              and "takes all that tie and gives" in text[order], f"{order}: allocate says what other draws give")
+    check(any(tied > taken > 0 for tied, taken in cut.values()), f"ties at the cut, or this shows nothing: {cut}")
+    lists = {order: t.split("ADA_MOE_NUM_EXPERTS_LIST=")[1] for order, t in text.items()}
+    drawn = text["random"].split("by layer, layer 0 first: ")[1].split("\n")[0].split(",")
+    for entry, count in zip(drawn, lists["random"].split(",")):
+        low, _, high = entry.partition("-")
+        check(int(low) <= int(count) <= int(high or low), f"{count} experts are within {entry}")
+    for order in lists:  # one function decides, in analyze and in allocate
+        run(1, *allocate, work / "ties-uuid.h5", "--allocation.ties", order)
+        check((work / "tied.cfg").read_text().split("ADA_MOE_NUM_EXPERTS_LIST=")[1] == lists[order], f"selected anew: {order}")
+    old = work / "ties-old.h5"
+    shutil.copy(work / "ties-uuid.h5", old)
+    with h5py.File(old, "r+") as f:
+        del f["separation"]
+        for lang in LANGUAGES:
+            for name in ("ties", "cut_ap", "cut_tied", "cut_taken"):
+                del f["selected"][lang].attrs[name]
+    _, err = run(1, *allocate, old)
+    check((work / "tied.cfg").read_text().split("ADA_MOE_NUM_EXPERTS_LIST=")[1] == lists["uuid"]
+          and "in the order of rows, which favors the first layers" in err, "a file of before: as it was selected, with the warning")
+    _, err = run(1, *allocate, old, "--allocation.ties", "separation", code=78)
+    check("no separation was stored" in err, "but not by a separation that it does not hold")
 
 
 def beginnings(work):

@@ -2,6 +2,7 @@
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 #include <filesystem>
+#include <set>
 
 #include "neuronmoe/analysis/expert_probe.hpp"
 #include "neuronmoe/analysis/lape.hpp"
@@ -138,9 +139,110 @@ BOOST_AUTO_TEST_CASE(neurons_have_the_same_bits_on_any_rank_count) {
   }
   check_same(result, expected);
   BOOST_TEST(result.selected[0].neurons.size() == 9U);
+  const ModuleTable table(config);
+  for (std::size_t g = 0; g < 2; ++g) {
+    for (const auto& module : table.modules()) {
+      std::vector<double> responses;
+      std::vector<std::uint8_t> labels;
+      for (std::size_t s = 0; s < samples.samples.size(); ++s) {
+        responses.push_back(static_cast<double>(
+            plain_response(samples, s, {module.layer, module.projection, -1}, 2, 1, false)));
+        labels.push_back(samples.languages[static_cast<std::size_t>(samples.samples[s].language)] ==
+                                 result.languages[g]
+                             ? 1
+                             : 0);
+      }
+      BOOST_TEST(result.separation[g][static_cast<std::size_t>(module.offset + 2)] ==
+                     static_cast<float>(separation(responses, labels)),
+                 boost::test_tools::tolerance(1e-6F));
+    }
+  }
   BOOST_TEST(result.languages[0] == "el");
   BOOST_TEST(result.n_pos[0] + result.n_neg[0] == static_cast<std::uint64_t>(samples.size()));
   BOOST_TEST(result.n_dropped[0] > 0U);  // sentences of 30 letters and BOS exceed 29 tokens
+}
+
+// Unit 1 has the same response in every module: 14 neurons tie, whatever their AP. Every order of ties
+// selects the same neurons on any number of ranks.
+BOOST_AUTO_TEST_CASE(ties_fall_alike_on_any_rank_count) {
+  const auto config = fake_config({1, 1});
+  const SampleSet samples = toy_samples();
+  AnalysisConfig options;
+  options.batch_tokens = 40;
+  options.ap_min = 0.0;
+  TestContext many(world());
+  const auto alone = comm::make_local_communicator();
+  TestContext one(*alone);
+  std::set<std::vector<std::uint64_t>> seen;
+  for (const Ties ties : {Ties::random, Ties::uuid, Ties::separation}) {
+    options.ties = ties;
+    int cut_ties = 0;
+    for (const std::int64_t top_k : {5, 11, 20, 40, 60}) {
+      options.top_k = top_k;
+      const auto result = analyse_neurons(many.context, options, config, samples, dense_model(config));
+      const auto expected = analyse_neurons(one.context, options, config, samples, dense_model(config));
+      if (world().rank() != 0) continue;
+      for (std::size_t g = 0; g < 3; ++g) {
+        std::vector<std::uint64_t> uuids, wanted;
+        for (const auto& neuron : result.selected[g].neurons) uuids.push_back(neuron.uuid);
+        for (const auto& neuron : expected.selected[g].neurons) wanted.push_back(neuron.uuid);
+        BOOST_TEST(uuids == wanted, boost::test_tools::per_element());
+        BOOST_TEST((result.selected[g].ties == ties));
+        BOOST_TEST(result.selected[g].cut.tied == expected.selected[g].cut.tied);
+        if (!result.selected[g].cut.decide()) continue;
+        ++cut_ties;
+        seen.insert(uuids);
+      }
+    }
+    if (world().rank() == 0) BOOST_TEST(cut_ties > 0);
+  }
+  if (world().rank() == 0) BOOST_TEST(seen.size() > 2U);
+}
+
+// A language and the negatives of its own file: nobody else's sentences count, and one language is enough.
+BOOST_AUTO_TEST_CASE(own_negatives_equal_plain_loops) {
+  const auto config = fake_config({1, 1});
+  const ByteTokenizer tokenizer(true);
+  std::vector<SensePool> pools;
+  const char* names[] = {"en", "el"};
+  for (int g = 0; g < 2; ++g) {
+    pools.push_back({names[g], "toy", "none", toy_sentences(g, 20)});
+    pools.back().negatives = toy_sentences(2, 17 + g);
+  }
+  AnalysisConfig options;
+  options.batch_tokens = 40;
+  options.top_k = 9;
+  options.ap_min = 0.0;
+  TestContext many(world());
+  const auto alone = comm::make_local_communicator();
+  TestContext one(*alone);
+  const SampleSet both = tokenize_pools(pools, tokenizer, 29);
+  const auto result = analyse_neurons(many.context, options, config, both, dense_model(config));
+  check_same(result, [&] {
+    const auto expected = analyse_neurons(one.context, options, config, both, dense_model(config));
+    return world().rank() == 0 ? expected : NeuronStatistics{};
+  }());
+  for (std::size_t g = 0; g < 2; ++g) {
+    const SampleSet own = tokenize_pools({&pools[g], 1}, tokenizer, 29);
+    const auto single = analyse_neurons(many.context, options, config, own, dense_model(config));
+    if (world().rank() != 0) continue;
+    BOOST_TEST(single.n_pos[0] == result.n_pos[g]);
+    BOOST_TEST(single.n_neg[0] == result.n_neg[g]);
+    BOOST_TEST(result.n_neg[g] == static_cast<std::uint64_t>(both.num_negatives[g]));
+    BOOST_TEST(both.num_negatives[g] + both.num_dropped_negatives[g] == static_cast<std::int64_t>(17 + g));
+    BOOST_TEST(single.ap[0] == result.ap[g], boost::test_tools::per_element());
+    const ModuleTable table(config);
+    for (const auto& module : table.modules()) {
+      std::vector<float> responses;
+      std::vector<std::uint8_t> labels;
+      for (std::size_t s = 0; s < own.samples.size(); ++s) {
+        responses.push_back(plain_response(own, s, {module.layer, module.projection, -1}, 2, 1, false));
+        labels.push_back(own.samples[s].negative ? 0 : 1);
+      }
+      BOOST_TEST(std::abs(single.ap[0][static_cast<std::size_t>(module.offset + 2)] -
+                          average_precision(responses, labels)) <= 1e-14);
+    }
+  }
 }
 
 BOOST_AUTO_TEST_CASE(slabs_of_modules_and_redrawn_pools_change_no_bit) {

@@ -31,6 +31,8 @@ def write_neurons(path, top_k=100, tied=()):
         write_modules(file, *zip(*names))
         file["language"] = np.array([lang.encode() for lang in LANGUAGES])
         ap = rng.uniform(0.1, 0.9, (len(LANGUAGES), total))
+        for lang in tied:
+            ap[LANGUAGES.index(lang), 40:40 + 3 * top_k // 2] = 1.0
         file.create_dataset("ap", data=ap, compression="gzip", compression_opts=4, shuffle=True, fletcher32=True)
         kind = np.dtype([("uuid", "u8"), ("module", "u4"), ("unit", "u4"), ("ap", "f8")])
         offsets = file["module/offset"][...]
@@ -39,9 +41,9 @@ def write_neurons(path, top_k=100, tied=()):
             module = np.searchsorted(offsets, order, side="right") - 1
             rows = np.zeros(top_k, dtype=kind)
             rows["uuid"], rows["module"], rows["unit"] = order, module, order - offsets[module]
-            rows["ap"] = 1.0 if lang in tied else values[order]
+            rows["ap"] = values[order]
             selected = file.create_dataset(f"selected/{lang}", data=rows)
-            selected.attrs["k"] = top_k
+            selected.attrs.update({"k": top_k, "ap_min": 0.5, "ties": "random" if lang == "el" else "uuid"})
         file.attrs.update({"format": "neuronmoe-neurons", "format_version": 1, "seed": 1, "model_sha256": "ab" * 32,
                            "complete": 1})
 

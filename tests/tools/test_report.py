@@ -122,7 +122,15 @@ class Report(unittest.TestCase):
 
     def test_warns_of_ties_at_the_cut(self):
         synthetic.write_journey(self.work, tied=("zh", "el"))
-        self.assertIn("Caution: for zh, el the AP at the cut", self.call()[1])
+        with open(os.path.join(self.work, "el", "experts.cfg"), "a", encoding="utf-8") as stream:
+            stream.write("# warning: ties drawn at random with 100 seeds (1 to 100) give 20 to 22 experts in all\n")
+        out = self.call()[1]
+        for text in ("Caution: 150 neurons of zh have the AP of the cut, 1.0000, and 100 of them were taken; the order of "
+                     "rows decided which, first layers first. top_k = 150 takes them all",
+                     "Caution: 150 neurons of el have the AP of the cut, 1.0000, and 100 of them were taken; a draw decided",
+                     "How much of the list is chance: ties drawn at random with 100 seeds (1 to 100) give 20 to 22"):
+            self.assertIn(text, out)
+        self.assertEqual(out.count("Caution"), 2)
 
     def test_heat_map_values_are_shares_of_the_expert(self):
         synthetic.write_journey(self.work)

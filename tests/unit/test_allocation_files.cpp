@@ -1,4 +1,5 @@
 // allocate from files: counts CSV with hostile contents, neurons.h5, and the experts.cfg it writes.
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <boost/test/unit_test.hpp>
@@ -9,6 +10,7 @@
 #include "neuronmoe/analysis/counts_csv.hpp"
 #include "neuronmoe/analysis/layer_sizes.hpp"
 #include "neuronmoe/analysis/neuron_file.hpp"
+#include "neuronmoe/analysis/tie_range.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
@@ -55,11 +57,12 @@ NeuronStatistics small_statistics() {
   std::vector<NeuronScore> scores;
   for (std::int64_t n = 0; n < s.modules.num_neurons(); ++n) {
     const auto x = static_cast<float>(n);
-    scores.push_back({n < 10 ? 0.9 : 0.1, x, x + 1, x + 2, x + 3});  // en: layer 0
-    scores.push_back({n >= 140 ? 0.8 : 0.2, -x, 0.0F, 1.0F, 2.0F});  // el: the last of layer 1
+    scores.push_back({n < 10 ? 0.9 : 0.1, x, x + 1, x + 2, x + 3, -x});     // en: layer 0
+    scores.push_back({n >= 140 ? 0.8 : 0.2, -x, 0.0F, 1.0F, 2.0F, x / 2});  // el: the last of layer 1
   }
   append_scores(s, scores);
-  for (const auto& ap : s.ap) s.selected.push_back(select_neurons(ap, s.modules, 10, 0.5));
+  for (std::size_t g = 0; g < 2; ++g)
+    s.selected.push_back(select_neurons(scores_of(s, g), s.modules, {10, 0.5, Ties::random, 7}));
   s.n_pos = s.n_neg = {5, 5};
   s.n_tokens = {50, 60};
   s.n_dropped = {0, 1};
@@ -251,6 +254,67 @@ BOOST_AUTO_TEST_CASE(neuron_file_round_trip_and_allocation) {
   });
   config.counts = "both.csv";
   BOOST_CHECK_THROW(allocate_from_files(config), Error);
+}
+
+// Two languages with ten times as many neurons at the cut as are taken: other draws give other lists, and the
+// file selects anew as it was selected.
+BOOST_AUTO_TEST_CASE(ties_at_the_cut_are_counted_and_their_range_is_said) {
+  const Folder folder;
+  NeuronStatistics s = small_statistics();
+  s.selected.clear();
+  for (std::size_t g = 0; g < 2; ++g) {
+    for (std::size_t n = 0; n < s.ap[g].size(); ++n) s.ap[g][n] = n % 3 == g ? 1.0 : 0.2;  // 48 of 144
+    s.selected.push_back(select_neurons(scores_of(s, g), s.modules, {12, 0.5, Ties::random, 7}));
+  }
+  const std::string path = folder.path + "/neurons.h5";
+  write_neuron_file(path, s);
+  io::H5File file = io::H5File::open(path);
+  BOOST_TEST(file.read_double_attribute("/selected/el", "cut_ap") == 1.0);
+  BOOST_TEST(file.read_int_attribute("/selected/el", "cut_tied") == 48);
+  BOOST_TEST(file.read_int_attribute("/selected/el", "cut_taken") == 12);
+  BOOST_TEST(file.read_string_attribute("/selected/el", "ties") == "random");
+  file.close();
+
+  AllocationConfig config;
+  config.neurons = path;
+  config.languages = "en,el";
+  const Allocation allocation = allocate_from_files(config);
+  BOOST_REQUIRE(allocation.warnings.size() == 4U);
+  BOOST_TEST(
+      allocation.warnings[1] ==
+      "el: 48 neurons have the AP of the cut, 1.000000, and 12 of them were taken, drawn at random (seed "
+      "7); top_k = 48 takes them all, and negatives in the same script would tell them apart");
+  const TieRange range = range_over_draws(config, read_neuron_file(path), {});
+  BOOST_TEST(range.total_min < range.total_max);
+  BOOST_TEST(range.total_min <= allocation.total());
+  BOOST_TEST(range.total_max >= allocation.total());
+  for (std::size_t l = 0; l < 2; ++l) {
+    BOOST_TEST(range.least[l] <= allocation.num_experts[l]);
+    BOOST_TEST(range.most[l] >= allocation.num_experts[l]);
+  }
+  BOOST_TEST(allocation.warnings[2].rfind(
+                 fmt::format(
+                     "ties drawn at random with 100 seeds (7 to 106) give {} to {} experts in all, median {}",
+                     range.total_min, range.total_max, range.total_median),
+                 0) == 0U);
+  BOOST_TEST(allocation.warnings[3].rfind("top_k = 48 ", 0) == 0U);
+  const std::string text = experts_cfg_text(allocation, {});
+  for (const auto& warning : allocation.warnings)
+    BOOST_TEST(text.find("\n# warning: " + warning + "\n") != std::string::npos);
+  BOOST_TEST(text.find("fewer") == std::string::npos);
+
+  config.top_k = 48;  // what was advised gives what was said, and nothing is left to chance
+  const Allocation all = allocate_from_files(config);
+  BOOST_TEST(all.warnings.empty());
+  BOOST_TEST(allocation.warnings[3].find(fmt::format("gives {} experts: {},{}", all.total(),
+                                                     all.num_experts[0], all.num_experts[1])) !=
+             std::string::npos);
+  config.top_k = 12;
+  config.ties = Ties::random;
+  BOOST_TEST(allocate_from_files(config).num_experts == allocation.num_experts,
+             boost::test_tools::per_element());
+  config.ties = Ties::uuid;
+  BOOST_TEST(allocate_from_files(config).warnings[1].find("favors the first layers") != std::string::npos);
 }
 
 BOOST_AUTO_TEST_CASE(neurons_of_a_later_version_are_refused) {

@@ -116,8 +116,39 @@ BOOST_AUTO_TEST_CASE(fast_path_equals_the_plain_reference) {
         const NeuronScore& score = result[static_cast<std::size_t>(g)];
         BOOST_TEST(std::abs(score.ap - average_precision(scores, labels)) <= 1e-14);
         BOOST_TEST(score.off_p50 == static_cast<float>(percentile_sorted(off, 0.5)));
+        const std::vector<double> wide(scores.begin(), scores.end());
+        BOOST_TEST(score.separation == static_cast<float>(separation(wide, labels)),
+                   boost::test_tools::tolerance(1e-6F));
       }
     }
+  }
+}
+
+// (mean_on − mean_off) / sqrt((var_on + var_off) / 2), population variances.
+BOOST_AUTO_TEST_CASE(separation_by_hand) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const struct {
+    std::vector<float> scores;
+    std::vector<std::uint8_t> labels;
+    float expected;
+  } cases[] = {{{1, 3, 10, 14}, {0, 0, 1, 1}, 10.0F / std::sqrt(2.5F)},
+               {{10, 1, 14, 3}, {0, 1, 0, 1}, -10.0F / std::sqrt(2.5F)},
+               {{2, 2, 2}, {0, 1, 1}, 0.0F},
+               {{0.1F, 0.3F, 0.1F, 0.3F, 0.1F}, {0, 1, 0, 1, 0}, inf},
+               {{0.3F, 0.1F, 0.3F}, {0, 1, 0}, -inf},
+               {{1e8F, 1e8F + 8, 1e8F + 8, 1e8F + 16}, {0, 0, 1, 1}, 2.0F},  // far from 0: two passes
+               {{1, 2}, {1, 1}, 0.0F},
+               {{-inf, 2, 3}, {0, 0, 1}, 0.0F}};
+  for (const auto& test : cases) {
+    const std::vector<int> classes(test.labels.begin(), test.labels.end());
+    const float found = fast(test.scores, roles_of(classes, 2))[1].separation;
+    const std::vector<double> wide(test.scores.begin(), test.scores.end());
+    if (std::isinf(test.expected))
+      BOOST_TEST(found == test.expected);
+    else
+      BOOST_TEST(found == test.expected, boost::test_tools::tolerance(1e-6F));
+    BOOST_TEST((static_cast<float>(separation(wide, test.labels)) == found ||
+                std::abs(found - test.expected) <= 1e-6F * std::abs(test.expected)));
   }
 }
 
@@ -180,6 +211,9 @@ BOOST_AUTO_TEST_CASE(roles_that_differ_by_language) {
       BOOST_TEST(score.on_p50 == static_cast<float>(percentile_sorted(on, 0.5)));
       BOOST_TEST(score.on_p90 == static_cast<float>(percentile_sorted(on, 0.9)));
       BOOST_TEST(score.off_p50 == static_cast<float>(percentile_sorted(off, 0.5)));
+      const std::vector<double> wide(kept.begin(), kept.end());
+      BOOST_TEST(score.separation == static_cast<float>(separation(wide, labels)),
+                 boost::test_tools::tolerance(1e-6F));
       // float64 sums of 400 values in another order, rounded to float32 once
       BOOST_TEST(std::abs(score.off_mean - off_sum / static_cast<double>(off.size())) <= 1e-7);
     }

@@ -76,6 +76,33 @@ BOOST_AUTO_TEST_CASE(bad_sense_files_are_refused) {
   BOOST_CHECK_THROW(read_sense_pools(std::vector<std::string>{good}), Error);
 }
 
+BOOST_AUTO_TEST_CASE(negatives_of_the_file) {
+  const Folder folder;
+  const std::string el = "el:" + folder.write("el.json", sense_json("el", 3));
+  const std::string bare = "en:" + folder.write("en.json", "{\"sentences\": {\"positive\": [\"a\", \"b\"]}}");
+  const auto pools = read_sense_pools(std::vector<std::string>{el, bare});
+  BOOST_TEST(pools[0].negatives.empty());
+  BOOST_TEST(pools[0].num_unused_negatives == 1);
+  BOOST_TEST(pools[1].num_unused_negatives == 0);
+  const auto alone = read_sense_pools(std::vector<std::string>{el}, Negatives::file);
+  const std::vector<std::string> negatives = {"never used"};
+  BOOST_TEST(alone[0].negatives == negatives, boost::test_tools::per_element());
+  BOOST_TEST(alone[0].num_unused_negatives == 0);
+  const auto refused = [&](const std::string& spec, ErrorCode code, const std::string& wanted) {
+    BOOST_CHECK_EXCEPTION(
+        read_sense_pools(std::vector<std::string>{el, spec}, Negatives::file), Error, [&](const Error& e) {
+          BOOST_TEST_MESSAGE(e.what());
+          return e.code() == code && std::string(e.what()).find(wanted) != std::string::npos;
+        });
+  };
+  refused(bare, ErrorCode::bad_data, "en.json: no sentences.negative");
+  refused("tr:" + folder.write("tr.jsonl", "{\"text\": \"bir\"}\n"), ErrorCode::config,
+          "no negatives of its own");
+  refused(
+      "hu:" + folder.write("hu.json", "{\"sentences\": {\"positive\": [\"a\", \"b\"], \"negative\": [1]}}"),
+      ErrorCode::bad_data, "sentences.negative[0] is not text");
+}
+
 BOOST_AUTO_TEST_CASE(jsonl_with_labels) {
   const Folder folder;
   const std::string mixed = folder.write("mixed.jsonl",

@@ -24,7 +24,7 @@ NeuronStatistics numbered_statistics() {
   for (int n = 0; n < 3; ++n) {
     for (int g = 0; g < 2; ++g) {
       const auto x = static_cast<float>(10 * g + n);
-      scores.push_back({static_cast<double>(x), 100 + x, 200 + x, 300 + x, 400 + x});
+      scores.push_back({static_cast<double>(x), 100 + x, 200 + x, 300 + x, 400 + x, 500 + x});
     }
   }
   append_scores(s, scores);
@@ -43,7 +43,7 @@ BOOST_AUTO_TEST_CASE(files_hold_the_statistics_of_the_method) {
   write_neuron_file(path, written);
   io::H5File file = io::H5File::open(path);
   double first = 0.0;
-  for (const char* name : {"/ap", "/off_mean", "/off_p50", "/on_p50", "/on_p90"}) {
+  for (const char* name : {"/ap", "/off_mean", "/off_p50", "/on_p50", "/on_p90", "/separation"}) {
     BOOST_TEST_CONTEXT(name) {
       const bool wide = std::string(name) == "/ap";
       const io::DatasetInfo info = file.info(name);
@@ -112,6 +112,8 @@ BOOST_AUTO_TEST_CASE(float64_rows_are_not_rounded) {
     BOOST_TEST(scores[i].off_p50 == static_cast<float>(percentile_sorted(off, 0.5)));
     BOOST_TEST(scores[i].on_p50 == static_cast<float>(percentile_sorted(on, 0.5)));
     BOOST_TEST(scores[i].on_p90 == static_cast<float>(percentile_sorted(on, 0.9)));
+    BOOST_TEST(scores[i].separation == static_cast<float>(separation(row, labels)),
+               boost::test_tools::tolerance(1e-6F));
     BOOST_TEST(std::abs(scores[i].off_mean - off_sum / static_cast<double>(off.size())) <= 1e-7);
   }
   responses[samples * 2 + 5] = std::nan("");

@@ -3,6 +3,7 @@
 // allocate.hpp. `neuronmoe allocate` calls it on rank 0; nothing here is collective.
 #include <concepts>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -53,6 +54,8 @@ struct AllocationConfig {
   Rounding rounding = Rounding::trunc;
   MinOver min_over = MinOver::nonzero;
   NeuronKey key = NeuronKey::unit;
+  std::int64_t top_k = 0;
+  std::optional<Ties> ties;
   int e_min = 1, e_max = 6, experts = 3, similarity_n = 0;
   bool explain = false;
 };
@@ -66,6 +69,13 @@ void for_each_field(Config& c, F&& f) {
   f("allocation.mode", c.mode, FieldInfo{.help = "what a layer's size is computed from"});
   f("allocation.languages", c.languages,
     FieldInfo{.help = "languages, comma-separated; the first is the source"});
+  f("allocation.top_k", c.top_k,
+    FieldInfo{.help = "select so many neurons per language anew; 0: take those that analyze selected",
+              .min = 0,
+              .max = 9e15});
+  f("allocation.ties", c.ties,
+    FieldInfo{.help = "select anew, with the neurons at the cut in this order (analysis.ties)",
+              .unset = "stored"});
   f("allocation.old_languages", c.old_languages,
     FieldInfo{.help = "mode similarity: the old languages among them (empty: the first)"});
   f("allocation.e_min", c.e_min,
@@ -97,8 +107,9 @@ void for_each_field(Config& c, F&& f) {
 
 /// Experts per layer and why.
 struct Allocation {
-  std::vector<int> num_experts;      ///< [L], base included
-  std::vector<std::string> reasons;  ///< lines for the top of experts.cfg
+  std::vector<int> num_experts;            ///< [L], base included
+  std::vector<std::string> reasons;        ///< lines for the top of experts.cfg
+  std::vector<std::string> warnings = {};  ///< lines that stand below them
   int total() const;
 };
 

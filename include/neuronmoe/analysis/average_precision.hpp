@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "neuronmoe/analysis/class_moments.hpp"
 #include "neuronmoe/analysis/descending_order.hpp"
 #include "neuronmoe/analysis/statistics.hpp"
 #include "neuronmoe/tensor/stream.hpp"
@@ -18,6 +19,8 @@ namespace nmoe::analysis {
 /// @param labels one per score, 1 = positive   @throws Error(bad_data) for NaN, naming the sample
 double average_precision(std::span<const float> scores, std::span<const std::uint8_t> labels);
 double average_precision(std::span<const double> scores, std::span<const std::uint8_t> labels);
+/// Plain reference of ClassMoments::separation: two passes over the scores in sample order.
+double separation(std::span<const double> scores, std::span<const std::uint8_t> labels);
 
 /// Which samples count for which language. Samples fall into classes (usually: the language they were written
 /// in), and a language gives each class a role.
@@ -67,19 +70,15 @@ class NeuronScorer {
   double average_precision_of(const Hits& hits);
   void summarise_shared(std::span<NeuronScore> scores) const;
   void summarise_own(std::size_t language, std::span<const float> responses, NeuronScore& score) const;
-  void sum_classes(std::span<const float> responses);
 
   const SampleRoles& roles_;
   Statistics wanted_;
   bool shared_;  // roles are disjoint
   DescendingOrder order_;
+  ClassMoments moments_;
   std::vector<std::uint32_t> slot_begin_, cursor_, end_cursor_;  // per language, and the positives of nobody
   std::vector<std::uint16_t> slot_of_sample_;                    // [S]
-  std::vector<std::uint32_t> by_class_, class_begin_;
-  bool contiguous_ = false;      // by_class_[i] == i
-  std::vector<float> gathered_;  // [S] otherwise: responses class by class
-  std::vector<double> class_sum_;
-  std::vector<std::uint8_t> role_of_sample_;  // [languages, S] if not shared
+  std::vector<std::uint8_t> role_of_sample_;                     // [languages, S] if not shared
   std::vector<std::uint32_t> ranks_, negative_ranks_, ranked_, group_ends_;
   std::vector<std::uint32_t> numerators_, denominators_;
   std::vector<std::int64_t> num_positive_, num_negative_;

@@ -16,6 +16,9 @@ struct LayerSizes {
   std::vector<double> overlap;            ///< [L] counted twice in the sum of `each`
   std::vector<double> total;              ///< [L] S_l
   std::vector<std::string> how;           ///< where S comes from, as lines
+  std::vector<std::string> warnings;      ///< what makes S doubtful, as lines
+  /// The top_k by which no language leaves out a neuron that ties with one selected; 0 if none does.
+  std::int64_t top_k_of_all_tied = 0;
 };
 
 /// "25:3,3:1" as neurons that languages share in a layer. [L]
@@ -25,12 +28,15 @@ std::vector<double> parse_overlap(std::string_view text, std::size_t num_layers)
 /// From the columns of a counts CSV, less allocation.overlap (mode union) or by mode sum_mean.
 LayerSizes sizes_from_counts(const AllocationConfig& config);
 
-/// Selection rule in place of the one in the file.
+/// Selection rule in place of the one in the file; what is left open is that of the options or the file.
 struct Reselection {
   std::optional<std::int64_t> top_k;
   std::optional<double> ap_min;
+  std::optional<Ties> ties;
+  std::optional<std::uint64_t> seed;
 };
-/// From the selected neurons of neurons.h5, by mode union or sum_mean.
+/// From the selected neurons of neurons.h5, by mode union or sum_mean. Selects anew where the rule is not
+/// that of the file.
 LayerSizes sizes_from_neurons(const AllocationConfig& config, const NeuronStatistics& statistics,
                               const Reselection& again = {});
 

@@ -30,6 +30,8 @@ struct AnalysisConfig {
   std::int64_t memory_mb = 4096, similarity_tokens = 100000, every = 0;
   double ap_min = 0.5, ap_high = 0.9;
   bool skip_bos = false, redraw = false;
+  Ties ties = Ties::random;
+  Negatives negatives = Negatives::pool;
   DType dtype = DType::float32;  ///< of the analysis forward, whatever training uses (METHOD 1.4)
 };
 template <class Config, class F>
@@ -52,6 +54,9 @@ void for_each_field(Config& c, F&& f) {
         .max = many});
   f("analysis.ap_min", c.ap_min,
     FieldInfo{.help = "only neurons with a larger AP are selected", .min = 0, .max = 1});
+  f("analysis.ties", c.ties,
+    FieldInfo{.help = "which of the neurons with the AP of the cut are selected: drawn at random by "
+                      "analysis.seed, the first rows, or those with the largest separation"});
   f("analysis.dtype", c.dtype,
     FieldInfo{.help = "type of weights and activations in `analyze`", .choices = weight_dtypes});
   f("analysis.skip_bos", c.skip_bos, FieldInfo{.help = "leave the BOS token out of the pooled mean"});
@@ -59,7 +64,8 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "longer sentences are dropped", .unit = "tokens, BOS included", .min = 1, .max = many});
   f("analysis.sentences", c.sentences,
     FieldInfo{.help = "sentences per language at most", .min = 1, .max = many});
-  f("analysis.seed", c.seed, FieldInfo{.help = "seed of the draw of sentences", .min = 0, .max = many});
+  f("analysis.seed", c.seed,
+    FieldInfo{.help = "seed of the draws of sentences and of ties", .min = 0, .max = many});
   f("analysis.batch_tokens", c.batch_tokens,
     FieldInfo{.help = "tokens per forward pass", .unit = "tokens", .min = 1, .max = 1e9});
   f("analysis.memory_mb", c.memory_mb,
@@ -77,6 +83,9 @@ void for_each_field(Config& c, F&& f) {
               .unit = "tokens",
               .min = 1,
               .max = 16777216});
+  f("sense.negatives", c.negatives,
+    FieldInfo{.help = "sentences a language is told apart from: pool: the positives of the others; file: the "
+                      "negative list of its own LANG:PATH.json, and one language alone is enough"});
   f("sense.redraw_per_language", c.redraw,
     FieldInfo{.help =
                   "draw positives and negatives anew for every analysed language, as the released code does, "

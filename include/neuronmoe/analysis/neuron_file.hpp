@@ -17,7 +17,8 @@ namespace nmoe::analysis {
 struct Provenance {
   std::string model_sha256, tokenizer_sha256, corpus_sha256, config, version;
   std::int64_t seed = 0;
-  std::string bos = {};  ///< data::BosRule of the sentences; "" if it is not known
+  bool own_negatives = false;  ///< Negatives::file
+  std::string bos = {};        ///< data::BosRule of the sentences; "" if it is not known
 };
 
 /// Everything in neurons.h5: the tables of the statistics, and what they are of. Languages G are the analysed
@@ -32,6 +33,9 @@ struct NeuronStatistics : StatisticTables {
   Lape lape;                       ///< empty if it was not measured
   Provenance provenance;
 };
+
+/// Returns what the neurons of one language are selected from. Refers to `statistics`.
+LanguageScores scores_of(const NeuronStatistics& statistics, std::size_t language);
 
 /// Appends the scores of one module's units, [width, languages], to the tables.
 void append_scores(NeuronStatistics& statistics, const std::vector<NeuronScore>& scores);

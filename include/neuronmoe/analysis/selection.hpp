@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "neuronmoe/base/enum_names.hpp"
 #include "neuronmoe/model/config.hpp"
 #include "neuronmoe/model/observer.hpp"
 
@@ -54,19 +56,62 @@ struct SelectedNeuron {
   double ap;
 };
 
-/// The language-specific neurons of one language.
-struct Selection {
-  std::vector<SelectedNeuron> neurons;  ///< AP as float32 descending, then uuid ascending
+/// The order of neurons whose AP is the same as float32 (METHOD 1.7a): a draw that favors no layer, the order
+/// of rows, or the separation of the responses.
+enum class Ties { random, uuid, separation };
+constexpr auto enum_names(Ties) {
+  return std::to_array<EnumName<Ties>>(
+      {{Ties::random, "random"}, {Ties::uuid, "uuid"}, {Ties::separation, "separation"}});
+}
+
+/// What decides which neurons are selected.
+struct SelectionRule {
   std::int64_t top_k = 0;
-  double ap_min = 0.0, threshold = 0.0;  ///< threshold: AP of the last one selected
-  std::string rule;
-  std::vector<std::string> warnings;
+  double ap_min = 0.0;
+  Ties ties = Ties::random;
+  std::uint64_t seed = 0;  ///< of `random`
+  bool operator==(const SelectionRule&) const = default;
 };
 
-/// First `top_k` neurons by AP among those with AP strictly above `ap_min`. Warns if fewer remain, and if the
-/// cut lies at AP >= 0.999, where ties by uuid favour the early layers.   @param ap [N]
-Selection select_neurons(std::span<const double> ap, const ModuleTable& modules, std::int64_t top_k,
-                         double ap_min);
+/// The neurons at the cut: those whose AP is, as float32, that of the last one selected.
+struct CutTies {
+  double ap = 0.0;                              ///< that AP; 0 if nothing was selected
+  std::int64_t tied = 0, taken = 0;             ///< how many have it, and how many of them were selected
+  bool decide() const { return tied > taken; }  ///< whether their order decides what is selected
+};
+
+/// The language-specific neurons of one language, and the rule they were selected by.
+struct Selection : SelectionRule {
+  std::vector<SelectedNeuron> neurons;  ///< AP as float32 descending, then as `ties` says
+  double threshold = 0.0;               ///< AP of the last one selected
+  CutTies cut;
+  std::string rule;
+  std::vector<std::string> warnings;
+
+  /// Returns the smallest top_k by which no neuron of this AP is left out.
+  std::int64_t top_k_of_all_tied() const {
+    return static_cast<std::int64_t>(neurons.size()) + cut.tied - cut.taken;
+  }
+};
+
+/// What a selection is made from: the scores of every neuron for one language.
+struct LanguageScores {
+  std::string_view language;
+  std::span<const double> ap;         ///< [N]
+  std::span<const float> separation;  ///< [N], or empty where it was not measured
+};
+
+/// First `top_k` neurons by AP among those with AP strictly above `ap_min`. The result is a function of the
+/// arguments alone: analyze and allocate both select by it. Warns if fewer remain, and if more neurons tie at
+/// the cut than are taken.
+/// @throws Error(config) if ties are ordered by a separation that is not there
+Selection select_neurons(const LanguageScores& scores, const ModuleTable& modules, const SelectionRule& rule);
+
+/// Returns what ties at the cut of neurons that were selected before, best first.   @param ap [N]
+CutTies ties_at_cut(std::span<const SelectedNeuron> selected, std::span<const double> ap, double ap_min);
+/// Returns the sentence that says how many neurons tie, how many of them were taken and what helps; empty if
+/// their order decides nothing.
+std::string tie_warning(const Selection& selection);
 
 /// The paper's 1000 of 774,144 neurons scaled to this model; at least 100 but never more than 1 % of the
 /// neurons, because 0.13 % of a small model is too few to count by layer.

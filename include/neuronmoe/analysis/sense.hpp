@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "neuronmoe/analysis/average_precision.hpp"
+#include "neuronmoe/base/enum_names.hpp"
 #include "neuronmoe/comm/execution_context.hpp"
 #include "neuronmoe/data/tokenizer.hpp"
 #include "neuronmoe/model/batch.hpp"
@@ -15,20 +16,31 @@
 
 namespace nmoe::analysis {
 
-/// The sentences of one language. Each is positive for its language and negative for all others.
+/// Where the negatives of a language come from (METHOD 1.7b): the positives of all others, or the list that
+/// stands in its own file.
+enum class Negatives { pool, file };
+constexpr auto enum_names(Negatives) {
+  return std::to_array<EnumName<Negatives>>({{Negatives::pool, "pool"}, {Negatives::file, "file"}});
+}
+
+/// The sentences of one language. Each is positive for its language and, by Negatives::pool, negative for all
+/// others.
 struct SensePool {
   std::string language, path, sha256;
   std::vector<std::string> sentences;
+  std::vector<std::string> negatives = {};  ///< by Negatives::file those of its file, else empty
+  std::int64_t num_unused_negatives = 0;    ///< length of a list that is not used
   std::vector<std::vector<std::uint8_t>> drawn_for = {};  ///< [sentences][pools] after redraw_pools, or empty
 };
 
-/// Reads sense files (METHOD 1.1) and JSONL. `LANG:PATH.json` is an object with sentences.positive = [text];
-/// only the positives are used. `LANG:PATH.jsonl` has "text" on each line, and "lang", if it is there, must
-/// be LANG. `PATH.jsonl` takes the language of each line from its "lang"; one file may hold several, in order
-/// of appearance. A line's "id", if any, must be unique in its file.
+/// Reads sense files (METHOD 1.1) and JSONL. `LANG:PATH.json` is an object with sentences.positive = [text]
+/// and, needed by Negatives::file, sentences.negative = [text]. `LANG:PATH.jsonl` has "text" on each line,
+/// and "lang", if it is there, must be LANG. `PATH.jsonl` takes the language of each line from its "lang";
+/// one file may hold several, in order of appearance. A line's "id", if any, must be unique in its file.
 /// @throws Error(config) for a malformed or repeated entry, Error(bad_data) naming the file, the line or
 /// entry and what is wrong: a language with no or one sentence, a repeated id, labels that do not match
-std::vector<SensePool> read_sense_pools(std::span<const std::string> specs);
+std::vector<SensePool> read_sense_pools(std::span<const std::string> specs,
+                                        Negatives negatives = Negatives::pool);
 /// Thins every pool to `max_sentences` by a draw without replacement, a function of (seed, language) alone;
 /// file order is kept. One set for all languages: each sentence runs once (METHOD 1.1, our default).
 void draw_shared(std::vector<SensePool>& pools, std::int64_t max_sentences, std::uint64_t seed);
@@ -41,20 +53,25 @@ void redraw_pools(std::vector<SensePool>& pools, std::span<const int> analysed, 
 /// negative at once, and quotes the first; "" if there is none.
 std::string describe_shared_sentences(std::span<const SensePool> pools);
 
-/// Tokenised sentences of all pools, pool by pool in file order.
+/// Tokenised sentences of all pools, pool by pool in file order; a pool's own negatives stand behind its
+/// positives.
 struct SampleSet {
   struct Sample {
     int language;  ///< pool
     std::vector<std::int32_t> ids;
     std::vector<std::uint8_t> drawn_for = {};  ///< [pools] after redraw_pools, else empty: for all
+    bool negative = false;                     ///< of the pool's own negatives, in whatever language
   };
   std::vector<std::string> languages;  ///< of the pools
   std::vector<Sample> samples;
-  std::vector<std::int64_t> num_kept, num_dropped, num_tokens;  ///< per pool; tokens of the kept ones
+  /// Per pool, of its positives; tokens of the kept ones.
+  std::vector<std::int64_t> num_kept, num_dropped, num_tokens;
+  std::vector<std::int64_t> num_negatives, num_dropped_negatives;  ///< per pool, of its own negatives
   bool has_bos = false;
 
   std::int64_t size() const { return static_cast<std::int64_t>(samples.size()); }
   std::int32_t largest_id() const;  ///< that occurs, −1 if there is no sample
+  /// The pool of each sample, −1 for one of a pool's own negatives. [S]
   std::vector<int> language_of_sample() const;
   /// What each sample is to the languages `analysed` (pool numbers).
   SampleRoles roles(std::span<const int> analysed) const;

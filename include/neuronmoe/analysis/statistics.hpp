@@ -22,6 +22,8 @@ struct Percentile {
 struct StatisticInfo {
   std::string_view help;       ///< one line, as in docs/formats.md
   Percentile percentile = {};  ///< every scorer computes these alike; others one by one
+  bool in_csv = true;          ///< a column of expertise.csv, whose columns METHOD 1.6 fixes
+  bool optional = false;       ///< neurons.h5 of before it existed are read; its rows are empty then
 };
 
 /// Holds one Value<T> per statistic, T being the type that files store. 0 if there is no sample to take it
@@ -31,6 +33,7 @@ struct StatisticsOf {
   Value<double> ap{};
   Value<float> off_mean{}, off_p50{};
   Value<float> on_p50{}, on_p90{};
+  Value<float> separation{};
 };
 
 /// Calls f(name, member of a, member of b, StatisticInfo) for every statistic, in the order of files and CSV.
@@ -50,6 +53,11 @@ constexpr void for_each_statistic(A& a, B& b, F&& f) {
   f("on_p90", a.on_p90, b.on_p90,
     StatisticInfo{.help = "90th percentile of the response to positive samples",
                   .percentile = Percentile{Role::positive, 0.9}});
+  f("separation", a.separation, b.separation,
+    StatisticInfo{.help = "(mean response to positive − to negative samples) / root of the mean of their "
+                          "variances; 0/0 = 0, x/0 = ±inf",
+                  .in_csv = false,
+                  .optional = true});
 }
 
 /// Calls f(name, member, StatisticInfo) for every statistic of `a`, likewise.

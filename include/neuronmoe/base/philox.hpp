@@ -15,7 +15,8 @@ enum class RandomPurpose : std::uint32_t {
   sense = 4,
   evaluation = 5,
   test = 6,
-  synthetic = 7
+  synthetic = 7,
+  ties = 8
 };
 
 /// Philox4x32-10 (Salmon et al., SC 2011): 128 random bits for a 128-bit counter under a 64-bit key.
