@@ -24,6 +24,7 @@ namespace {
 
 constexpr std::size_t max_text_bytes = std::size_t{1} << 30U;
 constexpr std::size_t bytes_per_token_guess = 3;
+constexpr std::size_t max_piece_bytes = std::size_t{8} << 20;  // merging takes 43 bytes for each
 
 std::string normal(const std::string& text, bool nfc) {
   std::string buffer;
@@ -132,6 +133,10 @@ class BpeTokenizer final : public Tokenizer {
   }
 
   void encode_piece(std::string_view piece, Workspace& workspace, std::vector<std::int32_t>& ids) const {
+    NMOE_CHECK(piece.size() <= max_piece_bytes, bad_data,
+               "{} bytes in one piece of the Split expression (a word, or spaces); at most {} are merged at "
+               "once: split the document",
+               piece.size(), max_piece_bytes);
     const std::uint64_t hash = hash_bytes(piece);
     if (workspace.cache.append(piece, hash, ids)) return;
     const std::size_t first = ids.size();

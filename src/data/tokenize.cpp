@@ -68,7 +68,12 @@ EncodedLine encode_line(const Tokenizer& tokenizer, TextFormat format, std::stri
       encoded.bad = e.what();
       return encoded;
     }
-    encoded.ids = tokenizer.encode(text);
+    try {
+      encoded.ids = tokenizer.encode(text);
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::bad_data) throw;
+      encoded.bad = e.what();
+    }
   } catch (...) {  // must not leave the parallel region
     encoded.fault = std::current_exception();
   }

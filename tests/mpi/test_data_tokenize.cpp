@@ -149,17 +149,19 @@ BOOST_AUTO_TEST_CASE(same_file_for_any_number_of_threads) {
   BOOST_TEST(third_bad_line[0].find("en.jsonl:3000: ") != std::string::npos);
 }
 
-// A tokenizer that fails on one document must end the command, not the process.
+// A text that a tokenizer refuses is a bad line; any other failure must end the command, not the process.
 BOOST_AUTO_TEST_CASE(a_fault_in_a_thread_is_an_error_of_all_ranks) {
   comm::Communicator& comm = test::world();
   const test::SharedDirectory dir("fault");
   if (comm.rank() == 0) test::write_bytes(dir.path() + "/en.txt", "one\ntwo\nthree\n");
+  if (comm.rank() == 0) test::write_bytes(dir.path() + "/el.txt", "one\nfour\nthree\n");
   comm.barrier();
   class Failing final : public Tokenizer {
    public:
     Failing() : Tokenizer("failing", "none") {}
     std::vector<std::int32_t> encode(std::string_view text) const override {
-      NMOE_CHECK(text != "two", bad_data, "cannot encode {}", text);
+      NMOE_CHECK(text != "two", bad_data, "{} bytes are too many", text.size());
+      NMOE_CHECK(text != "four", internal, "cannot encode {}", text);
       return {1};
     }
     std::string decode(std::span<const std::int32_t>) const override { return {}; }
@@ -177,10 +179,16 @@ BOOST_AUTO_TEST_CASE(a_fault_in_a_thread_is_an_error_of_all_ranks) {
   const Logger log(1);
   comm::Heartbeat heartbeat;
   comm::ExecutionContext context{comm, Device::cpu, stream, log, heartbeat};
-  const auto work = [&] {
-    tokenize_corpus(context, {{"en", Mark::new_language, dir.path() + "/en.txt"}}, Failing(),
-                    dir.path() + "/out.h5", BadLinePolicy::skip);
+  const auto work = [&](const char* file, BadLinePolicy policy) {
+    return tokenize_corpus(context, {{"en", Mark::new_language, dir.path() + file}}, Failing(),
+                           dir.path() + "/out.h5", policy);
   };
-  BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"cannot encode two"}, work) == "");
+  BOOST_TEST(test::expect_error(ErrorCode::internal, {"cannot encode four"},
+                                [&] { work("/el.txt", BadLinePolicy::skip); }) == "");
+  BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"en.txt:2: 3 bytes are too many"},
+                                [&] { work("/en.txt", BadLinePolicy::error); }) == "");
+  const TokenizeResult result = work("/en.txt", BadLinePolicy::skip);
+  BOOST_TEST(result.num_docs == 2);
+  BOOST_TEST(result.num_bad_lines == 1);
   comm.barrier();
 }

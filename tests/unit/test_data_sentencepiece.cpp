@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "neuronmoe/base/philox.hpp"
 #include "neuronmoe/data/tokenizer.hpp"
 #include "support/temp_dir.hpp"
 
@@ -21,6 +22,33 @@ std::unique_ptr<data::Tokenizer> load_tiny() {
     BOOST_TEST(std::string(e.what()).find("without sentencepiece") != std::string::npos);
     return nullptr;
   }
+}
+
+/// The tiny model with one more piece, "qζ▁ξq", which goes on behind a word: its texts are never cut.
+std::unique_ptr<data::Tokenizer> uncut_copy(const data::Tokenizer& original, const test::TempDir& dir) {
+  const std::string piece = "qζ\xE2\x96\x81ξq";
+  std::string message = {'\x0A', static_cast<char>(piece.size())};
+  message += piece;
+  message += std::string("\x15\0\0\xC8\xC2", 5);  // score −100
+  std::string model = test::read_bytes(original.path());
+  model += '\x0A';
+  model += static_cast<char>(message.size());
+  test::write_bytes(dir / "uncut.model", model + message);
+  return data::load_tokenizer(dir / "uncut.model");
+}
+
+/// Words, runs of spaces, other white space, characters without a piece, and U+2581 as it is.
+std::string many_words(std::size_t bytes, std::uint64_t seed) {
+  const Philox random(seed, RandomPurpose::test);
+  const char* words[] = {"the", "fox",          "αλεπού",        "12",       "中文", "a",  ".", "\t",
+                         "\n",  "\xE2\x96\x81", "\xE2\x96\x81x", "\xC2\xA0", "\x01", "καὶ"};
+  const char* between[] = {" ", " ", " ", " ", "  ", "", "   ", " \n "};
+  std::string text = "  ";
+  for (std::uint64_t i = 0; text.size() < bytes; ++i) {
+    text += words[random.below(2 * i, std::size(words))];
+    text += between[random.below(2 * i + 1, std::size(between))];
+  }
+  return text;
 }
 
 }  // namespace
@@ -43,6 +71,31 @@ BOOST_AUTO_TEST_CASE(ids_are_those_of_spm_encode) {
   BOOST_TEST(special == (std::vector<std::int32_t>{1, 265}), boost::test_tools::per_element());
   const std::vector<std::int32_t> outside = {340};
   BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"id 340"}, [&] { tokenizer->decode(outside); }) == "");
+}
+
+// A text of several parts has the ids that the library gives to the whole of it.
+BOOST_AUTO_TEST_CASE(long_texts_are_encoded_in_parts) {
+  const auto tokenizer = load_tiny();
+  if (!tokenizer) return;
+  const test::TempDir dir;
+  const auto uncut = uncut_copy(*tokenizer, dir);
+  BOOST_TEST(uncut->vocab_size() == 341);
+  for (const std::uint64_t seed : {1, 2, 3}) {
+    const std::string text = many_words(400'000, seed);
+    BOOST_TEST((tokenizer->encode(text) == uncut->encode(text)));
+  }
+  const std::string word(70'000, 'e');  // longer than a part
+  for (const std::string& text :
+       {word + " the fox", "the " + word + " fox", word + "  fox", word + ' ', ' ' + word})
+    BOOST_TEST((tokenizer->encode(text) == uncut->encode(text)));
+  const std::string words = many_words(3 << 20, 4), letters(3 << 20, 'e');
+  BOOST_TEST(tokenizer->encode(words).size() > 1000000U);
+  BOOST_TEST(
+      test::expect_error(ErrorCode::bad_data,
+                         {"3145728 bytes without a place to cut", "space between two words", "2097152"},
+                         [&] { tokenizer->encode(letters); }) == "");
+  BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"pieces go on behind a word", "2097152"},
+                                [&] { uncut->encode(words); }) == "");
 }
 
 BOOST_AUTO_TEST_CASE(files_beside_a_model_say_how_a_sentence_begins) {
