@@ -109,7 +109,7 @@ void require_same_base(comm::ExecutionContext& context, const std::string& check
 void require_same_directory(comm::ExecutionContext& context, const std::string& directory) {
   const std::string list = on_rank_zero(context, [&] {
     std::string names;
-    for (const std::string& file : model::model_directory_files(directory)) names += file + '\n';
+    for (const std::string& file : model::list_model_files(directory)) names += file + '\n';
     return names;
   });
   std::vector<std::string> files;
@@ -256,7 +256,7 @@ train::RunIdentity run_identity(comm::ExecutionContext& context, const AppConfig
   identity.base_model = base_model;
   if (!base_model.empty()) {
     const std::string known = on_rank_zero(context, [&] {
-      const auto files = model::model_directory_files(base_model);
+      const auto files = model::model_file_digests(base_model);
       nlohmann::json by_name = nlohmann::json::object();
       for (const auto& file : files) by_name[file.name] = file.sha256;
       return model::model_directory_hash(base_model, files) + (files.empty() ? "" : by_name.dump());

@@ -62,7 +62,7 @@ ModelConfig load_directory_config(const std::string& directory) {
   return config;
 }
 
-std::vector<std::string> model_directory_files(const std::string& directory) {
+std::vector<std::string> list_model_files(const std::string& directory) {
   std::vector<std::string> files;
   std::error_code ignored;  // whoever opens the directory says why it cannot be read
   for (const auto& entry : fs::directory_iterator(directory, ignored)) {
@@ -107,7 +107,7 @@ void save_dense_model(const Decoder& decoder, const std::string& directory) {
   io::write_file_atomically(directory + "/config.json", model_config_json(decoder.config()));
 }
 
-std::vector<FileDigest> model_directory_files(const std::string& directory) {
+std::vector<FileDigest> model_file_digests(const std::string& directory) {
   if (std::filesystem::exists(directory + "/manifest.json")) return {};
   std::vector<std::string> files = io::SafetensorsReader(directory).files();
   std::sort(files.begin(), files.end());
@@ -120,7 +120,7 @@ std::vector<FileDigest> model_directory_files(const std::string& directory) {
 }
 
 std::string model_directory_hash(const std::string& directory) {
-  return model_directory_hash(directory, model_directory_files(directory));
+  return model_directory_hash(directory, model_file_digests(directory));
 }
 
 std::string model_directory_hash(const std::string& directory, const std::vector<FileDigest>& files) {

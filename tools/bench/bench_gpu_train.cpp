@@ -252,7 +252,7 @@ int main(int argc, char** argv) {
     if (at != std::string::npos) options.given[argument.substr(0, at)] = argument.substr(at + 1);
   }
   return app::run_guarded(
-      &argc, &argv,
+      &argc, &argv, app::GuardOptions{}.watchdog_s,
       [&](comm::Communicator&) {
         app::GuardOptions guard;
         guard.device = parse_enum<Device>(options.text("device", "cuda"), ErrorCode::config, "device");

@@ -16,7 +16,7 @@ ModelConfig load_directory_config(const std::string& directory);
 
 /// Returns the files of a model, checkpoint or adapter directory that decide its numbers, in name order;
 /// empty if there is no such directory. Not collective.
-std::vector<std::string> model_directory_files(const std::string& directory);
+std::vector<std::string> list_model_files(const std::string& directory);
 
 /// Checks name and shape of every dense weight against the architecture, before anything is allocated.
 /// `directory` is a Hugging Face directory or a checkpoint that `convert` made of one. @throws
@@ -42,8 +42,8 @@ struct FileDigest {
 };
 /// Hashes config.json, first, and the weight files of a directory in name order. Empty for a checkpoint that
 /// `convert` made: its manifest holds the hash of the directory it came from.
-std::vector<FileDigest> model_directory_files(const std::string& directory);
-/// model_directory_hash() of what model_directory_files() returned.
+std::vector<FileDigest> model_file_digests(const std::string& directory);
+/// model_directory_hash() of what model_file_digests() returned.
 std::string model_directory_hash(const std::string& directory, const std::vector<FileDigest>& files);
 
 }  // namespace nmoe::model
