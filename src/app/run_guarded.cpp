@@ -26,6 +26,7 @@
 #include "neuronmoe/comm/mpi_communicator.hpp"
 #include "neuronmoe/io/mpi_io_failure.hpp"
 #include "neuronmoe/tensor/device.hpp"
+#include "signs_of_life.hpp"
 #include "watchdog.hpp"
 
 namespace nmoe::app {
@@ -286,6 +287,7 @@ int run_body(Job& job, Watchdog& watchdog, const Configure& configure, const Bod
   }
   comm::Communicator& world = *groups.world;
   choose_threads(world, options.threads, log);
+  const SignsOfLife signs(log);
   OwnedStream stream(device);
   comm::ExecutionContext context{world, device, stream.stream(), log, heartbeat};
   return body(context);

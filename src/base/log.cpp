@@ -4,10 +4,21 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <mutex>
+
 namespace nmoe {
 
 struct Logger::Impl {
+  using Clock = std::chrono::steady_clock;
   std::shared_ptr<spdlog::logger> logger;
+  std::mutex mutex;  // of what follows
+  Clock::time_point begin = Clock::now(), last_line = begin;
+  std::string task;
+
+  void note_line() {
+    const std::lock_guard lock(mutex);
+    last_line = Clock::now();
+  }
 };
 
 Logger::Logger(int rank, bool quiet) : impl_(std::make_unique<Impl>()), rank_(rank), quiet_(quiet) {
@@ -21,10 +32,31 @@ Logger::Logger(Logger&&) noexcept = default;
 Logger& Logger::operator=(Logger&&) noexcept = default;
 
 void Logger::info_line(std::string_view message) const {
-  if (!quiet_ && rank_ == 0) impl_->logger->info("{}", message);
+  if (quiet_ || rank_ != 0) return;
+  impl_->note_line();
+  impl_->logger->info("{}", message);
 }
 void Logger::warn_line(std::string_view message) const {
+  impl_->note_line();
   impl_->logger->warn("warning: {}", message);
+}
+
+void Logger::set_task(const std::string& what) const {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->task = what;
+}
+
+void Logger::signs_of_life(double silence_s) const {
+  using seconds = std::chrono::duration<double>;
+  std::string line;
+  {
+    const std::lock_guard lock(impl_->mutex);
+    const auto now = Impl::Clock::now();
+    if (seconds(now - impl_->last_line).count() < silence_s) return;
+    line = fmt::format("{}{}still at work, {:.0f} s since the start", impl_->task,
+                       impl_->task.empty() ? "" : ": ", seconds(now - impl_->begin).count());
+  }
+  info_line(line);
 }
 
 Progress::Progress(const Logger& log, std::string what, std::uint64_t total, std::string unit,
@@ -35,7 +67,9 @@ Progress::Progress(const Logger& log, std::string what, std::uint64_t total, std
       total_(total),
       interval_s_(interval_s),
       start_(std::chrono::steady_clock::now()),
-      last_(start_) {}
+      last_(start_) {
+  log.set_task(what_);
+}
 
 void Progress::update(std::uint64_t done, double units, std::string_view detail) {
   using seconds = std::chrono::duration<double>;

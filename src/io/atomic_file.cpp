@@ -28,6 +28,17 @@ constexpr const char* not_regular = "{} is not a regular file: directories, pipe
               fmt::format("cannot {} {}: {}{}", what, path, std::strerror(error), remedy));
 }
 
+/// Facts of the file system of `path`, or of its nearest existing parent.
+struct statvfs file_system_of(const std::string& path) {
+  std::filesystem::path place = std::filesystem::absolute(path);
+  struct statvfs info {};
+  while (::statvfs(place.c_str(), &info) != 0) {
+    if (!place.has_relative_path()) fail_system("ask for free space on", path, errno);
+    place = place.parent_path();
+  }
+  return info;
+}
+
 std::string parent_of(const std::string& path) {
   const auto parent = std::filesystem::path(path).parent_path();
   return parent.empty() ? "." : parent.string();
@@ -120,13 +131,13 @@ std::int64_t file_size_bytes(const std::string& path) {
 }
 
 std::int64_t free_space_bytes(const std::string& path) {
-  std::filesystem::path place = std::filesystem::absolute(path);
-  struct statvfs info {};
-  while (::statvfs(place.c_str(), &info) != 0) {
-    if (!place.has_relative_path()) fail_system("ask for free space on", path, errno);
-    place = place.parent_path();
-  }
+  const struct statvfs info = file_system_of(path);
   return static_cast<std::int64_t>(info.f_bavail) * static_cast<std::int64_t>(info.f_frsize);
+}
+
+bool is_full(const std::string& path) {
+  constexpr std::int64_t hardly_any = 65536;
+  return file_system_of(path).f_blocks > 0 && free_space_bytes(path) < hardly_any;
 }
 
 void require_free_space(const std::string& path, std::int64_t num_bytes) {

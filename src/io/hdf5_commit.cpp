@@ -45,8 +45,7 @@ void H5File::finish() {
     on_all_ranks([&] { start_sync(impl_->path, begin, std::min(sync_bytes, end - begin)); });
   on_all_ranks([&] { sync_path(impl_->path); });
   const auto fail = [&](const Error& e) {  // whatever is wrong with a file just written is a fault of storage
-    constexpr std::int64_t hardly_any = 65536;
-    const bool full = free_space_bytes(impl_->path) < hardly_any;
+    const bool full = is_full(impl_->path);
     throw Error(full ? ErrorCode::no_space : ErrorCode::io,
                 fmt::format("{} does not read back as it was written{}: {}", impl_->path,
                             full ? " (no space left on device)" : "", e.what()));

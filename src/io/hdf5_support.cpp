@@ -85,12 +85,11 @@ void fail_hdf5(ErrorCode code, const char* doing, const std::string& path, const
   std::string reasons;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, collect, &reasons);
   H5Eclear2(H5E_DEFAULT);
-  constexpr std::int64_t hardly_any = 65536;
   const int number = mpi_io_errno();
   if (number != 0) reasons = fmt::format("error message = '{}'", std::strerror(number));
   const bool quota = holds_one_of(reasons, {"Disk quota exceeded", "MPI_ERR_QUOTA", "quota exceeded"});
   const bool full = !quota && (holds_one_of(reasons, {"No space left", "NO_SPACE"}) ||
-                               (code == ErrorCode::io && free_space_bytes(path) < hardly_any));
+                               (code == ErrorCode::io && is_full(path)));
   const std::string reason = quota ? "disk quota exceeded; free some of your quota or choose another --output"
                              : full ? "no space left on device; free space or choose another --output"
                                     : system_reason(reasons);

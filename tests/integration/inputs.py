@@ -336,6 +336,9 @@ def messages(work):
     check(again.stdout == first.stdout, "and gives the same on another number of ranks")
     run("a name that could not be read back", "train", "--data.a b.tokens", "x.h5", "--print-config", code=78, words=("'-' and '.'",))
     run("too many threads", "check", "--output", work / "checked", code=78, words=("OMP_NUM_THREADS = 100000", "4096"), env={"OMP_NUM_THREADS": "100000"})
+    done = subprocess.run([BINARY, "check", "--output", "/proc/nowhere"], capture_output=True, text=True)
+    check(done.returncode == 70 and "cannot make directory /proc/nowhere" in done.stdout and "space left" not in done.stdout,
+          f"a place that cannot be made is not a full disk: {done}")
     (work / "loop").symlink_to("loop")
     run("a loop of links", "evaluate", "--model", work / "loop", "--evaluation.text", f"el:{work}/el.h5", "--output", work / "never", code=65,
         words=(f"{work}/loop",))

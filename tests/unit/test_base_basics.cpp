@@ -3,6 +3,7 @@
 
 #include <boost/test/unit_test.hpp>
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <vector>
@@ -10,11 +11,48 @@
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/handle.hpp"
 #include "neuronmoe/base/hash.hpp"
+#include "neuronmoe/base/log.hpp"
 #include "neuronmoe/base/philox.hpp"
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/base/shared_library.hpp"
+#include "support/temp_dir.hpp"
 
 using namespace nmoe;
+
+namespace {
+
+/// What `work` writes to standard error.
+template <class Work>
+std::string standard_error_of(Work&& work) {
+  const test::TempDir dir;
+  std::fflush(stderr);
+  const int kept = ::dup(STDERR_FILENO);
+  std::FILE* const file = std::fopen((dir / "log").c_str(), "w");
+  ::dup2(::fileno(file), STDERR_FILENO);
+  work();
+  std::fflush(stderr);
+  ::dup2(kept, STDERR_FILENO);
+  ::close(kept);
+  std::fclose(file);
+  return test::read_bytes(dir / "log");
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_silence_is_broken_on_rank_zero) {
+  const auto said = [](int rank, bool quiet, double silence_s) {
+    return standard_error_of([&] {
+      const Logger log(rank, quiet);
+      const Progress progress(log, "sums", 10, "tokens");
+      log.signs_of_life(silence_s);
+    });
+  };
+  BOOST_TEST(said(0, false, 0.0).find("rank 0] sums: still at work, 0 s since the start\n") !=
+             std::string::npos);
+  BOOST_TEST(said(0, false, 60.0) == "");
+  BOOST_TEST(said(0, true, 0.0) == "");
+  BOOST_TEST(said(1, false, 0.0) == "");
+}
 
 BOOST_AUTO_TEST_CASE(philox_known_answers) {
   // Random123, kat_vectors: philox4x32 10 rounds.

@@ -30,6 +30,10 @@ class Logger {
   void warn(fmt::format_string<Args...> format, Args&&... args) const {
     warn_line(fmt::format(format, std::forward<Args>(args)...));
   }
+  /// Names the long work under way, for signs_of_life(). The last name stays.
+  void set_task(const std::string& what) const;
+  /// Says on rank 0 that work goes on, and which, if no line was written for `silence_s`.
+  void signs_of_life(double silence_s) const;
   int rank() const { return rank_; }
   bool quiet() const { return quiet_; }
 

@@ -30,6 +30,9 @@ std::int64_t file_size_bytes(const std::string& path);
 /// Bytes a user without privileges may still write on the file system of `path` (or of its nearest existing
 /// parent).
 std::int64_t free_space_bytes(const std::string& path);
+/// Says whether the file system of `path` has hardly any room left. One without blocks of its own (/proc) is
+/// not full.
+bool is_full(const std::string& path);
 /// @throws Error(no_space) naming path, both numbers and the remedy if less than `num_bytes` is free.
 void require_free_space(const std::string& path, std::int64_t num_bytes);
 /// fsync of a file or directory through this process's own descriptor. @throws Error(io|no_space)
