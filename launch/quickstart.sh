@@ -46,6 +46,7 @@ if [[ -e $builds && ! -w $builds || ! -e $builds && ! -w $root ]]; then
     echo "quickstart: $root cannot be written; give a folder with --workdir DIR" >&2
     exit 78
   fi
+  [[ $work == /* ]] || work=$PWD/$work # the pipeline runs inside it
   builds=$work/build
 fi
 if [[ -z $work ]]; then
