@@ -8,7 +8,7 @@ set -euo pipefail
 packages=(
   build-essential cmake ninja-build pkg-config git ca-certificates util-linux
   libopenmpi-dev openmpi-bin                     # ranks
-  libhdf5-openmpi-dev hdf5-tools                 # files with numbers
+  libhdf5-openmpi-dev hdf5-tools zlib1g-dev      # files with numbers
   libboost-program-options-dev libboost-test-dev # options, tests
   libdnnl-dev                                    # CPU GEMM (optional for the build)
   nlohmann-json3-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev sentencepiece # JSON, tokenizers

@@ -10,7 +10,7 @@ sysroot=$root/build/aarch64-sysroot
 log=$root/build/aarch64.log
 
 packages=(
-  libc6-dev libstdc++-12-dev libgomp1 libopenmpi-dev libhdf5-openmpi-dev
+  libc6-dev libstdc++-12-dev libgomp1 libopenmpi-dev libhdf5-openmpi-dev zlib1g-dev
   libboost-program-options-dev libboost-test-dev libdnnl-dev nlohmann-json3-dev
   libpcre2-dev libutf8proc-dev libsentencepiece-dev libfmt-dev libspdlog-dev libssl-dev
 )

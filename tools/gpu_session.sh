@@ -11,7 +11,7 @@ dir="${NMOE_GPU_DIR:-build/gpu}"
 results="$dir/results.txt"
 tree="$dir/tree"
 roots="$dir/debian"
-packages=(libopenmpi-dev openmpi-bin openmpi-common libopenmpi3 libhdf5-openmpi-dev libhdf5-openmpi-103-1
+packages=(libopenmpi-dev openmpi-bin openmpi-common libopenmpi3 libhdf5-openmpi-dev libhdf5-openmpi-103-1 zlib1g-dev
   libboost-program-options-dev libboost-test-dev libfmt-dev libfmt9 libspdlog-dev libspdlog1.10 nlohmann-json3-dev
   libpcre2-dev libutf8proc-dev libutf8proc2 libsentencepiece-dev libsentencepiece0)
 mkdir -p "$dir"
@@ -28,7 +28,7 @@ fetch() {
   mkdir -p "$dir/debs"
   local list
   mapfile -t list < <(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
-    --no-replaces --no-enhances "${packages[@]}" | grep -E '^(lib(openmpi|hdf5|boost|fmt|spdlog|pcre2|utf8proc|sentencepiece|protobuf|pmix|hwloc|event|ucx|fabric|psm|rdmacm|ibverbs|nl-|munge|aec|sz2)|openmpi|nlohmann|ibverbs)' | sort -u)
+    --no-replaces --no-enhances "${packages[@]}" | grep -E '^(lib(openmpi|hdf5|boost|fmt|spdlog|pcre2|utf8proc|sentencepiece|protobuf|pmix|hwloc|event|ucx|fabric|psm|rdmacm|ibverbs|nl-|munge|aec|sz2)|openmpi|nlohmann|ibverbs|zlib1g)' | sort -u)
   (cd "$dir/debs" && apt-get download "${list[@]}")
 }
 

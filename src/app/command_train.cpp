@@ -13,9 +13,12 @@
 #include "neuronmoe/model/hf_model.hpp"
 #include "sense_setup.hpp"
 #include "training_data.hpp"
+#include "trial_read.hpp"
 
 namespace nmoe::app {
 namespace {
+
+namespace fs = std::filesystem;
 
 /// Expert counts: from the checkpoint that the run starts from, else (stage 1) from --experts.
 model::ModelConfig expanded_architecture(const AppConfig& config, model::ModelConfig architecture,
@@ -53,7 +56,10 @@ std::function<void(std::int64_t)> expert_probe(comm::ExecutionContext& context, 
                                                model::Decoder& decoder) {
   if (config.analysis.every == 0) return {};
   auto setup = std::make_shared<SenseSetup>(prepare_sense(context, config, decoder.config()));
-  return [&context, &config, &decoder, setup](std::int64_t step) {
+  const std::string path = config.run.output + "/expert_probe.h5";
+  const std::string earlier = on_rank_zero(context, [&] { return fs::exists(path) ? path : ""; });
+  if (!earlier.empty()) verify_h5_inputs(context, {path});  // now, not at the first probe
+  return [&context, &config, &decoder, setup, path](std::int64_t step) {
     if (step % config.analysis.every != 0) return;
     auto statistics =
         analysis::analyse_experts(context, config.analysis, decoder.config(), setup->samples,
@@ -63,7 +69,7 @@ std::function<void(std::int64_t)> expert_probe(comm::ExecutionContext& context, 
     comm::agree(context.world, [&] {
       if (context.world.rank() != 0) return;
       statistics.neurons.provenance = setup->provenance;
-      analysis::append_probe(config.run.output + "/expert_probe.h5", step, statistics);
+      analysis::append_probe(path, step, statistics);
     });
   };
 }

@@ -7,14 +7,16 @@
 
 namespace nmoe {
 
-std::string on_one_line(const std::string& text) {
+namespace {
+
+std::string escaped(std::string_view text, std::string_view allowed) {
   std::string line;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const auto byte_at = [&](std::size_t at) { return static_cast<unsigned char>(text[at]); };
     const unsigned char byte = byte_at(i);
     const bool later_control = byte == 0xC2U && i + 1 < text.size() && byte_at(i + 1) >= 0x80U &&
                                byte_at(i + 1) < 0xA0U;  // U+0080 to U+009F in UTF-8
-    if (byte < 0x20U || byte == 0x7FU)
+    if ((byte < 0x20U || byte == 0x7FU) && allowed.find(text[i]) == std::string_view::npos)
       line += fmt::format("\\x{:02x}", byte);
     else if (later_control)
       line += fmt::format("\\x{:02x}\\x{:02x}", byte, byte_at(++i));
@@ -22,6 +24,16 @@ std::string on_one_line(const std::string& text) {
       line += text[i];
   }
   return line;
+}
+
+}  // namespace
+
+std::string on_one_line(std::string_view text) {
+  return escaped(text, "");
+}
+
+std::string without_escapes(std::string_view text) {
+  return escaped(text, "\n\t");
 }
 
 void throw_error(ErrorCode code, const char* file, int line, const char* expression,

@@ -6,6 +6,8 @@
 
 #include <mutex>
 
+#include "neuronmoe/base/one_line.hpp"
+
 namespace nmoe {
 
 struct Logger::Impl {
@@ -34,11 +36,11 @@ Logger& Logger::operator=(Logger&&) noexcept = default;
 void Logger::info_line(std::string_view message) const {
   if (quiet_ || rank_ != 0) return;
   impl_->note_line();
-  impl_->logger->info("{}", message);
+  impl_->logger->info("{}", without_escapes(message));
 }
 void Logger::warn_line(std::string_view message) const {
   impl_->note_line();
-  impl_->logger->warn("warning: {}", message);
+  impl_->logger->warn("warning: {}", without_escapes(message));
 }
 
 void Logger::set_task(const std::string& what) const {

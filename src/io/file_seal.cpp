@@ -97,7 +97,8 @@ std::optional<Seal> read_seal(const std::string& path) {
 }
 
 /// CRCs of blocks rank, rank + size, ... of a file of `num_bytes` bytes, as text.
-std::string block_crcs(const std::string& path, std::int64_t num_bytes, int rank, int size) {
+std::string block_crcs(const std::string& path, std::int64_t num_bytes, int rank, int size,
+                       const std::function<void()>& beat) {
   const Descriptor file = open_regular(path);
   std::vector<char> buffer(std::size_t{4} << 20);
   std::string crcs;
@@ -111,6 +112,7 @@ std::string block_crcs(const std::string& path, std::int64_t num_bytes, int rank
       at += count;
     }
     crcs += fmt::format("{:08x}", crc);
+    beat();
   }
   return crcs;
 }
@@ -120,9 +122,10 @@ std::uint32_t crc_of(const std::string& crcs) {
 }
 
 /// The same over all ranks. Collective.
-std::uint32_t crc_of(comm::Communicator& comm, const std::string& path, std::int64_t num_bytes) {
+std::uint32_t crc_of(comm::Communicator& comm, const std::string& path, std::int64_t num_bytes,
+                     const std::function<void()>& beat) {
   std::string mine;
-  comm::agree(comm, [&] { mine = block_crcs(path, num_bytes, comm.rank(), comm.size()); });
+  comm::agree(comm, [&] { mine = block_crcs(path, num_bytes, comm.rank(), comm.size(), beat); });
   const std::vector<std::string> all = comm::all_gather_strings(comm, mine);
   const std::int64_t num_blocks = (num_bytes - seal_bytes + block_bytes - 1) / block_bytes;
   std::string crcs;
@@ -135,7 +138,7 @@ std::uint32_t crc_of(comm::Communicator& comm, const std::string& path, std::int
 void require_same(const std::string& path, const Seal& seal, std::uint32_t found) {
   NMOE_CHECK(found == seal.crc, bad_data,
              "{} is damaged or was changed: CRC-32C {:08x}, but {:08x} was written; copy or make it again "
-             "(h5repack IN OUT gives one without checksum)",
+             "(h5unjam -i IN --delete -o OUT takes the checksum away)",
              path, found, seal.crc);
 }
 
@@ -154,13 +157,13 @@ void write_seal(const std::string& path, const Seal& seal) {
 
 void seal_file(const std::string& path) {
   const std::int64_t num_bytes = file_size_bytes(path);
-  write_seal(path, {num_bytes, crc_of(block_crcs(path, num_bytes, 0, 1))});
+  write_seal(path, {num_bytes, crc_of(block_crcs(path, num_bytes, 0, 1, [] {}))});
 }
 
 void seal_file(comm::Communicator& comm, const std::string& path) {
   std::int64_t num_bytes = 0;
   comm::agree(comm, [&] { num_bytes = file_size_bytes(path); });
-  const std::uint32_t crc = crc_of(comm, path, num_bytes);
+  const std::uint32_t crc = crc_of(comm, path, num_bytes, [] {});
   comm::agree(comm, [&] {
     if (comm.rank() == 0) write_seal(path, {num_bytes, crc});
   });
@@ -168,11 +171,11 @@ void seal_file(comm::Communicator& comm, const std::string& path) {
 
 bool verify_seal(const std::string& path) {
   const std::optional<Seal> seal = read_seal(path);
-  if (seal) require_same(path, *seal, crc_of(block_crcs(path, seal->num_bytes, 0, 1)));
+  if (seal) require_same(path, *seal, crc_of(block_crcs(path, seal->num_bytes, 0, 1, [] {})));
   return seal.has_value();
 }
 
-bool verify_seal(comm::Communicator& comm, const std::string& path) {
+bool verify_seal(comm::Communicator& comm, const std::string& path, const std::function<void()>& beat) {
   std::optional<Seal> seal;
   comm::agree(comm, [&] { seal = read_seal(path); });
   const std::int64_t mine = seal ? seal->num_bytes : 0, most = comm::all_reduce_max(comm, mine);
@@ -183,7 +186,7 @@ bool verify_seal(comm::Communicator& comm, const std::string& path) {
                path, mine, most);
   });
   if (!seal) return false;
-  const std::uint32_t found = crc_of(comm, path, seal->num_bytes);
+  const std::uint32_t found = crc_of(comm, path, seal->num_bytes, beat);
   comm::agree(comm, [&] { require_same(path, *seal, found); });
   return true;
 }

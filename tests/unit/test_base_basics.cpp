@@ -12,6 +12,7 @@
 #include "neuronmoe/base/handle.hpp"
 #include "neuronmoe/base/hash.hpp"
 #include "neuronmoe/base/log.hpp"
+#include "neuronmoe/base/one_line.hpp"
 #include "neuronmoe/base/philox.hpp"
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/base/shared_library.hpp"
@@ -187,4 +188,11 @@ BOOST_AUTO_TEST_CASE(shared_library_opens_the_first_there_is) {
       SharedLibrary(missing, "install it"), Error,
       says("libno_such_thing.so.7: cannot open shared object file: No such file or directory; "
            "install it"));
+}
+
+BOOST_AUTO_TEST_CASE(control_characters_are_shown) {
+  BOOST_TEST(on_one_line("a\x1b[31m\n\tb\x7f") == "a\\x1b[31m\\x0a\\x09b\\x7f");
+  BOOST_TEST(on_one_line("\xc2\x9b"
+                         "1m\xc2\xa0\xce\xb1\xc2") == "\\xc2\\x9b1m\xc2\xa0\xce\xb1\xc2");
+  BOOST_TEST(without_escapes("a\n\tb\x1b\r") == "a\n\tb\\x1b\\x0d");
 }
