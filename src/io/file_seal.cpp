@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <cstring>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -47,8 +46,9 @@ void read_bytes(const Descriptor& file, const std::string& path, std::int64_t be
     const ssize_t n =
         ::pread(file.get(), out.data() + done, out.size() - done, begin + static_cast<std::int64_t>(done));
     if (n < 0 && errno == EINTR) continue;
-    NMOE_CHECK(n > 0, bad_data, "{} cannot be read at byte {}: {}", path,
-               begin + static_cast<std::int64_t>(done), n < 0 ? std::strerror(errno) : "it ends there");
+    if (n < 0) fail_read(path, errno);
+    NMOE_CHECK(n > 0, bad_data, "{} ends at byte {}; it was longer when it was opened", path,
+               begin + static_cast<std::int64_t>(done));
     done += static_cast<std::size_t>(n);
   }
 }
@@ -96,43 +96,51 @@ std::optional<Seal> read_seal(const std::string& path) {
   return seal;
 }
 
-/// CRCs of blocks rank, rank + size, ... of a file of `num_bytes` bytes, as text.
-std::string block_crcs(const std::string& path, std::int64_t num_bytes, int rank, int size,
-                       const std::function<void()>& beat) {
-  const Descriptor file = open_regular(path);
-  std::vector<char> buffer(std::size_t{4} << 20);
-  std::string crcs;
-  for (std::int64_t begin = seal_bytes + rank * block_bytes; begin < num_bytes; begin += size * block_bytes) {
-    const std::int64_t end = std::min(num_bytes, begin + block_bytes);
-    std::uint32_t crc = 0;
-    for (std::int64_t at = begin; at < end;) {
-      const auto count = std::min<std::int64_t>(end - at, static_cast<std::int64_t>(buffer.size()));
-      read_bytes(file, path, at, std::span(buffer).first(static_cast<std::size_t>(count)));
-      crc = crc32c(buffer.data(), static_cast<std::size_t>(count), crc);
-      at += count;
-    }
-    crcs += fmt::format("{:08x}", crc);
-    beat();
-  }
-  return crcs;
+std::int64_t num_blocks_of(std::int64_t num_bytes) {
+  return (num_bytes - seal_bytes + block_bytes - 1) / block_bytes;
 }
 
-std::uint32_t crc_of(const std::string& crcs) {
+/// CRC of one block, as text.
+std::string block_crc(const Descriptor& file, const std::string& path, std::int64_t num_bytes,
+                      std::int64_t block) {
+  std::vector<char> buffer(std::size_t{4} << 20);
+  const std::int64_t begin = seal_bytes + block * block_bytes, end = std::min(num_bytes, begin + block_bytes);
+  std::uint32_t crc = 0;
+  for (std::int64_t at = begin; at < end;) {
+    const auto count = std::min<std::int64_t>(end - at, static_cast<std::int64_t>(buffer.size()));
+    read_bytes(file, path, at, std::span(buffer).first(static_cast<std::size_t>(count)));
+    crc = crc32c(buffer.data(), static_cast<std::size_t>(count), crc);
+    at += count;
+  }
+  return fmt::format("{:08x}", crc);
+}
+
+std::uint32_t crc_of(const std::string& path, std::int64_t num_bytes) {
+  const Descriptor file = open_regular(path);
+  std::string crcs;
+  for (std::int64_t block = 0; block < num_blocks_of(num_bytes); ++block)
+    crcs += block_crc(file, path, num_bytes, block);
   return crc32c(crcs.data(), crcs.size());
 }
 
-/// The same over all ranks. Collective.
-std::uint32_t crc_of(comm::Communicator& comm, const std::string& path, std::int64_t num_bytes,
-                     const std::function<void()>& beat) {
+/// The same, rank r reading blocks r, r + R, ... The ranks agree after each, so that a slow disk shows
+/// progress. Collective.
+std::uint32_t crc_of(comm::Communicator& comm, const std::string& path, std::int64_t num_bytes) {
+  const std::int64_t num_blocks = num_blocks_of(num_bytes), size = comm.size();
+  Descriptor file;
+  comm::agree(comm, [&] { file = open_regular(path); });
   std::string mine;
-  comm::agree(comm, [&] { mine = block_crcs(path, num_bytes, comm.rank(), comm.size(), beat); });
+  for (std::int64_t first = 0; first < num_blocks; first += size)
+    comm::agree(comm, [&] {
+      const std::int64_t block = first + comm.rank();
+      if (block < num_blocks) mine += block_crc(file, path, num_bytes, block);
+    });
   const std::vector<std::string> all = comm::all_gather_strings(comm, mine);
-  const std::int64_t num_blocks = (num_bytes - seal_bytes + block_bytes - 1) / block_bytes;
   std::string crcs;
   for (std::int64_t block = 0; block < num_blocks; ++block)
-    crcs += all[static_cast<std::size_t>(block % comm.size())].substr(
-        static_cast<std::size_t>(block / comm.size()) * digits, digits);
-  return crc_of(crcs);
+    crcs += all[static_cast<std::size_t>(block % size)].substr(
+        static_cast<std::size_t>(block / size) * digits, digits);
+  return crc32c(crcs.data(), crcs.size());
 }
 
 void require_same(const std::string& path, const Seal& seal, std::uint32_t found) {
@@ -145,10 +153,10 @@ void require_same(const std::string& path, const Seal& seal, std::uint32_t found
 void write_seal(const std::string& path, const Seal& seal) {
   const std::string text = text_of(seal);
   const Descriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
-  NMOE_CHECK(file, io, "cannot open {}: {}", path, std::strerror(errno));
+  if (!file) fail_write(path, errno);
   const ssize_t n = ::pwrite(file.get(), text.data(), text.size(), 0);
-  NMOE_CHECK(n == static_cast<ssize_t>(text.size()), io, "cannot write the checksum of {}: {}", path,
-             n < 0 ? std::strerror(errno) : "the write was cut short");
+  if (n < 0) fail_write(path, errno);
+  NMOE_CHECK(n == static_cast<ssize_t>(text.size()), io, "{}: the write of its checksum was cut short", path);
   sync_path(path);
   NMOE_CHECK(head_of(path) == text, io, "{}: its checksum does not read back as it was written", path);
 }
@@ -157,13 +165,13 @@ void write_seal(const std::string& path, const Seal& seal) {
 
 void seal_file(const std::string& path) {
   const std::int64_t num_bytes = file_size_bytes(path);
-  write_seal(path, {num_bytes, crc_of(block_crcs(path, num_bytes, 0, 1, [] {}))});
+  write_seal(path, {num_bytes, crc_of(path, num_bytes)});
 }
 
 void seal_file(comm::Communicator& comm, const std::string& path) {
   std::int64_t num_bytes = 0;
   comm::agree(comm, [&] { num_bytes = file_size_bytes(path); });
-  const std::uint32_t crc = crc_of(comm, path, num_bytes, [] {});
+  const std::uint32_t crc = crc_of(comm, path, num_bytes);
   comm::agree(comm, [&] {
     if (comm.rank() == 0) write_seal(path, {num_bytes, crc});
   });
@@ -171,11 +179,11 @@ void seal_file(comm::Communicator& comm, const std::string& path) {
 
 bool verify_seal(const std::string& path) {
   const std::optional<Seal> seal = read_seal(path);
-  if (seal) require_same(path, *seal, crc_of(block_crcs(path, seal->num_bytes, 0, 1, [] {})));
+  if (seal) require_same(path, *seal, crc_of(path, seal->num_bytes));
   return seal.has_value();
 }
 
-bool verify_seal(comm::Communicator& comm, const std::string& path, const std::function<void()>& beat) {
+bool verify_seal(comm::Communicator& comm, const std::string& path) {
   std::optional<Seal> seal;
   comm::agree(comm, [&] { seal = read_seal(path); });
   const std::int64_t mine = seal ? seal->num_bytes : 0, most = comm::all_reduce_max(comm, mine);
@@ -186,7 +194,7 @@ bool verify_seal(comm::Communicator& comm, const std::string& path, const std::f
                path, mine, most);
   });
   if (!seal) return false;
-  const std::uint32_t found = crc_of(comm, path, seal->num_bytes, beat);
+  const std::uint32_t found = crc_of(comm, path, seal->num_bytes);
   comm::agree(comm, [&] { require_same(path, *seal, found); });
   return true;
 }

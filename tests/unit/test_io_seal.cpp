@@ -25,9 +25,10 @@ BOOST_AUTO_TEST_CASE(no_flipped_bit_passes) {
     BOOST_TEST(io::has_seal(dir / "x.h5"));
     const std::string whole = test::read_bytes(dir / "x.h5");
     const Philox random(7, RandomPurpose::test);
-    std::vector<std::uint64_t> bits(
-        storage == Storage::compressed ? std::size_t{8} * 520 : 0);  // all of the seal, and where HDF5 begins
-    std::iota(bits.begin(), bits.end(), std::uint64_t{0});
+    std::vector<std::uint64_t> bits;
+    for (std::uint64_t byte = 0; byte < 520; ++byte)  // the seal, and where HDF5 begins
+      for (std::uint64_t bit = 0; bit < 8; ++bit)
+        if (byte < 64 || bit == byte % 8) bits.push_back(byte * 8 + bit);
     for (std::uint64_t i = 0; i < 500; ++i) bits.push_back(random.below(i, whole.size() * 8));
     int unseen = 0;
     for (const std::uint64_t bit : bits) {

@@ -4,7 +4,6 @@
 // the HDF5 library opens the file, because version 1.10 may crash on damaged structure. Written by
 // write_h5_atomically, compared by H5File::open and, dealt over the ranks, by app.
 #include <cstdint>
-#include <functional>
 #include <string>
 
 #include "neuronmoe/comm/communicator.hpp"
@@ -25,11 +24,10 @@ void seal_file(comm::Communicator& comm, const std::string& path);
 
 /// Compares a file with its seal. Returns false for a file without one, which begins as HDF5 does: an earlier
 /// version or another program made it. The second form reads each block on one rank only and answers alike on
-/// all; it calls `beat` after each of its blocks; collective. @throws Error(bad_data) naming both checksums,
-/// or if the file begins as neither does
+/// all; collective. @throws Error(bad_data) naming both checksums, or if the file begins as neither does;
+/// Error(io) if it cannot be read for now
 bool verify_seal(const std::string& path);
-bool verify_seal(
-    comm::Communicator& comm, const std::string& path, const std::function<void()>& beat = [] {});
+bool verify_seal(comm::Communicator& comm, const std::string& path);
 
 /// Whether a file begins with a seal, damaged or not. @throws Error(bad_data) if it cannot be read
 bool has_seal(const std::string& path);
