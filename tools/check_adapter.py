@@ -40,8 +40,14 @@ def main(base, adapter, checkpoint, greedy_tokens):
     config = json.load(open(f"{adapter}/adapter_config.json"))
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True).eval()
     tensors = {name: t.float() for name, t in load_file(f"{adapter}/adapter_model.safetensors").items()}
-    for l in config["layers_to_transform"]:
-        layer = model.model.layers[l]
+    assert isinstance(config["num_experts"], list), "adapter_config.json has one number of experts; export the adapter again"
+    listed = dict(zip(config["layers_to_transform"], config["num_experts"]))
+    for l, layer in enumerate(model.model.layers):
+        router = tensors.get(f"base_model.model.model.layers.{l}.mlp.moe_router_embedding.weight")
+        rows = 1 if router is None else len(router)
+        assert listed[l] == rows, f"adapter_config.json says {listed[l]} experts for layer {l}, its router has {rows}"
+        if rows == 1:
+            continue
         layer.mlp = Mixture(layer.mlp, tensors, f"model.layers.{l}.mlp", config["topk"])
     ids = [(7 * i * i + 3 * i + 1) % model.config.vocab_size for i in range(40)]
     with torch.no_grad():
