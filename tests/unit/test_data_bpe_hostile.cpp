@@ -158,6 +158,18 @@ BOOST_AUTO_TEST_CASE(damaged_json_is_refused) {
              }) == "");
 }
 
+// Merging takes memory for every byte of a piece; text that splits may be as long as it likes.
+BOOST_AUTO_TEST_CASE(pieces_too_long_to_merge_are_refused) {
+  const auto tokenizer = parse_tokenizer_json(sound_document().dump(), "", "x");
+  constexpr std::size_t nine_mib = std::size_t{9} << 20;
+  const std::string word(nine_mib, 'a');
+  BOOST_TEST(test::expect_error(ErrorCode::bad_data, {"9437184 bytes in one piece", "at most 8388608"},
+                                [&] { tokenizer->encode(word); }) == "");
+  std::string words;
+  while (words.size() < nine_mib) words += "ab cd ";
+  BOOST_TEST(tokenizer->encode(words).size() > nine_mib / 6);
+}
+
 BOOST_AUTO_TEST_CASE(damaged_rank_files_are_refused) {
   const auto outcome = [](const std::string& bytes, std::string_view word) {
     return test::expect_error(ErrorCode::bad_data, {"r.tiktoken", word},
