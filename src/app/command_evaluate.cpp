@@ -82,10 +82,10 @@ class Evaluation {
     require_positions("evaluation.block", options_.block, decoder_.config());
     const KnownTokenizers tokenizers = tokenizers_of(context_, config_.run.model);
     for (const auto& [language, path] : inputs) {
-      verify_h5_inputs(context_, {path});
       std::vector<std::int32_t> ids;
       std::int32_t eos_id = -1;
       io::require_same_file(context_.world, path);
+      verify_h5_inputs(context_, {path});
       comm::agree(context_.world, [&, &language = language, &path = path] {
         const data::TokenFile file(path, io::SealCheck::done);
         require_fitting_tokens(file, tokenizers, decoder_.config());

@@ -6,7 +6,6 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <mutex>
 #include <thread>
@@ -35,11 +34,6 @@ State& state() {
   return the_state;
 }
 
-void end_job(const Error& error) {
-  std::fprintf(stderr, "neuronmoe: error: %s\n", error.what());
-  MPI_Abort(MPI_COMM_WORLD, exit_code(error.code()));
-}
-
 void wait_for_return(std::uint64_t scope) {
   std::this_thread::sleep_for(patience);
   MpiIoFailureHandler handler;
@@ -55,7 +49,7 @@ void wait_for_return(std::uint64_t scope) {
   try {
     fail_write(path, number == 0 ? EIO : number);
   } catch (const Error& error) {
-    (handler ? handler : MpiIoFailureHandler(end_job))(error);
+    if (handler) handler(error);
   }
 }
 

@@ -174,8 +174,14 @@ def hdf5_files(work):
         expect(what, score + [work / "labels.h5"], 65, "labels.h5", wanted, ranks=2, untouched=out)
     expect("input and synthetic", ["score", "--score.input", good, "--synthetic", "4x4x2", "--output", out / "ap.h5"], 78,
            "score.input", "score.synthetic")
-    expect("output directory does not exist", ["score", "--score.input", good, "--output", "/nowhere/deep/a.h5"], 70, "/nowhere",
-           ranks=2)
+    expect("output below a file", ["score", "--score.input", good, "--output", f"{good}/deep/a.h5"], 70, "Not a directory", ranks=2,
+           untouched=out)
+    expect("output is a directory", ["score", "--score.input", good, "--output", out], 78, "is a directory", ranks=2, untouched=out)
+    expect("output is a file", ["convert", SOURCE, "--convert.to", "checkpoint", "--output", good], 78, "is a file", ranks=2)
+    expect("parents of a command that fails", ["score", "--score.input", "/nowhere/a.h5", "--output", out / "deep/er/a.h5"], 65, "/nowhere",
+           ranks=2, untouched=out)
+    expect_ok("parents of a command that ends well", ["score", "--score.input", good, "--output", out / "deep/er/a.h5"], ranks=2)
+    shutil.rmtree(out / "deep", ignore_errors=True)
     expect("inspect nothing", ["inspect", "/nowhere"], 65, "/nowhere")
     expect("inspect an unfinished file", ["inspect", good], 65, "complete")
     expect_ok("score", score + [good], ranks=2)

@@ -8,8 +8,8 @@ namespace nmoe::io {
 
 /// Called on a thread of its own with the error; expected to end the job.
 using MpiIoFailureHandler = std::function<void(const Error& error)>;
-/// Replaces the handler; without one the error is printed and MPI_Abort called. Process-wide, because MPI
-/// hands no argument to its wrappers. Not collective.
+/// Replaces the handler; without one the rank waits on. Process-wide, because MPI hands no argument to its
+/// wrappers. Not collective.
 void on_mpi_io_failure(MpiIoFailureHandler handler);
 
 }  // namespace nmoe::io
