@@ -4,7 +4,8 @@
 #   launch/pipeline.sh CONFIG [OVERLAY.cfg...] [--target LANG] [--control uniform] [--ranks N] [--workdir DIR]
 #                      [--short] [--split tune|test] [--set section.key=value] [--check]
 #
-# Expects the text in WORKDIR/corpus, in the layout of tools/prepare_corpus.py. Each finished step leaves a stamp with
+# With [pipeline] base = DIR it starts from that model and makes no tokenizer and no base; [corpus] lang = PATH... is its text.
+# Otherwise expects the text in WORKDIR/corpus, in the layout of tools/prepare_corpus.py. Each finished step leaves a stamp with
 # the hash of its settings and inputs: a second run reuses it, a killed run resumes, changed settings start that step
 # and those after it anew. Settings are tuned with --split tune and reported with --split test (the default).
 # Ctrl-C, TERM and USR1 during a training save a checkpoint and end with 85; a second signal ends at once.
@@ -76,12 +77,21 @@ fi
 [[ -z $target ]] || config_options+=(--target "$target")
 assignments=$($python "$root/launch/pipeline_config.py" "${configs[@]}" --work "$work" --split "$split" \
   "${config_options[@]}") || exit $?
-source="" vocab_size="" character_coverage=""
-eval "$assignments" # source, target, vocab_size, character_coverage: quoted by the tool
+source="" vocab_size="" character_coverage="" base="" corpus_words=()
+eval "$assignments" # source, target, vocab_size, character_coverage, base, corpus_words: quoted by the tool
 logs=$work/logs stamps=$work/.stamps
 mkdir -p "$logs" "$stamps/$target" "$logs/$target" "$work/tokens" "$work/$target"
+started_in=$PWD
 cd "$work"
-[[ -f corpus/corpus.json ]] || die "no text in $work/corpus; make it with tools/prepare_corpus.py --output $work/corpus" 65
+if ((${#corpus_words[@]})); then # paths of [corpus] are relative to where the user is
+  (cd "$started_in" && $python "$root/tools/make_corpus.py" --output "$work/corpus" "${corpus_words[@]}") || exit $?
+fi
+[[ -f corpus/corpus.json ]] || die "no text in $work/corpus; name it in [corpus], or make it with tools/make_corpus.py or\
+ tools/prepare_corpus.py --output $work/corpus" 65
+if [[ -n $base ]]; then
+  [[ ! -e base || -L base ]] || die "$work/base is a model that an earlier run made; choose another --workdir for $base"
+  ln -sfnT "$base" base
+fi
 binary=${NMOE_BINARY:-$root/build/release/neuronmoe}
 [[ -x $binary ]] || die "$binary is not there; build it with launch/build.sh"
 version=$("$binary" --version 2>&1 | head -n 1) || die "$binary --version failed" 70
@@ -117,7 +127,8 @@ trap '[[ -z $step_pid ]] || stop_step' EXIT
 declare -A keys
 timings=()
 step_number=0 num_steps=13
-[[ -z $control ]] || num_steps=18
+[[ -z $base ]] || num_steps=11
+[[ -z $control ]] || num_steps=$((num_steps + 5))
 
 # watch LOG: waits for the step; says every ten seconds how far it is, by the newest line of its log; returns its code.
 exec {tick}<> <(:) # never yields a byte: reading it is a sleep that a signal can interrupt
@@ -235,18 +246,26 @@ began=$SECONDS
 echo "pipeline: ${configs[*]} in $work: $source + $target, $ranks ranks, measured on '$split' ($version)"
 keys[corpus]=$(sha256sum corpus/corpus.json | cut -d' ' -f1)
 
-# The settings of the tokenizer are part of its key through this file.
-printf 'vocab_size %s\ncharacter_coverage %s\n' "$vocab_size" "$character_coverage" >config/tokenizer.txt
-# shellcheck disable=SC2016
-step tokenizer draft tokenizer corpus config/tokenizer.txt bash -c '
-  mkdir -p tokenizer.draft && exec spm_train --input=corpus/tokenizer.txt --model_prefix=tokenizer.draft/tokenizer \
-    --model_type=bpe --byte_fallback=true --vocab_size="$1" --character_coverage="$2" --split_digits=true \
-    --normalization_rule_name=identity --unk_id=0 --bos_id=-1 --eos_id=2 --pad_id=-1 --num_threads=1' \
-  tokenizer "$vocab_size" "$character_coverage"
+if [[ -n $base ]]; then # a model of the user's own: what it holds stands for the steps that would have made it
+  keys[pretrain]=$({
+    sha256sum <base/config.json
+    find -L base -maxdepth 1 -type f \( -name '*.safetensors' -o -name '*.h5' -o -name 'tokenizer*' \) -printf '%f %s %T@\n' | sort
+  } | sha256sum | cut -d' ' -f1)
+  keys[tokenizer]=${keys[pretrain]}
+else
+  # The settings of the tokenizer are part of its key through this file.
+  printf 'vocab_size %s\ncharacter_coverage %s\n' "$vocab_size" "$character_coverage" >config/tokenizer.txt
+  # shellcheck disable=SC2016
+  step tokenizer draft tokenizer corpus config/tokenizer.txt bash -c '
+    mkdir -p tokenizer.draft && exec spm_train --input=corpus/tokenizer.txt --model_prefix=tokenizer.draft/tokenizer \
+      --model_type=bpe --byte_fallback=true --vocab_size="$1" --character_coverage="$2" --split_digits=true \
+      --normalization_rule_name=identity --unk_id=0 --bos_id=-1 --eos_id=2 --pad_id=-1 --num_threads=1' \
+    tokenizer "$vocab_size" "$character_coverage"
+fi
 for part in train "$split"; do
   nmoe "tokenize-$part" whole "tokens/$part.h5" "corpus tokenizer" "tokenize-$part.cfg" tokenize
 done
-nmoe pretrain train base "tokenizer tokenize-train" pretrain.cfg pretrain --resume auto
+[[ -n $base ]] || nmoe pretrain train base "tokenizer tokenize-train" pretrain.cfg pretrain --resume auto
 nmoe analyze whole neurons.h5 "pretrain corpus" analyze.cfg analyze --model base
 nmoe "$target/allocate" whole "$target/experts.cfg" analyze "$target/allocate.cfg" allocate --model base
 nmoe "$target/eval-dense" whole "$target/eval-dense.json" "pretrain tokenize-$split" "$target/evaluate.cfg" \

@@ -5,7 +5,7 @@
     pipeline_config.py CONFIG... --work DIR [--target LANG] [--control uniform] [--split test] [--set section.key=value]
 
 Later files and then --set win. Writes WORK/config/*.cfg (options of the program only, so that every step can be
-repeated by hand), WORK/config/model.json and prints shell assignments for pipeline.sh. Paths in the written files
+repeated by hand), WORK/config/model.json for a base that is made, and prints shell assignments for pipeline.sh. Paths in the written files
 are relative to WORK, where pipeline.sh runs the steps. docs/pipeline.md lists the keys.
 """
 import argparse
@@ -20,13 +20,20 @@ EXIT_CONFIG = 78
 STAGES = ("pretrain", "stage1", "stage2")
 # Own sections: key -> default (None = required). The program's sections are passed on and checked by the program.
 OWN = {
-    "pipeline": {"source": None, "target": None, "replay": None, "languages": None, "model": None,
+    "pipeline": {"source": None, "target": None, "replay": None, "languages": None, "model": "", "base": "",
                  "continuation": ""},
-    "tokenizer": {"vocab_size": None, "character_coverage": "0.9995"},
+    "tokenizer": {"vocab_size": "", "character_coverage": "0.9995"},
     "control": {"experts": "3"},
+    "text": {"seed": "1", "sentences": "500", "held_out": "1000", "documents": "0"},
 }
-PASSED = ("analysis", "allocation", "evaluation", "train", "neurons", "lbl", "router", "pack")
-OPEN = tuple(f"{stage}.{part}" for stage in STAGES for part in ("train", "mix"))
+# Sections of the program and the steps that read them; the program checks their keys.
+TRAINING = ("pretrain", "stage1", "stage2")
+PASSED = {"analysis": ("analyze", "specialize"), "allocation": ("allocate",), "evaluation": ("evaluate",), "train": TRAINING,
+          "neurons": ("analyze", "allocate", "specialize"), "lbl": TRAINING, "router": TRAINING, "pack": TRAINING,
+          "plan": TRAINING, "comm": ("tokenize", "analyze", "specialize", "evaluate", *TRAINING),
+          "run": ("tokenize", "analyze", "allocate", "specialize", "evaluate", *TRAINING), "sense": ("analyze", "specialize"),
+          "expert_ap": ("specialize",), "tokenize": ("tokenize",)}
+OPEN = tuple(f"{stage}.{part}" for stage in STAGES for part in ("train", "mix")) + ("corpus",)
 
 
 class ConfigError(Exception):
@@ -66,8 +73,16 @@ def read_files(paths, overrides):
             if default is None and not values.get(key):
                 raise ConfigError(f"{paths[-1]}: [{section}] {key} is missing")
             values.setdefault(key, default)
+    pipeline = merged["pipeline"]
+    if not pipeline["base"]:
+        if not (pipeline["model"] and merged["tokenizer"]["vocab_size"]):
+            raise ConfigError(f"{paths[-1]}: give [pipeline] base = DIR, a model of your own, or [pipeline] model and [tokenizer] "
+                              "vocab_size, to make one")
+        if merged.get("corpus"):
+            raise ConfigError(f"{paths[-1]}: [corpus] needs [pipeline] base: a base that is made from nothing takes its text from "
+                              "WORKDIR/corpus")
     for stage in STAGES:
-        if not merged.get(stage + ".mix"):
+        if not merged.get(stage + ".mix") and not (pipeline["base"] and stage == "pretrain"):
             raise ConfigError(f"{paths[-1]}: [{stage}.mix] is missing or empty")
     return merged
 
@@ -110,9 +125,15 @@ def section_text(name, values):
     return f"[{name}]\n" + "\n".join(rows) + "\n"
 
 
+def passed(config, step, but=()):
+    """The program's sections that a step reads, as text; not those that the step makes itself."""
+    return "".join(section_text(name, config[name]) for name, steps in PASSED.items()
+                   if step in steps and name not in but and config.get(name))
+
+
 def train_text(config, stage, target, languages, replay):
     parts = [section_text("train", {**config.get("train", {}), **config.get(stage + ".train", {})})]
-    parts += [section_text(name, config[name]) for name in ("lbl", "router", "pack") if config.get(name)]
+    parts.append(passed(config, stage, but=("train",)))
     for lang, weight in mixture(config, stage, target, languages).items():
         parts.append(section_text("data." + lang, {
             "tokens": "tokens/train.h5", "lang": lang, "mark": "old" if lang in replay else "new",
@@ -120,9 +141,9 @@ def train_text(config, stage, target, languages, replay):
     return "\n".join(parts)
 
 
-def tokenize_text(split, languages, replay):
-    return section_text("tokenize", {
-        "tokenizer": "tokenizer/tokenizer.model",
+def tokenize_text(config, split, languages, replay):
+    return passed(config, "tokenize", but=("tokenize",)) + section_text("tokenize", {
+        **config.get("tokenize", {}), "tokenizer": "base" if config["pipeline"]["base"] else "tokenizer/tokenizer.model",
         "input": [f"{lang}:{'old' if lang in replay else 'new'}:corpus/text/{split}/{lang}.jsonl"
                   for lang in languages]})
 
@@ -148,28 +169,58 @@ def step_files(config, target, split):
         evaluation["continuation"] = [f"{lang}:corpus/continuation/{split}/{lang}.jsonl" for lang in asked]
     allocation = dict(config.get("allocation", {}), neurons="neurons.h5")
     allocation.setdefault("languages", f"{source},{target}")
-    neurons = section_text("neurons", config["neurons"]) if config.get("neurons") else ""
     try:
         experts = int(config["control"]["experts"])
     except ValueError:
         experts = 0
     if experts < 1:
         raise ConfigError(f"[control] experts = {config['control']['experts']} is not a positive integer")
-    return {
-        "tokenize-train.cfg": tokenize_text("train", languages, replay),
-        f"tokenize-{split}.cfg": tokenize_text(split, languages, replay),
-        "pretrain.cfg": section_text("pretrain", {"model_config": "config/model.json",
-                                                  "tokenizer": "tokenizer/tokenizer.model"})
-        + "\n" + train_text(config, "pretrain", target, languages, replay),
-        "analyze.cfg": section_text("analysis", analysis) + neurons,
-        f"{target}/allocate.cfg": section_text("allocation", allocation) + neurons,
+    files = {
+        "tokenize-train.cfg": tokenize_text(config, "train", languages, replay),
+        f"tokenize-{split}.cfg": tokenize_text(config, split, languages, replay),
+        "analyze.cfg": section_text("analysis", analysis) + passed(config, "analyze", but=("analysis",)),
+        f"{target}/allocate.cfg": section_text("allocation", allocation) + passed(config, "allocate", but=("allocation",)),
         f"{target}/uniform.cfg": section_text("allocation", {
             "neurons": "neurons.h5", "mode": "uniform", "experts": experts}),
         f"{target}/stage1.cfg": train_text(config, "stage1", target, languages, replay),
         f"{target}/stage2.cfg": train_text(config, "stage2", target, languages, replay),
-        f"{target}/specialize.cfg": section_text("analysis", analysis) + neurons,
-        f"{target}/evaluate.cfg": section_text("evaluation", evaluation),
+        f"{target}/specialize.cfg": section_text("analysis", analysis) + passed(config, "specialize", but=("analysis",)),
+        f"{target}/evaluate.cfg": section_text("evaluation", evaluation) + passed(config, "evaluate", but=("evaluation",)),
     }
+    if not own["base"]:
+        files["pretrain.cfg"] = (section_text("pretrain", {"model_config": "config/model.json",
+                                                           "tokenizer": "tokenizer/tokenizer.model"})
+                                 + "\n" + train_text(config, "pretrain", target, languages, replay))
+    return files
+
+
+def find_base(config, paths):
+    """The directory of the user's own model: as given, or beside the config file that names it last."""
+    name = os.path.expanduser(config["pipeline"]["base"])
+    for folder in [os.getcwd()] + [os.path.dirname(os.path.abspath(path)) for path in reversed(paths)]:
+        path = os.path.join(folder, name)
+        if os.path.isdir(path):
+            if not os.path.isfile(os.path.join(path, "config.json")):
+                raise ConfigError(f"[pipeline] base = {name}: there is no config.json in it; wanted is a Hugging Face directory")
+            return os.path.abspath(path)
+    raise ConfigError(f"[pipeline] base = {name}: there is no such directory")
+
+
+def corpus_words(config, languages):
+    """The arguments of tools/make_corpus.py; empty without [corpus]."""
+    corpus = config.get("corpus", {})
+    if not corpus:
+        return []
+    for lang in corpus:
+        if lang not in languages:
+            raise ConfigError(f"[corpus] {lang} is not one of [pipeline] languages = {', '.join(languages)}")
+    missing = [lang for lang in languages if lang not in corpus]
+    if missing:
+        raise ConfigError(f"[corpus] has no text for {', '.join(missing)}, which [pipeline] languages names")
+    text = config["text"]
+    return ([f"{lang}={corpus[lang]}" for lang in languages]
+            + ["--seed", text["seed"], "--sentences", text["sentences"], "--held-out", text["held_out"],
+               "--documents", text["documents"]])
 
 
 def read_model(config, paths):
@@ -217,7 +268,12 @@ def main(argv=None):
         config = read_files(options.config, options.overrides)
         target = options.target or config["pipeline"]["target"]
         files = step_files(config, target, options.split)
-        files["model.json"] = read_model(config, options.config)
+        base, corpus = "", []
+        if config["pipeline"]["base"]:
+            base = find_base(config, options.config)
+            corpus = corpus_words(config, words(config["pipeline"]["languages"]))
+        else:
+            files["model.json"] = read_model(config, options.config)
         if not words(config["pipeline"]["continuation"]):
             print("pipeline: no continuation task ([pipeline] continuation is empty)", file=sys.stderr)
         for name, text in files.items():
@@ -232,6 +288,8 @@ def main(argv=None):
                         ("vocab_size", config["tokenizer"]["vocab_size"]),
                         ("character_coverage", config["tokenizer"]["character_coverage"])):
         print(f"{name}={shlex.quote(value)}")
+    print(f"base={shlex.quote(base)}")
+    print(f"corpus_words=({' '.join(shlex.quote(word) for word in corpus)})")
     return 0
 
 

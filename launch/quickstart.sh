@@ -2,26 +2,35 @@
 # From a fresh clone to a measured multilingual mixture of experts: installs what is missing, builds, fetches text,
 # runs the journey on 2 CPU cores, prints the result and the path of report.html.
 #
-#   launch/quickstart.sh [--target LANG] [--control uniform] [--limit N] [--short] [--ranks N] [--workdir DIR]
+#   launch/quickstart.sh [--base DIR] [--target LANG] [--control uniform] [--limit N] [--short] [--ranks N] [--workdir DIR]
 #
+#   --base DIR         extends the model in DIR, a Hugging Face directory, instead of training one: configs/quickstart-base.cfg
 #   --target LANG      language to add: el (default), hu or tr
 #   --control uniform  also trains three experts in every layer and prints them beside the result
 #   --limit N          items of the continuation task per language (default 200; at most 400)
 #   --short            fewer steps (CI): checks inequalities only and fails if one does not hold
-#   --workdir DIR      default build/quickstart (build/quickstart-short with --short); a checkout that cannot be
+#   --workdir DIR      default build/quickstart (-base with --base, -short with --short); a checkout that cannot be
 #                      written is built in there, too
 # A second run reuses what is done; a killed run resumes.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-work="" short=0 pipeline_options=()
+work="" short=0 base="" configs=("$root/configs/quickstart.cfg") pipeline_options=()
 while (($#)); do
   case $1 in
-    --target | --control | --ranks | --limit | --workdir)
+    --base | --target | --control | --ranks | --limit | --workdir)
       if (($# < 2)); then
         echo "quickstart: $1 needs a value" >&2
         exit 78
       fi ;;&
+    --base)
+      base=$2 && shift
+      if [[ ! -f $base/config.json ]]; then
+        echo "quickstart: --base $base: there is no config.json in it; wanted is a Hugging Face directory" >&2
+        exit 78
+      fi
+      configs+=("$root/configs/quickstart-base.cfg")
+      pipeline_options+=(--set "pipeline.base=$(cd "$base" && pwd)") ;;
     --target | --control | --ranks) pipeline_options+=("$1" "$2") && shift ;;
     --limit)
       if [[ ! $2 =~ ^[1-9][0-9]*$ ]]; then
@@ -50,11 +59,11 @@ if [[ -e $builds && ! -w $builds || ! -e $builds && ! -w $root ]]; then
   builds=$work/build
 fi
 if [[ -z $work ]]; then
-  work=$builds/quickstart
+  work=$builds/quickstart${base:+-base}
   ((short == 0)) || work+=-short
 fi
 # Wrong options are refused before anything is installed or compiled.
-"$root/launch/pipeline.sh" "$root/configs/quickstart.cfg" --workdir "$work" "${pipeline_options[@]}" --options-only
+"$root/launch/pipeline.sh" "${configs[@]}" --workdir "$work" "${pipeline_options[@]}" --options-only
 if ! mkdir -p "$work" 2>/dev/null || [[ ! -w $work ]]; then
   echo "quickstart: --workdir $work cannot be written" >&2
   exit 70
@@ -68,4 +77,4 @@ if [[ -z ${NMOE_BINARY:-} ]]; then
 fi
 /usr/bin/python3 "$root/tools/prepare_corpus.py" --output "$work/corpus" --cache "$builds/packages"
 # exec: a signal meant for the quickstart must reach the pipeline, which stops the ranks.
-exec "$root/launch/pipeline.sh" "$root/configs/quickstart.cfg" --workdir "$work" "${pipeline_options[@]}"
+exec "$root/launch/pipeline.sh" "${configs[@]}" --workdir "$work" "${pipeline_options[@]}"

@@ -123,19 +123,30 @@ def arrange(seed, kept):
     return sorted(kept, key=lambda row: unit_hash(seed, "order", row[0]))
 
 
+def sense_pieces(text):
+    """The sense sentences of one document (METHOD 1.1): of 20 < length < 500 code points its first three pieces longer than 20."""
+    text = text.strip()
+    if not 20 < len(text) < 500:
+        return []
+    return [piece for piece in (piece.strip() for piece in SENTENCE_END.split(text)[:3]) if len(piece) > 20]
+
+
 def sense_pool(texts, wanted, rng):
-    """The extraction rule for sense sentences: 20 < document < 500 code points; first three pieces longer than
-    20; stop after the document that reaches 2*pool; draw the pool without replacement; pool = 2*wanted."""
+    """The pool of sense sentences: stop after the document that reaches 2*pool; draw the pool without replacement;
+    pool = 2*wanted."""
     pool_size, found = 2 * wanted, []
     for text in texts:
-        text = text.strip()
-        if not 20 < len(text) < 500:
-            continue
-        pieces = (piece.strip() for piece in SENTENCE_END.split(text)[:3])
-        found.extend(piece for piece in pieces if len(piece) > 20)
+        found.extend(sense_pieces(text))
         if len(found) >= 2 * pool_size:
             break
     return rng.sample(found, pool_size) if len(found) > pool_size else found
+
+
+def negatives_from_others(lang, positives):
+    """The sense file of `lang`: its own sentences, and those of all other languages as negatives."""
+    return {"concept": lang, "group": "sense", "source": "language", "sentences": {
+        "positive": positives[lang],
+        "negative": [text for other in positives if other != lang for text in positives[other]]}}
 
 
 def sense_sets(train, wanted, seed):
@@ -147,10 +158,7 @@ def sense_sets(train, wanted, seed):
         if not pool:
             raise CorpusError(f"{lang}: no sentence of the train split passes the sense rule (20 to 500 characters)")
         positives[lang] = rng.sample(pool, min(wanted, len(pool)))
-    return {lang: {"concept": lang, "group": "sense", "source": "language", "sentences": {
-        "positive": positives[lang],
-        "negative": [text for other in positives if other != lang for text in positives[other]]}}
-        for lang in positives}
+    return {lang: negatives_from_others(lang, positives) for lang in positives}
 
 
 # Characters of a paragraph that come to 24-80 pieces of the quickstart's 4096-piece vocabulary, measured on the

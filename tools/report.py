@@ -39,7 +39,8 @@ class Journey:
         self.dense = data.read_eval(os.path.join(work, target, "eval-dense.json"))
         self.guided = data.Run(os.path.join(work, target), "neuron-guided")
         self.control = data.Run(os.path.join(work, options.control), "uniform") if options.control else None
-        self.pretrain = data.read_metrics(os.path.join(work, "base", "checkpoints", "metrics.jsonl"))
+        pretrain = os.path.join(work, "base", "checkpoints", "metrics.jsonl")  # a base that was given has none
+        self.pretrain = data.read_metrics(pretrain) if os.path.exists(pretrain) else None
         self.specialization, self.bar = data.read_specialization(
             os.path.join(work, target, "expert_neurons.h5"), target)
         self.counts = data.union_counts(self.neurons, [self.source, target])
@@ -239,7 +240,8 @@ def pictures(journey):
         "<h2>Language neurons per layer</h2>",
         image(charts.heat_map(per_language, neurons["languages"], layers, "selected neurons (distinct unit indices)"),
               "neurons per layer and language"),
-        "<h2>Losses</h2>", image(charts.losses([("base", [("base", journey.pretrain)])] + stages), "loss curves"),
+        "<h2>Losses</h2>", image(charts.losses(([("base", [("base", journey.pretrain)])] if journey.pretrain else []) + stages),
+              "loss curves"),
         f"<h2>Where the experts speak {html.escape(journey.target)}</h2>",
         image(charts.heat_map(heat, layers, ["base"] + [f"exp_{e}" for e in range(width - 1)],
                               f"% of values with AP ≥ {journey.bar:g} for {journey.target}", "{:.1f}"),
@@ -266,10 +268,13 @@ def provenance(journey):
     with data.reading(journey.corpus_path):
         packages = journey.corpus["packages"]
         lines += [f"text: {name} {package['version']}" for name, package in packages.items()]
+        lines += [f"text: {lang} {file['path']} ({file.get('bytes', '?')} bytes)"
+                  for lang, files in journey.corpus.get("inputs", {}).items() for file in files]
         lines.append(f"text licence: {journey.corpus['license']}; seed {journey.corpus['seed']}")
         counts = journey.corpus["counts"]
-        lines += [f"{split}: " + ", ".join(f"{lang} {c['paragraphs']}" for lang, c in counts[split].items())
-                  + " paragraphs" for split in ("train", "tune", "test")]
+        for split in ("train", "tune", "test"):
+            unit = "documents" if "inputs" in journey.corpus else "paragraphs"
+            lines.append(f"{split}: " + ", ".join(f"{lang} {c[unit]}" for lang, c in counts[split].items()) + f" {unit}")
     return lines
 
 

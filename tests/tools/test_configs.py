@@ -83,7 +83,7 @@ class Configs(unittest.TestCase):
     def test_no_file_is_forgotten(self):
         known = set(RUNS) | {f"{p}-stage{s}" for p in PRESETS for s in (1, 2)}
         known |= {"llama3.2-3b-replay", "qwen1.5-1.8b-replay", "optimizer", "sense", "quickstart", "quickstart-short",
-                  "llama3.2-3b-plan"}
+                  "quickstart-base", "your-model", "llama3.2-3b-plan"}
         found = {os.path.basename(path)[:-4] for path in glob.glob(os.path.join(ROOT, "configs", "*.cfg"))}
         self.assertEqual(found, known)
         experts = {os.path.basename(path)[:-4] for path in glob.glob(os.path.join(ROOT, "configs", "experts", "*"))}
@@ -165,10 +165,12 @@ class Configs(unittest.TestCase):
         command = {"tokenize": "tokenize", "pretrain": "pretrain", "analyze": "analyze", "allocate": "allocate",
                    "uniform": "allocate", "stage1": "train", "stage2": "train", "specialize": "specialize",
                    "evaluate": "evaluate"}
-        paths = [os.path.join(ROOT, "configs", name) for name in ("quickstart.cfg", "quickstart-short.cfg")]
+        quickstart, short, base, own = (os.path.join(ROOT, "configs", name + ".cfg") for name in (
+            "quickstart", "quickstart-short", "quickstart-base", "your-model"))
         with tempfile.TemporaryDirectory() as work:
-            for chosen in (paths[:1], paths):
-                texts = pipeline_config.step_files(pipeline_config.read_files(chosen, []), "el", "test")
+            for chosen, more in (([quickstart], []), ([quickstart, short], []), ([quickstart, base], ["pipeline.base=m"]),
+                                 ([own], [])):
+                texts = pipeline_config.step_files(pipeline_config.read_files(chosen, more), "el", "test")
                 self.assertGreaterEqual(len(texts), 9)
                 for name, text in texts.items():
                     path = os.path.join(work, "step.cfg")

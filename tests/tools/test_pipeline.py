@@ -110,6 +110,41 @@ class Pipeline(unittest.TestCase):
         self.assertEqual(len(self.calls()), before)
         self.assertEqual(out.count("reusing:"), 12)
 
+    def own_model(self):
+        """Options for a base and text of the user's own."""
+        folder = os.path.dirname(self.work)
+        os.makedirs(os.path.join(folder, "my model"))
+        with open(os.path.join(folder, "my model", "config.json"), "w", encoding="utf-8") as stream:
+            stream.write("{}")
+        options = ["--workdir", self.work, "--set", f"pipeline.base={folder}/my model", "--set", "text.sentences=30"]
+        for lang in ("en", "es", "zh", "el", "hu", "tr"):
+            path = os.path.join(folder, lang + ".jsonl")
+            with open(path, "w", encoding="utf-8") as stream:
+                for i in range(300):
+                    stream.write(json.dumps({"text": f"Document {i} of {lang} has one sentence here. And a second one there."}) + "\n")
+            options += ["--set", f"corpus.{lang}={path}"]
+        return options
+
+    def test_a_base_of_ones_own(self):
+        shutil.rmtree(os.path.join(self.work, "corpus"))
+        self.options = self.own_model()
+        code, out = self.call()
+        self.assertEqual(code, 0, out)
+        self.assertEqual([call[0] for call in self.calls()], [
+            "tokenize", "tokenize", "analyze", "allocate", "evaluate", "train", "train", "evaluate", "evaluate", "specialize"])
+        self.assertIn("step 11 of 11", out)
+        self.assertEqual(os.readlink(os.path.join(self.work, "base")), os.path.dirname(self.work) + "/my model")
+        with open(os.path.join(self.work, "config", "tokenize-train.cfg"), encoding="utf-8") as stream:
+            self.assertIn("tokenizer = base\n", stream.read())
+        with open(os.path.join(self.work, "el", "report.html"), encoding="utf-8") as stream:
+            self.assertIn("el.jsonl", stream.read())
+        code, out = self.call()
+        self.assertEqual((code, out.count("reusing:")), (0, 10), out)
+        with open(os.path.join(os.path.dirname(self.work), "my model", "config.json"), "w", encoding="utf-8") as stream:
+            stream.write('{"another": "model"}')
+        code, out = self.call()
+        self.assertEqual(out.count("reusing:"), 0, out)
+
     def test_control_and_second_target_share_the_base(self):
         self.call()
         code, out = self.call("--control", "uniform")
@@ -241,6 +276,34 @@ class Config(unittest.TestCase):
                               ("steps = 1\n", "no section headers")):
             with self.assertRaisesRegex(pipeline_config.ConfigError, message, msg=text):
                 self.files(extra=[self.write(text)])
+
+    def test_a_base_of_ones_own(self):
+        base = os.path.join(self.folder, "base")
+        os.makedirs(base)
+        words = self.write("[pipeline]\nbase = base\n[corpus]\n" + "".join(
+            f"{lang} = {lang}.jsonl\n" for lang in ("en", "es", "zh", "el", "hu", "tr")))
+        config = pipeline_config.read_files([CONFIG, words], [])
+        with self.assertRaisesRegex(pipeline_config.ConfigError, "no config.json"):
+            pipeline_config.find_base(config, [words])
+        open(os.path.join(base, "config.json"), "w", encoding="utf-8").close()
+        self.assertEqual(pipeline_config.find_base(config, [CONFIG, words]), base)
+        self.assertNotIn("pretrain.cfg", pipeline_config.step_files(config, "el", "test"))
+        known = ["en", "es", "zh", "el", "hu", "tr"]
+        self.assertEqual(pipeline_config.corpus_words(config, known)[:2], ["en=en.jsonl", "es=es.jsonl"])
+        with self.assertRaisesRegex(pipeline_config.ConfigError, "no text for fr"):
+            pipeline_config.corpus_words(config, [*known, "fr"])
+        with self.assertRaisesRegex(pipeline_config.ConfigError, "tr is not one of"):
+            pipeline_config.corpus_words(config, known[:-1])
+        with self.assertRaisesRegex(pipeline_config.ConfigError, r"\[corpus\] needs \[pipeline\] base"):
+            pipeline_config.read_files([CONFIG, self.write("[corpus]\nen = a.jsonl\n")], [])
+
+    def test_sections_of_the_program_reach_the_steps_that_read_them(self):
+        files = self.files(extra=[self.write("[run]\nthreads = 3\n[comm]\non_node = mpi\n[expert_ap]\nap_high = 0.8\n")])
+        for name in ("tokenize-train.cfg", "analyze.cfg", "el/stage1.cfg", "el/evaluate.cfg", "pretrain.cfg"):
+            self.assertIn("[run]\nthreads = 3\n", files[name], name)
+        self.assertIn("[comm]\non_node = mpi\n", files["el/stage2.cfg"])
+        self.assertIn("[expert_ap]\n", files["el/specialize.cfg"])
+        self.assertNotIn("[expert_ap]\n", files["el/stage1.cfg"])
 
     def test_vocabulary_must_agree_with_the_model(self):
         config = pipeline_config.read_files([CONFIG], ["tokenizer.vocab_size=300"])
