@@ -195,7 +195,7 @@ def inspected(work):
     out = accepted("escape codes in names", "inspect", odd).stdout
     check(b"\x1b" not in out and b"\xc2\x9b" not in out and b"\\x1b[31m" in out, "no escape code reaches the terminal")
     for what, arguments in (("inspect", ["inspect", odd]), ("--print-config", ["train", "--print-config"]), ("--help", ["--help"]),
-                            ("plan", ["plan", "--model", work / "model"])):
+                            ("plan", ["plan", "--model", work / "model", "--train.seq_length", "16"])):
         with open("/dev/full", "wb") as full:
             refused(f"{what} > /dev/full", 75, ["standard output"], *arguments, stdout=full)
 
@@ -237,7 +237,7 @@ def converted_base(work):
     text = f"el:{work / 'tokens.h5'}"
     commands = {
         "evaluate": ["--evaluation.text", text, "--evaluation.block", "16", "--output", work / "base-eval.json"],
-        "plan": [],
+        "plan": ["--train.seq_length", "16"],
         "train": train_command(work)[3:] + ["--tokens", work / "tokens.h5", "--output", work / "base-run"],
         "analyze": ["--analysis.sense", "el:none.json", "--output", work / "never.h5"],
         "specialize": ["--analysis.sense", "el:none.json", "--resume", "none", "--output", work / "never.h5"],
@@ -307,6 +307,7 @@ def main():
         tensors = convert.random_tensors(np.random.default_rng(1), convert.dense_shapes(False, False), "F32")
         convert.make_model(work / "model", tensors, convert.config_json())
         convert.token_file(work / "tokens.h5")
+        shutil.copy(convert.TOKENIZER, work / "model" / "tokenizer.model")  # the one that the tokens name
         (work / "experts.cfg").write_text("ADA_MOE_NUM_EXPERTS_LIST=3,1,2\n")
         for part in (sealed_files, token_files, score_inputs, inspected, pipes_and_devices, converted_base, impossible_values):
             part(work)

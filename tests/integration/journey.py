@@ -275,6 +275,7 @@ def ties(work, arguments):
         for lang in LANGUAGES:
             for name in ("ties", "cut_ap", "cut_tied", "cut_taken"):
                 del f["selected"][lang].attrs[name]
+    old.write_bytes(old.read_bytes()[512:])  # nor had it a checksum
     _, err = run(1, *allocate, old)
     check((work / "tied.cfg").read_text().split("ADA_MOE_NUM_EXPERTS_LIST=")[1] == lists["uuid"]
           and "in the order of rows, which favors the first layers" in err, "a file of before: as it was selected, with the warning")
