@@ -49,7 +49,13 @@ class Launch(unittest.TestCase):
                "NMOE_PROGRESS_S": "1", **environment}
         env.pop("NMOE_BINARY", None)
         return subprocess.Popen([os.path.join(ROOT, "launch", script), *arguments], env=env, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                                preexec_fn=self.hear_interrupts)
+
+    @staticmethod
+    def hear_interrupts():
+        """A job started in the background ignores SIGINT, and a shell cannot trap what it inherits as ignored."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def run_script(self, script, *arguments, **environment):
         process = self.start(script, *arguments, **environment)
