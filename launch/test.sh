@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds and runs every test.
-#   launch/test.sh          release build, Python tests, documentation snippets, ctest
+#   launch/test.sh          release build, ctest (programs, scripts and the Python tools)
 #   launch/test.sh --full   also address + undefined-behaviour sanitizers (preset asan) and clang (preset clang)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-python=/usr/bin/python3
 
 presets=(release)
 dep_options=()
@@ -33,9 +32,6 @@ if ((${#built[@]} == 0)); then
   echo "test: FAILED: nothing was built, so no test ran" >&2
   exit 1
 fi
-
-echo "test: Python tools"
-NMOE_TEST_BINARY=$root/build/release/neuronmoe $python -m unittest discover -s tests/tools -q || failed+=("Python tools")
 
 # The last preset to run is release, so that its summary is the last one read.
 for ((i = ${#built[@]} - 1; i >= 0; --i)); do

@@ -71,6 +71,8 @@ Roll call_the_roll(const std::string& directory, int rank, int num_ranks, const 
     if (!text.ends_with("still running"))
       roll.verdict.not_waiting.insert(roll.verdict.not_waiting.begin(), r);
   }
+  if (!roll.verdict.absent.empty())
+    roll.verdict.not_waiting.clear();  // they may wait inside a library for those
   roll.is_writer = lowest == rank;
   return roll;
 }

@@ -15,7 +15,7 @@ struct ExitVerdict {
   std::int64_t step = -1;  ///< last completed training step; -1: none
   /// Ranks that gave no sign when the watchdog fired: stopped, dead, off the network.
   std::vector<int> absent{};
-  /// Ranks that were in no collective then, while others waited in one for them.
+  /// If nobody was absent: ranks that were in no collective then, while others waited in one for them.
   std::vector<int> not_waiting{};
 };
 

@@ -3,7 +3,6 @@
 
 #include <array>
 #include <mutex>
-#include <optional>
 
 #include "byte_alphabet.hpp"
 #include "neuronmoe/base/error.hpp"
@@ -44,10 +43,10 @@ AddedTokens select(const std::vector<AddedToken>& added, bool normalized, bool n
 
 /// Buffers of one encode() at a time.
 struct Workspace {
-  explicit Workspace(const std::optional<SplitRegex>& split) {
-    if (split) matcher.emplace(*split);
+  explicit Workspace(const std::vector<SplitRegex>& splits) {
+    for (const SplitRegex& split : splits) matchers.emplace_back(split);
   }
-  std::optional<SplitRegex::Matcher> matcher;
+  std::vector<SplitRegex::Matcher> matchers;
   BpeModel::Scratch scratch;
   PieceCache cache;
   std::string normalised, prefixed;
@@ -67,7 +66,9 @@ class BpeTokenizer final : public Tokenizer {
         eos_id_(parts.eos_id),
         bos_rule_(std::move(parts.bos_rule)),
         text_of_(std::move(parts.tokens)) {
-    if (!parts.split.empty()) split_.emplace(parts.split, path());
+    for (const std::string& split : parts.splits) splits_.emplace_back(split, path());
+    for (const std::string& token : text_of_)
+      if (token.size() == 1) has_byte_[static_cast<unsigned char>(token[0])] = true;
     for (const AddedToken& token : parts.added) {
       const auto id = static_cast<std::size_t>(token.id);
       if (id >= text_of_.size()) text_of_.resize(id + 1);
@@ -123,13 +124,31 @@ class BpeTokenizer final : public Tokenizer {
       workspace.prefixed += text;
       text = workspace.prefixed;
     }
+    encode_split(text, 0, workspace, ids);
+  }
+
+  /// Splits by the expressions from `level` on, each on the pieces of the one before it.
+  void encode_split(std::string_view text, std::size_t level, Workspace& workspace,
+                    std::vector<std::int32_t>& ids) const {
+    if (level == workspace.matchers.size()) return encode_piece(text, workspace, ids);
     std::size_t done = 0, begin = 0, end = 0;
-    while (workspace.matcher && done < text.size() && workspace.matcher->next(text, done, begin, end)) {
-      if (done < begin) encode_piece(text.substr(done, begin - done), workspace, ids);
-      encode_piece(text.substr(begin, end - begin), workspace, ids);
+    while (done < text.size() && workspace.matchers[level].next(text, done, begin, end)) {
+      if (done < begin) encode_split(text.substr(done, begin - done), level + 1, workspace, ids);
+      encode_split(text.substr(begin, end - begin), level + 1, workspace, ids);
       done = end;
     }
-    if (done < text.size()) encode_piece(text.substr(done), workspace, ids);
+    if (done < text.size()) encode_split(text.substr(done), level + 1, workspace, ids);
+  }
+
+  /// Real vocabularies lack bytes that their training text never held; Hugging Face tokenizers drops them.
+  void require_bytes(std::string_view piece) const {
+    for (const char c : piece) {
+      const auto byte = static_cast<unsigned char>(c);
+      NMOE_CHECK(has_byte_[byte], bad_data,
+                 "{}: byte 0x{:02X} (\"{}\") has no token, so it would be lost; leave the text out, or use a "
+                 "tokenizer that has all 256",
+                 path(), byte, spelling_of_byte(byte));
+    }
   }
 
   void encode_piece(std::string_view piece, Workspace& workspace, std::vector<std::int32_t>& ids) const {
@@ -139,6 +158,7 @@ class BpeTokenizer final : public Tokenizer {
                piece.size(), max_piece_bytes);
     const std::uint64_t hash = hash_bytes(piece);
     if (workspace.cache.append(piece, hash, ids)) return;
+    require_bytes(piece);
     const std::size_t first = ids.size();
     model_.encode(piece, workspace.scratch, ids);
     workspace.cache.insert(piece, hash, ids.data() + first, ids.size() - first);
@@ -147,7 +167,7 @@ class BpeTokenizer final : public Tokenizer {
   /// A workspace that no other thread uses; after an exception it is not returned, which is right too.
   std::unique_ptr<Workspace> borrow() const {
     const std::lock_guard lock(mutex_);
-    if (idle_.empty()) return std::make_unique<Workspace>(split_);
+    if (idle_.empty()) return std::make_unique<Workspace>(splits_);
     std::unique_ptr<Workspace> workspace = std::move(idle_.back());
     idle_.pop_back();
     return workspace;
@@ -159,12 +179,13 @@ class BpeTokenizer final : public Tokenizer {
 
   std::string kind_;
   BpeModel model_;
-  std::optional<SplitRegex> split_;
+  std::vector<SplitRegex> splits_;
   AddedTokens raw_added_, normalised_added_;
   bool nfc_, add_prefix_space_;
   std::int32_t bos_id_, eos_id_;
   BosRule bos_rule_;
   std::vector<std::string> text_of_;
+  std::array<bool, 256> has_byte_{};
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<Workspace>> idle_;
 };
@@ -172,14 +193,6 @@ class BpeTokenizer final : public Tokenizer {
 }  // namespace
 
 std::unique_ptr<Tokenizer> make_bpe_tokenizer(BpeParts parts) {
-  std::array<bool, 256> present{};
-  for (const std::string& token : parts.tokens)
-    if (token.size() == 1) present[static_cast<unsigned char>(token[0])] = true;
-  for (int byte = 0; byte < 256; ++byte)
-    NMOE_CHECK(present[static_cast<std::size_t>(byte)], bad_data,
-               "{}: byte 0x{:02X} (\"{}\") has no token, so text that holds it would be lost; a byte-level "
-               "vocabulary has all 256",
-               parts.path, byte, spelling_of_byte(static_cast<unsigned char>(byte)));
   return std::make_unique<BpeTokenizer>(std::move(parts));
 }
 

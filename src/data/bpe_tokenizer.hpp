@@ -18,7 +18,9 @@ struct BpeParts {
   std::vector<BpeMerge> merges;
   bool whole_pieces = false;
   bool nfc = false;
-  std::string split;  ///< expression of the pre-tokenizer; empty: text is one piece
+  /// Expressions of the pre-tokenizer, each applied to the pieces that the one before it leaves; none: text
+  /// is one piece.
+  std::vector<std::string> splits;
   bool add_prefix_space = false;
   std::vector<AddedToken> added;
   std::int32_t bos_id = -1, eos_id = -1;
@@ -30,7 +32,8 @@ extern const char* const gpt2_split;
 extern const char* const llama3_split;
 extern const char* const qwen_split;
 
-/// @throws Error(bad_data) if the split expression is refused or a byte has no token
+/// A vocabulary may lack bytes: encode() refuses the text that needs one, with Error(bad_data).
+/// @throws Error(bad_data) if a split expression is refused
 std::unique_ptr<Tokenizer> make_bpe_tokenizer(BpeParts parts);
 
 }  // namespace nmoe::data

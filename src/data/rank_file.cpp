@@ -1,5 +1,6 @@
 // tiktoken rank files: lines "base64 rank". The expression, special tokens and normalisation are not in the
 // file; they follow from which model it is of.
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <filesystem>
@@ -95,6 +96,16 @@ std::vector<std::string> parse_ranks(std::string_view bytes, const std::string& 
   return tokens;
 }
 
+/// A rank file without some byte is damaged: merging begins with all 256.
+void require_all_bytes(const std::vector<std::string>& tokens, const std::string& path) {
+  std::array<bool, 256> present{};
+  for (const std::string& token : tokens)
+    if (token.size() == 1) present[static_cast<unsigned char>(token[0])] = true;
+  const auto missing = std::find(present.begin(), present.end(), false);
+  NMOE_CHECK(missing == present.end(), bad_data, "{}: byte 0x{:02X} has no token; a rank file has all 256",
+             path, missing - present.begin());
+}
+
 /// Every pair of tokens that spells a token merges into it, in the order of the ranks (DATA 2.3).
 std::vector<BpeMerge> merges_of(const std::vector<std::string>& tokens, const std::string& path) {
   std::unordered_map<std::string_view, std::int32_t> rank_of;
@@ -148,9 +159,9 @@ std::vector<std::string> llama3_special_tokens() {
 void apply_family(BpeParts& parts, RankFamily family) {
   const auto first = static_cast<std::int32_t>(parts.tokens.size());
   std::vector<std::string> specials = {"<|endoftext|>"};
-  parts.split = family == RankFamily::llama3 ? llama3_split
-                : family == RankFamily::qwen ? qwen_split
-                                             : gpt2_split;
+  parts.splits.emplace_back(family == RankFamily::llama3 ? llama3_split
+                            : family == RankFamily::qwen ? qwen_split
+                                                         : gpt2_split);
   parts.eos_id = first;
   if (family == RankFamily::llama3) {
     specials = llama3_special_tokens();
@@ -177,6 +188,7 @@ std::unique_ptr<Tokenizer> parse_rank_file(const std::string& bytes, const std::
   parts.tokens = parse_ranks(bytes, path);
   if (family == RankFamily::by_size) family = family_of(parts.tokens.size(), path);
   parts.merges = merges_of(parts.tokens, path);
+  require_all_bytes(parts.tokens, path);
   parts.whole_pieces = true;
   parts.bos_rule.source = std::filesystem::path(path).filename().string();
   apply_family(parts, family);

@@ -59,29 +59,38 @@ void read_split(const JsonObject& split, BpeParts& parts) {
              split.where("behavior"), split.text("behavior"));
   NMOE_CHECK(!split.flag("invert", false), bad_data, "{} is true, which is not supported",
              split.where("invert"));
-  parts.split = pattern.text("Regex");
-  NMOE_CHECK(!parts.split.empty(), bad_data, "{} is empty", pattern.where("Regex"));
+  parts.splits.push_back(pattern.text("Regex"));
+  NMOE_CHECK(!parts.splits.back().empty(), bad_data, "{} is empty", pattern.where("Regex"));
 }
 
-/// ByteLevel, or Split and then ByteLevel{use_regex: false}.
+/// Digits: every digit a piece of its own, or every run of them.
+void read_digits(const JsonObject& digits, BpeParts& parts) {
+  digits.allow({"type", "individual_digits"});
+  parts.splits.emplace_back(digits.flag("individual_digits", false) ? R"(\p{N})" : R"(\p{N}+)");
+}
+
+/// Split or Digits, as many as there are, and then ByteLevel.
 void read_pre_tokenizer(const JsonObject& root, BpeParts& parts) {
   const auto steps = parts_of(root.object("pre_tokenizer"), "pretokenizers");
   const std::string last = steps.empty() ? "" : steps.back().text("type");
-  NMOE_CHECK(last == "ByteLevel" && steps.size() <= 2, bad_data,
-             "{}: only ByteLevel, or Split and then ByteLevel, is supported; it ends in \"{}\"",
+  NMOE_CHECK(last == "ByteLevel", bad_data,
+             "{}: only ByteLevel, with Split or Digits before it, is supported; it ends in \"{}\"",
              root.where("pre_tokenizer"), last);
+  for (std::size_t i = 0; i + 1 < steps.size(); ++i) {
+    const std::string type = steps[i].text("type");
+    if (type == "Split")
+      read_split(steps[i], parts);
+    else if (type == "Digits")
+      read_digits(steps[i], parts);
+    else
+      refuse_type(steps[i], type);
+  }
   const JsonObject& byte_level = steps.back();
   check_byte_level(byte_level);
   parts.add_prefix_space = byte_level.flag("add_prefix_space", true);
-  const bool use_regex = byte_level.flag("use_regex", true);
-  if (steps.size() == 2) {
-    if (steps[0].text("type") != "Split") refuse_type(steps[0], steps[0].text("type"));
-    read_split(steps[0], parts);
-    NMOE_CHECK(!use_regex && !parts.add_prefix_space, bad_data,
-               "{}: use_regex or add_prefix_space behind a Split is not supported", byte_level.where());
-  } else if (use_regex) {
-    parts.split = gpt2_split;
-  }
+  NMOE_CHECK(steps.size() == 1 || !parts.add_prefix_space, bad_data,
+             "{}: add_prefix_space behind a Split or Digits is not supported", byte_level.where());
+  if (byte_level.flag("use_regex", true)) parts.splits.emplace_back(gpt2_split);
 }
 
 /// Returns the id of the special token before the text in "single" of a TemplateProcessing, −1 for none.

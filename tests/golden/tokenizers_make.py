@@ -56,6 +56,11 @@ def split(pattern):
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}, byte_level(use_regex=False)]}
 
 
+def before_byte_level(*steps):
+    """Steps of which ByteLevel, with its own expression, gets the pieces."""
+    return {"type": "Sequence", "pretokenizers": [*steps, byte_level()]}
+
+
 def bos(token_id):
     return {"type": "TemplateProcessing",
             "single": [{"SpecialToken": {"id": "<|begin|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
@@ -90,6 +95,11 @@ def variants(size):
         "flags_nfc": {"added_tokens": flags, "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]}},
         "prefix_space": {"added_tokens": specials, "pre_tokenizer": byte_level(add_prefix_space=True)},
         "no_regex": {"added_tokens": [], "pre_tokenizer": byte_level(use_regex=False)},
+        "digits": {"added_tokens": specials, "pre_tokenizer": before_byte_level({"type": "Digits", "individual_digits": True})},
+        "digit_runs": {"added_tokens": specials, "pre_tokenizer": before_byte_level({"type": "Digits", "individual_digits": False})},
+        "split_then_regex": {"added_tokens": specials, "pre_tokenizer": before_byte_level(
+            {"type": "Split", "pattern": {"Regex": QWEN}, "behavior": "Isolated", "invert": False},
+            {"type": "Digits", "individual_digits": True})},
     }
 
 
