@@ -167,7 +167,7 @@ def verdict(journey):
     lines = verdict_stages(journey) + verdict_allocation(journey)
     if journey.control:
         lines += verdict_control(journey)
-    return lines + ["One seed, a model of a few million parameters, one narrow domain: this shows the mechanism; it says "
+    return lines + ["One seed, one narrow domain: this shows the mechanism; it says "
                     "nothing about the accuracy of large models."]
 
 

@@ -24,7 +24,7 @@ RESUME = ["--resume", "auto", "--run.watchdog_s", 60]
 
 def uninterrupted(work, steps, more=()):
     run = fresh(work / "whole")
-    job = program.run(training(work, run, steps, more, keep_last=0))
+    job = program.run(training(work, run, steps, more, keep_last=1000))
     assert job.code == 0, job.err
     return {step.name: content_of(step) for step in steps_of(run)}
 
@@ -101,9 +101,9 @@ def flips(work, number, rng):
         what = f"{file.name} bit {bit}"
         if program.run(["inspect", last]).code != 65:
             faults.append(f"{what}: inspect sees nothing")
-        if program.run(training(work, run, steps, ["--resume", last], keep_last=0)).code != 65:
+        if program.run(training(work, run, steps, ["--resume", last], keep_last=1000)).code != 65:
             faults.append(f"{what}: --resume STEP takes it")
-        job = program.run(training(work, run, steps, RESUME, keep_last=0))
+        job = program.run(training(work, run, steps, RESUME, keep_last=1000))
         if job.code != 0 or content_of(steps_of(run)[-1]) != wanted[last.name]:
             faults.append(f"{what}: --resume auto ends with {job.code} or other bytes")
         if (i + 1) % 20 == 0:
@@ -122,7 +122,7 @@ def reshard(work, _number, _rng):
         run = fresh(work / "run")
         for (ranks, expert_parallel), until in ((before, 2), (after, steps)):
             more = ["--train.expert_parallel_size", expert_parallel, "--resume", "auto"]
-            job = program.run(training(work, run, steps, more, keep_last=0), ranks)
+            job = program.run(training(work, run, steps, more, keep_last=1000), ranks)
             for step in steps_of(run):  # the first half of the run is what the second layout finds
                 if int(step.name[5:]) > until:
                     shutil.rmtree(step)
