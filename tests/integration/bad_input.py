@@ -17,10 +17,15 @@ failures = []
 count = 0
 
 
+SESSION = tempfile.TemporaryDirectory(prefix="nmoe-mpi-")
+# One process alone starts no daemon of MPI then, which takes longer than most of the cases here.
+ALONE = {"OMPI_MCA_ess_singleton_isolated": "1", "OMPI_MCA_orte_tmpdir_base": SESSION.name}
+
+
 def run(arguments, ranks=1, env=None):
     launcher = [MPIEXEC, "-n", str(ranks)] if ranks > 1 else []
     return subprocess.run(launcher + [BINARY] + [str(a) for a in arguments], capture_output=True, text=True, timeout=60,
-                          env={**os.environ, **(env or {})})
+                          env={**os.environ, **({} if ranks > 1 else ALONE), **(env or {})})
 
 
 def fail(what, done, problems):

@@ -21,10 +21,15 @@ MPIEXEC, BINARY = sys.argv[1], sys.argv[2]
 rng = random.Random(1)
 
 
+SESSION = tempfile.TemporaryDirectory(prefix="nmoe-mpi-")
+# One process alone starts no daemon of MPI then, which takes longer than most of the cases here.
+ALONE = {"OMPI_MCA_ess_singleton_isolated": "1", "OMPI_MCA_orte_tmpdir_base": SESSION.name}
+
+
 def run(ranks, *arguments, **how):
     launcher = [MPIEXEC, "-n", str(ranks)] if ranks > 1 else []
     return subprocess.run(launcher + [BINARY] + [str(a) for a in arguments], stderr=subprocess.PIPE, timeout=120,
-                          **{"stdout": subprocess.PIPE, **how})
+                          env={**os.environ, **({} if ranks > 1 else ALONE)}, **{"stdout": subprocess.PIPE, **how})
 
 
 def lines_of(done, word):
