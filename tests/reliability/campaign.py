@@ -35,14 +35,28 @@ def ranks_of(job):
     return [int(p) for p in {*found, *children} if int(p) != job.pid] or [job.pid]
 
 
-def end(job):
-    try:
-        job.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(job.pid, signal.SIGKILL)
-        job.wait()
-        return False
-    return True
+def writers_of(run):
+    """Processes that name `run` in their command: what a killed mpirun leaves ends by itself, a moment later."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if str(run).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                found.append(int(pid))
+        except OSError:
+            pass
+    return found
+
+
+def end(job, run):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if job.poll() is not None and not writers_of(run):
+            return True
+        time.sleep(0.02)
+    for pid in writers_of(run):
+        os.kill(pid, signal.SIGKILL)
+    job.wait()
+    return False
 
 
 def kills(work, number, rng):
@@ -66,7 +80,7 @@ def kills(work, number, rng):
                     os.kill(victim, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
-            if not end(job):
+            if not end(job, run):
                 faults.append("something survived a kill for 30 s")
             done += 1
             steps = steps_of(run)
