@@ -86,7 +86,7 @@ def sealed_files(work):
             f[f"dataset_{i}"] = np.arange(4.0)
     heap = old.read_bytes().index(b"FHDB")
     codes = set()
-    for at in range(heap, heap + 300, 9):
+    for at in range(heap, heap + 300, 18):
         done = run(1, "inspect", flipped(old, bad, at))
         codes.add(done.returncode)
         if len(lines_of(done, "neuronmoe: error")) != (done.returncode != 0):
@@ -166,7 +166,7 @@ def score_inputs(work):
     # Whatever bit of the structure is wrong: an answer or one line.
     compressed = responses(work / "sound.h5", np.nan_to_num(values, posinf=0.0), chunks=(16, 46), compression=4, shuffle=True)
     codes = set()
-    for at in list(range(0, 96, 8)) + [rng.randrange(compressed.stat().st_size) for _ in range(30)]:
+    for at in list(range(0, 96, 8)) + [rng.randrange(compressed.stat().st_size) for _ in range(12)]:
         done = run(1, *score, flipped(compressed, source, at))
         codes.add(done.returncode)
         if len(lines_of(done, "neuronmoe: error")) != (done.returncode != 0):
@@ -259,7 +259,7 @@ def converted_base(work):
             if name == "convert":
                 refused(f"{name}: {file} of the base", 65, words, name, more[0], "--model", bad, *more[1:])
             else:
-                refused(f"{name}: {file} of the base", 65, words, name, "--model", bad, *more, ranks=1 if file == "config.json" else 2)
+                refused(f"{name}: {file} of the base", 65, words, name, "--model", bad, *more, ranks=2 if file == "model.h5" else 1)
     refused("plan of a config.json", 65, ["manifest.json"], "plan", "--model", bad / "config.json")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness import Program, content_of, fault_in_step, fresh, make_inputs, metric_steps, steps_of, training
 
-STEPS = 60
+STEPS = 200
 RESUME = ["--resume", "auto", "--run.watchdog_s", 60]
 
 
@@ -67,7 +67,7 @@ def kills(work, number, rng):
         run, ranks, newest = fresh(work / "run"), rng.choice((1, 2)), 0
         while True:
             job = program.start(training(work, run, STEPS, RESUME), ranks)
-            deadline = time.monotonic() + 0.3 + rng.random() * 2.5
+            deadline = time.monotonic() + 0.2 + rng.random() * 1.2
             while time.monotonic() < deadline and job.poll() is None:
                 time.sleep(0.005)
             if job.poll() is not None:
