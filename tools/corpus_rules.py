@@ -6,6 +6,7 @@ import hashlib
 import html
 import random
 import re
+import sys
 
 EXIT_BAD_DATA = 65
 EXIT_IO = 70
@@ -30,6 +31,19 @@ class CorpusError(Exception):
     def __init__(self, message, code=EXIT_BAD_DATA):
         super().__init__(message)
         self.code = code
+
+
+def exit_code_of(tool, work):
+    """Runs a tool's work; its errors become one line on standard error and the exit code that goes with them."""
+    try:
+        work()
+    except CorpusError as error:
+        print(f"{tool}: {error}", file=sys.stderr)
+        return error.code
+    except OSError as error:
+        print(f"{tool}: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        return 75 if error.errno == 28 else EXIT_IO
+    return 0
 
 
 # ---------------------------------------------------------------- pages to paragraphs

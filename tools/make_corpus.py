@@ -26,7 +26,8 @@ import time
 
 import corpus_readers
 import corpus_rules
-from corpus_rules import EXIT_IO, CorpusError, negatives_from_others, sense_pieces, unit_hash
+from corpus_rules import CorpusError, negatives_from_others, sense_pieces, unit_hash
+from prepare_corpus import commit, sha256_file
 
 FORMAT_VERSION = 1
 HELD_OUT = ("tune", "test")
@@ -134,8 +135,7 @@ def write_corpus(out, languages, provenance):
     for folder, _, names in sorted(os.walk(out)):
         for name in sorted(names):
             path = os.path.join(folder, name)
-            with open(path, "rb") as stream:
-                hashes[os.path.relpath(path, out)] = hashlib.file_digest(stream, "sha256").hexdigest()
+            hashes[os.path.relpath(path, out)] = sha256_file(path)
     with open(os.path.join(out, "corpus.json"), "w", encoding="utf-8", newline="\n") as stream:
         json.dump(dict(provenance, counts=counts, sha256=hashes), stream, ensure_ascii=False, indent=2)
         stream.write("\n")
@@ -169,7 +169,7 @@ def make(options):
         "documents": options.documents, "packages": {},
         "split_rule": "sha256 of seed and text: 5 % test and 5 % tune up to the held-out number, 10 % sense until it is enough",
         "inputs": {lang: [identity_of(path) for path in paths] for lang, paths in inputs.items()},
-        "tool_sha256": [hashlib.sha256(open(os.path.abspath(path), "rb").read()).hexdigest() for path in tools],
+        "tool_sha256": [sha256_file(os.path.abspath(path)) for path in tools],
     }
     standard_input = any(path == corpus_readers.STANDARD_INPUT for paths in inputs.values() for path in paths)
     if not standard_input and is_complete(options.output, provenance):
@@ -180,13 +180,10 @@ def make(options):
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     for leftover in glob.glob(glob.escape(out) + ".tmp-*") + glob.glob(glob.escape(out) + ".old-*"):
         shutil.rmtree(leftover, ignore_errors=True)  # of a run that was killed
-    tmp, old = f"{out}.tmp-{os.getpid()}", f"{out}.old-{os.getpid()}"
+    tmp = f"{out}.tmp-{os.getpid()}"
     try:
         counts = write_corpus(tmp, read_languages(inputs, tmp, options), provenance)
-        if os.path.lexists(out):
-            os.rename(out, old)
-        os.rename(tmp, out)
-        shutil.rmtree(old, ignore_errors=True)
+        commit(tmp, out)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
     for lang in inputs:
@@ -210,15 +207,7 @@ def parse_arguments(argv):
 
 
 def main(argv=None):
-    try:
-        make(parse_arguments(argv))
-    except CorpusError as error:
-        print(f"make_corpus: {error}", file=sys.stderr)
-        return error.code
-    except OSError as error:
-        print(f"make_corpus: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        return 75 if error.errno == 28 else EXIT_IO
-    return 0
+    return corpus_rules.exit_code_of("make_corpus", lambda: make(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

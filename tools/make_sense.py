@@ -14,7 +14,8 @@ import random
 import sys
 
 import corpus_readers
-from corpus_rules import EXIT_IO, CorpusError, negatives_from_others, sense_pool
+import corpus_rules
+from corpus_rules import CorpusError, negatives_from_others, sense_pool
 
 
 def make(options):
@@ -41,15 +42,7 @@ def main(argv=None):
     parser.add_argument("--output", required=True, help="folder of the files LANG.json")
     parser.add_argument("--sentences", type=int, default=500, help="per language (default 500)")
     parser.add_argument("--seed", type=int, default=1)
-    try:
-        make(parser.parse_args(argv))
-    except CorpusError as error:
-        print(f"make_sense: {error}", file=sys.stderr)
-        return error.code
-    except OSError as error:
-        print(f"make_sense: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        return 75 if error.errno == 28 else EXIT_IO
-    return 0
+    return corpus_rules.exit_code_of("make_sense", lambda: make(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

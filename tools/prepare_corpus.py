@@ -287,15 +287,7 @@ def parse_arguments(argv):
 
 
 def main(argv=None):
-    try:
-        prepare(parse_arguments(argv))
-    except CorpusError as error:
-        print(f"prepare_corpus: {error}", file=sys.stderr)
-        return error.code
-    except OSError as error:
-        print(f"prepare_corpus: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        return 75 if error.errno == 28 else EXIT_IO
-    return 0
+    return corpus_rules.exit_code_of("prepare_corpus", lambda: prepare(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

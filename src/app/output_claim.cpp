@@ -41,9 +41,8 @@ void make_directories(const std::string& directory, std::vector<std::string>& ma
 /// A message for people who wait for nobody: the job ends, since two writers in one output damage it.
 [[noreturn]] void lost_the_output(const std::string& output) {
   const std::string line = fmt::format(
-      "neuronmoe: error: {} was taken over by another run, because this one showed no sign of life; it ends "
-      "here "
-      "and leaves everything to the other\n",
+      "neuronmoe: error: {} was taken over by another run, because this one showed no sign of life; it "
+      "ends here and leaves everything to the other\n",
       output);
   std::fwrite(line.data(), 1, line.size(), stderr);
   _exit(exit_code(ErrorCode::config));

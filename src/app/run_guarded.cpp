@@ -11,7 +11,6 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
-#include <future>
 #include <memory>
 #include <new>
 #include <optional>
@@ -23,6 +22,7 @@
 #include "launcher.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/comm/finish_within.hpp"
 #include "neuronmoe/comm/mpi_communicator.hpp"
 #include "neuronmoe/io/mpi_io_failure.hpp"
 #include "neuronmoe/tensor/device.hpp"
@@ -152,19 +152,10 @@ std::optional<std::vector<Outcome>> gather_outcomes(comm::Communicator& group, c
   if (mine.code == 0) {
     texts = comm::all_gather_strings(group, encode(mine));  // the watchdog guards this wait
   } else {
-    // In a thread that is left behind: if the other ranks are elsewhere, the job is ended under its feet.
-    auto promise = std::make_shared<std::promise<std::vector<std::string>>>();
-    auto result = promise->get_future();
-    std::thread([promise, &group, text = encode(mine)] {
-      try {
-        promise->set_value(comm::all_gather_strings(group, text));
-      } catch (...) {
-        promise->set_exception(std::current_exception());
-      }
-    }).detach();
-    if (result.wait_for(std::chrono::duration<double>(patience_s)) != std::future_status::ready)
-      return std::nullopt;
-    texts = result.get();
+    auto gathered = comm::finish_within(
+        patience_s, [&group, text = encode(mine)] { return comm::all_gather_strings(group, text); });
+    if (!gathered) return std::nullopt;
+    texts = std::move(*gathered);
   }
   std::vector<Outcome> outcomes;
   for (const auto& text : texts) outcomes.push_back(decode(text));
@@ -222,7 +213,7 @@ std::string list_of(const std::vector<int>& ranks, const std::vector<std::string
 /// What a rank does whose watchdog fires: says what it waits for, finds out with the others who is missing,
 /// ends. They all fire within seconds of each other; the first that ends takes the job with it.
 [[noreturn]] void end_hanging_job(const Job& job, double seconds) {
-  constexpr double patience_s = 4.0;
+  constexpr double patience_s = 10.0;  // busy machines: 4 s called living ranks absent
   const std::string operation = job.groups.world->last_operation();
   const std::string at_step = heartbeat.step >= 0 ? fmt::format(" after step {}", heartbeat.step.load()) : "";
   print_error(on_rank(), fmt::format("no progress for {:.0f} s{} (run.watchdog_s); last collective: {}",

@@ -1,14 +1,12 @@
 // Agreement on errors: who failed is gathered, and every rank throws the same.
 #include "neuronmoe/comm/agree.hpp"
 
-#include <chrono>
 #include <filesystem>
-#include <future>
-#include <memory>
 #include <new>
 #include <optional>
 #include <system_error>
-#include <thread>
+
+#include "neuronmoe/comm/finish_within.hpp"
 
 namespace nmoe::comm {
 
@@ -94,19 +92,10 @@ void agree_on_library_calls(Communicator& comm, const std::function<void()>& wor
     if (const std::optional<Error> error = agreed_error(comm, mine)) throw *error;
     return;
   }
-  // In a thread that is left behind if the others do not come: the job ends under its feet.
-  auto promise = std::make_shared<std::promise<std::optional<Error>>>();
-  std::future<std::optional<Error>> agreed = promise->get_future();
-  std::thread([promise, &comm, error = *mine] {
-    try {
-      promise->set_value(agreed_error(comm, error));
-    } catch (...) {
-      promise->set_exception(std::current_exception());
-    }
-  }).detach();
-  if (agreed.wait_for(std::chrono::duration<double>(patience_s)) != std::future_status::ready)
-    throw LoneError(mine->code(), mine->what());
-  throw *agreed.get();
+  const auto agreed =
+      finish_within(patience_s, [&comm, error = *mine] { return *agreed_error(comm, error); });
+  if (!agreed) throw LoneError(mine->code(), mine->what());
+  throw *agreed;
 }
 
 }  // namespace nmoe::comm
