@@ -18,6 +18,7 @@
 #include "neuronmoe/io/same_file.hpp"
 #include "neuronmoe/model/checkpoint_weights.hpp"
 #include "neuronmoe/model/hf_model.hpp"
+#include "neuronmoe/train/base_files.hpp"
 
 namespace nmoe::app {
 
@@ -257,9 +258,7 @@ train::RunIdentity run_identity(comm::ExecutionContext& context, const AppConfig
   if (!base_model.empty()) {
     const std::string known = on_rank_zero(context, [&] {
       const auto files = model::model_file_digests(base_model);
-      nlohmann::json by_name = nlohmann::json::object();
-      for (const auto& file : files) by_name[file.name] = file.sha256;
-      return model::model_directory_hash(base_model, files) + (files.empty() ? "" : by_name.dump());
+      return model::model_directory_hash(base_model, files) + train::base_files(base_model, files);
     });
     constexpr std::size_t hash_chars = 64;
     identity.base_model_hash = known.substr(0, hash_chars);

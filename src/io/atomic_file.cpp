@@ -147,19 +147,30 @@ void require_free_space(const std::string& path, std::int64_t num_bytes) {
              num_bytes, free);
 }
 
-void sync_path(const std::string& path) {
-  Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) fail_system("open", path, errno);
-  if (::fsync(fd.get()) != 0) fail_system("fsync", path, errno);
+void create_empty_file(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd < 0) fail_system("create", path, errno);
+  if (::close(fd) != 0) fail_system("close", path, errno);
 }
 
-void start_sync(const std::string& path, std::int64_t begin, std::int64_t num_bytes) {
-  Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) fail_system("open", path, errno);
+void sync_path(const std::string& path) {
+  FileSync(path).finish();
+}
+
+FileSync::FileSync(std::string path)
+    : path_(std::move(path)), descriptor_(::open(path_.c_str(), O_RDONLY | O_CLOEXEC)) {
+  if (!descriptor_) fail_system("open", path_, errno);
+}
+
+void FileSync::start(std::int64_t begin, std::int64_t num_bytes) const {
   constexpr unsigned wait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
-  if (::sync_file_range(fd.get(), begin, num_bytes, wait) != 0 &&
+  if (::sync_file_range(descriptor_.get(), begin, num_bytes, wait) != 0 &&
       (errno == EIO || errno == ENOSPC || errno == EDQUOT))
-    fail_system("write", path, errno);
+    fail_system("write", path_, errno);
+}
+
+void FileSync::finish() const {
+  if (::fsync(descriptor_.get()) != 0) fail_system("fsync", path_, errno);
 }
 
 void rename_durably(const std::string& from, const std::string& to) {

@@ -42,11 +42,11 @@ void H5File::finish() {
   };
   constexpr std::int64_t sync_bytes = std::int64_t{64} << 20;
   for (std::int64_t begin = 0, end = size_on_all_ranks(comm, impl_->path); begin < end; begin += sync_bytes)
-    on_all_ranks([&] { start_sync(impl_->path, begin, std::min(sync_bytes, end - begin)); });
-  on_all_ranks([&] { sync_path(impl_->path); });
+    on_all_ranks([&] { impl_->sync.start(begin, std::min(sync_bytes, end - begin)); });
+  on_all_ranks([&] { impl_->sync.finish(); });
   const auto fail = [&](const Error& e) {  // whatever is wrong with a file just written is a fault of storage
     const bool full = is_full(impl_->path);
-    throw Error(full ? ErrorCode::no_space : ErrorCode::io,
+    throw Error(full || e.code() == ErrorCode::no_space ? ErrorCode::no_space : ErrorCode::io,
                 fmt::format("{} does not read back as it was written{}: {}", impl_->path,
                             full ? " (no space left on device)" : "", e.what()));
   };

@@ -77,6 +77,8 @@ H5File H5File::create(const std::string& path, Storage storage, std::int64_t use
   impl->path = path;
   impl->storage = storage;
   impl->writable = true;
+  create_empty_file(path);
+  impl->sync = FileSync(path);
   impl->file = create_file(path, nullptr, user_block_bytes);
   return H5File(std::move(impl));
 }
@@ -86,6 +88,10 @@ H5File H5File::create(const std::string& path, comm::Communicator& comm, std::in
   impl->path = path;
   impl->comm = &comm;
   impl->writable = true;
+  comm::agree(comm, [&] {  // not by MPI-IO: see MPI_File_open in mpi_io_watch.cpp
+    if (comm.rank() == 0) create_empty_file(path);
+  });
+  comm::agree(comm, [&] { impl->sync = FileSync(path); });
   comm.drain();
   agree_on_hdf5(comm, path, [&] { impl->file = create_file(path, &comm, user_block_bytes); });
   return H5File(std::move(impl));

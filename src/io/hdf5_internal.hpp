@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "neuronmoe/base/handle.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
 
 namespace nmoe::io {
@@ -41,6 +42,7 @@ struct H5File::Impl {
   hid_t file = no_id;
   std::int64_t file_bytes = 0;  // of a file opened for reading
   bool writable = false;
+  FileSync sync;    // of a file that is written, through this rank's own descriptor
   TypeId bfloat16;  // committed type, once used
 
   /// What this rank wrote, to compare with the file after closing.

@@ -70,6 +70,11 @@ int watched(Call&& call) {
   return result;
 }
 
+bool is_inside() {
+  const std::lock_guard lock(state().mutex);
+  return state().inside;
+}
+
 }  // namespace
 
 MpiIoScope::MpiIoScope(const std::string& path) {
@@ -100,6 +105,13 @@ void on_mpi_io_failure(MpiIoFailureHandler handler) {
 
 // NOLINTBEGIN(readability-identifier-naming): MPI's names
 extern "C" {
+
+/// A file that is made in a scope is there already. To make it, ROMIO opens and closes it on one rank, and if
+/// that close fails the ranks part inside this function.
+int MPI_File_open(MPI_Comm comm, const char* path, int mode, MPI_Info info, MPI_File* file) {
+  const int wanted = nmoe::io::is_inside() ? mode & ~MPI_MODE_CREATE : mode;
+  return nmoe::io::watched([&] { return PMPI_File_open(comm, path, wanted, info, file); });
+}
 
 int MPI_File_write_at(MPI_File file, MPI_Offset at, const void* data, int count, MPI_Datatype type,
                       MPI_Status* status) {

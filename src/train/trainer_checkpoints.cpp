@@ -1,9 +1,9 @@
 // Where a run starts and what it leaves: resuming and saving checkpoints.
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/manifest.hpp"
+#include "neuronmoe/train/base_files.hpp"
 #include "neuronmoe/train/config_changes.hpp"
 #include "neuronmoe/train/trainer.hpp"
 #include "run_record.hpp"
@@ -11,25 +11,6 @@
 namespace nmoe::train {
 
 namespace {
-
-/// What is known of a base from its files' hashes, for the message that refuses another one.
-std::string base_difference(const std::string& stored_text, const std::string& found_text) {
-  const auto stored = nlohmann::json::parse(stored_text, nullptr, false);
-  const auto found = nlohmann::json::parse(found_text, nullptr, false);
-  if (!stored.is_object() || !found.is_object()) return "";
-  std::string changed;
-  bool weights = false;
-  const auto note = [&](const std::string& file) {
-    changed += (changed.empty() ? "" : ", ") + file;
-    weights = weights || file != "config.json";
-  };
-  for (const auto& [file, hash] : found.items())
-    if (!stored.contains(file) || stored[file] != hash) note(file);
-  for (const auto& [file, hash] : stored.items())
-    if (!found.contains(file)) note(file);
-  if (changed.empty()) return "";
-  return fmt::format(" (different: {}; the weights are {})", changed, weights ? "different" : "the same");
-}
 
 model::ExpertTokens plus(model::ExpertTokens counts, const model::ExpertTokens& earlier) {
   for (std::size_t l = 0; l < earlier.size(); ++l) {

@@ -237,6 +237,11 @@ def silent_runs(work):
     model, el = ["--model", work / "model"], ["--tokens", work / "el.h5"]
     train = ["train", *model, "--experts", work / "ex.cfg"]
     run("stage 1", *train, *small(work, dtype="bfloat16"), *el, "--output", work / "s1")
+    shutil.copytree(work / "model", work / "updated")
+    config = json.loads((work / "model/config.json").read_text())
+    (work / "updated/config.json").write_text(json.dumps({**config, "transformers_version": "99.0"}))
+    run("resumed on an updated base", "train", "--model", work / "updated", "--experts", work / "ex.cfg", *small(work, dtype="bfloat16"),
+        *el, "--output", work / "s1", code=65, words=("(different: config.json: transformers_version; the weights are the same)",))
     second = ["train", "--stage", "2", *model, "--train.init_from", work / "s1", *small(work, dtype="bfloat16")]
     run("stage 2 without old text", *second, *el, "--output", work / "never", code=78, words=("no document of its 1 data sets is marked old",))
     run("and without the routing loss", *second, *el, "--train.lpr_form", "off", "--output", work / "s2-off")

@@ -48,18 +48,21 @@ def damage_of(run, wanted):
     return ""
 
 
-def checkpoints(work, ranks, rank, file, op, number, wanted):
-    """A fault in the third checkpoint."""
+def checkpoints(work, ranks, rank, file, op, number, wanted, nth=1):
+    """A fault in the third checkpoint, from the nth such call on."""
     run = fresh(work / "run")
     arguments = training(work, run, 4, ["--run.watchdog_s", WATCHDOG_S], keep_last=10)
     log = work / "fired"
-    job = program.run(arguments, ranks, inject(f"op={op},err={number},match=step_0000000003.tmp/{file},rank={rank}", log))
+    job = program.run(arguments, ranks, inject(f"op={op},err={number},match=step_0000000003.tmp/{file},rank={rank},nth={nth}", log))
     code, word = REASON[number]
-    what = f"checkpoint: {errno.errorcode[number]} in {op} of {file} on rank {rank} of {ranks}"
+    what = f"checkpoint: {errno.errorcode[number]} in {op} {nth} of {file} on rank {rank} of {ranks}"
     if not log.exists():
         print(f"{what}: no such call")
         return
     there = [s.name for s in steps_of(run)]
+    if op == "close" and nth > 1 and job.code == 0 and len(there) == 4 and not damage_of(run, wanted):
+        print(f"{what}: a descriptor that was only read from, nothing is lost")
+        return
     check(what, job, code, word, damage_of(run, wanted), "" if len(there) == 2 else f"steps {there}")
     again = program.run(arguments, ranks)
     if again.code != 0 or damage_of(run, wanted) or len(steps_of(run)) != 4:
@@ -95,10 +98,11 @@ def main():
         wanted = {step.name: content_of(step) for step in steps_of(work / "whole")}
         if EVERYTHING:
             cases = itertools.product((1, 2, 3, 4), (0, 1), ("model.h5", "optim.h5", "state.h5"),
-                                      ("pwrite", "fsync", "close", "pread", "create", "ftruncate"), REASON)
-            for ranks, rank, file, op, number in cases:
+                                      (("pwrite", 1), ("pwrite", 2), ("fsync", 1), ("close", 1), ("close", 2), ("close", 3), ("pread", 1),
+                                       ("create", 1), ("ftruncate", 1)), REASON)
+            for ranks, rank, file, (op, nth), number in cases:
                 if rank < ranks:
-                    checkpoints(work, ranks, rank, file, op, number, wanted)
+                    checkpoints(work, ranks, rank, file, op, number, wanted, nth)
             for ranks, rank, number in itertools.product((1, 2, 3), (0, 1), REASON):
                 if rank < ranks:
                     other_files(work, ranks, rank, number)

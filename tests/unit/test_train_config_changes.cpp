@@ -2,6 +2,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include "neuronmoe/base/error.hpp"
+#include "neuronmoe/train/base_files.hpp"
 #include "neuronmoe/train/config_changes.hpp"
 #include "support/temp_dir.hpp"
 
@@ -55,4 +56,29 @@ BOOST_AUTO_TEST_CASE(what_a_resume_would_not_survive_is_refused) {
                            train::config_changes(stored, with(stored, "steps = 6", "steps = 8")));
   // A key that the program of the checkpoint did not have.
   train::require_resumable("run/step_1", train::config_changes(with(stored, "top_k = 2\n", ""), stored));
+}
+
+BOOST_AUTO_TEST_CASE(another_base_is_told_by_its_files_and_keys) {
+  const test::TempDir work;
+  const auto files = [&](std::string_view config, const std::string& config_hash,
+                         const std::string& weights) {
+    test::write_bytes(work / "config.json", config);
+    return train::base_files(work.path(), std::vector<model::FileDigest>{{"config.json", config_hash},
+                                                                         {"w.safetensors", weights}});
+  };
+  const std::string one = files(R"({"a": 1, "b": [2, 3]})", "c1", "w1");
+  BOOST_TEST(train::base_difference(one, one) == "");
+  BOOST_TEST(train::base_difference(one, files(R"({"a": 1, "b": [2, 4]})", "c2", "w1")) ==
+             " (different: config.json: b; the weights are the same)");
+  BOOST_TEST(train::base_difference(one, files(R"({"b": [2, 3], "c": 0})", "c2", "w2")) ==
+             " (different: config.json: c, w.safetensors, config.json: a; the weights are different)");
+  BOOST_TEST(train::base_difference(one, files(R"({"a":1,"b":[2,3]})", "c2", "w1")) ==
+             " (different: config.json in its layout only; the weights are the same)");
+  // A checkpoint that knows the files alone, one that knows nothing.
+  const std::string older = R"({"config.json": "c1", "w.safetensors": "w1"})";
+  BOOST_TEST(train::base_difference(older, one) == "");
+  BOOST_TEST(train::base_difference(older, files(R"({"a": 2})", "c2", "w1")) ==
+             " (different: config.json; the weights are the same)");
+  BOOST_TEST(train::base_difference("", one) == "");
+  BOOST_TEST(train::base_files(work.path(), {}) == "");
 }

@@ -1,10 +1,14 @@
 #pragma once
 // Small files that appear whole or not at all, and the free-space question asked before large ones. Used by
 // every command that writes. Not collective: in a parallel program rank 0 calls it, inside comm::agree.
+#include <unistd.h>
+
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <string_view>
+
+#include "neuronmoe/base/handle.hpp"
 
 namespace nmoe::io {
 
@@ -35,11 +39,27 @@ std::int64_t free_space_bytes(const std::string& path);
 bool is_full(const std::string& path);
 /// @throws Error(no_space) naming path, both numbers and the remedy if less than `num_bytes` is free.
 void require_free_space(const std::string& path, std::int64_t num_bytes);
+/// Makes `path` an empty file, also where it was one with content. @throws Error(io|no_space)
+void create_empty_file(const std::string& path);
 /// fsync of a file or directory through this process's own descriptor. @throws Error(io|no_space)
 void sync_path(const std::string& path);
-/// Writes bytes [begin, begin + num_bytes) of a file from the page cache to the device and waits for them. A
-/// hint: sync_path() must follow. A file system that cannot do it is no error. @throws Error(io|no_space)
-void start_sync(const std::string& path, std::int64_t begin, std::int64_t num_bytes);
+/// Syncs a file through a descriptor that is opened before it is written: the kernel then reports every write
+/// to the device that fails in between, also one that a close elsewhere was told of and did not pass on.
+class FileSync {
+ public:
+  FileSync() = default;  ///< of no file
+  /// @throws Error(io|no_space) if `path` cannot be opened
+  explicit FileSync(std::string path);
+  /// Writes bytes [begin, begin + num_bytes) from the page cache to the device and waits for them. A hint:
+  /// finish() must follow. A file system that cannot do it is no error. @throws Error(io|no_space)
+  void start(std::int64_t begin, std::int64_t num_bytes) const;
+  /// fsync. @throws Error(io|no_space)
+  void finish() const;
+
+ private:
+  std::string path_;
+  Handle<int, ::close, -1> descriptor_;
+};
 /// rename(2) followed by fsync of the directory. @throws Error(io)
 void rename_durably(const std::string& from, const std::string& to);
 /// mkdir -p. @throws Error(io)

@@ -30,13 +30,12 @@ struct TrainProgress {
 
 /// What a checkpoint says about the run it belongs to.
 struct RunIdentity {
-  std::string resolved_config;  ///< INI without layout keys
-  std::string base_model;       ///< directory of the frozen base, or "" in pretrain
-  std::string base_model_hash;  ///< model::model_directory_hash of it
-  std::string
-      base_model_files;     ///< JSON object of the SHA-256 of each of its files; "" where they are not known
-  std::string tokens_hash;  ///< of the names and bytes of all token files
-  std::string frozen_hash;  ///< FrozenWeights::digest; the trainer fills it in
+  std::string resolved_config;   ///< INI without layout keys
+  std::string base_model;        ///< directory of the frozen base, or "" in pretrain
+  std::string base_model_hash;   ///< model::model_directory_hash of it
+  std::string base_model_files;  ///< base_files() of it; "" where they are not known
+  std::string tokens_hash;       ///< of the names and bytes of all token files
+  std::string frozen_hash;       ///< FrozenWeights::digest; the trainer fills it in
   std::string version;
   std::string provenance_json;  ///< whatever may differ between layouts; written beside, not inside
 };
