@@ -3,9 +3,11 @@
 
 #include "commands.hpp"
 #include "model_setup.hpp"
+#include "neuronmoe/app/ini.hpp"
 #include "neuronmoe/app/version.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/model/convert.hpp"
+#include "neuronmoe/train/checkpoint.hpp"
 #include "value.hpp"
 
 namespace nmoe::app {
@@ -25,6 +27,18 @@ model::ModelForm detect_form(const std::string& path) {
              "which are never read; save them as safetensors in Python",
              path);
   return model::ModelForm::checkpoint;  // a run directory, or an error that says what was looked for
+}
+
+/// For a model card: stage, steps and data sets of the run that a step directory belongs to.
+std::string origin_of(const std::string& step_dir) {
+  std::string stage, marks;
+  for (const Assignment& a : parse_ini(train::stored_config(step_dir), step_dir)) {
+    if (a.key == "train.stage") stage = a.value;
+    if (a.key.starts_with("data.") && a.key.ends_with(".mark"))
+      marks += (marks.empty() ? "" : ", ") + a.key.substr(5, a.key.size() - 10) + " (" + a.value + ")";
+  }
+  return "Trained in stage " + stage + (marks.empty() ? "" : " on the data sets " + marks) + ", checkpoint " +
+         fs::path(step_dir).filename().string() + ".";
 }
 
 }  // namespace
@@ -51,6 +65,8 @@ int run_convert(comm::ExecutionContext& context, const AppConfig& config) {
   conversion.max_shard_bytes = config.convert.max_shard_bytes;
   conversion.release_router = config.train.router_compat == model::RouterCompat::release;
   conversion.version = version();
+  if (conversion.from == model::ModelForm::checkpoint && conversion.to == model::ModelForm::transformers)
+    conversion.origin = on_rank_zero(context, [&] { return origin_of(conversion.input); });
   conversion.beat = [&context] { context.heartbeat.beat(); };
   context.log.info("{} is a {}", conversion.input, form);
   context.log.info("{}", model::convert_model(context.world, conversion));

@@ -17,6 +17,7 @@
 #include "neuronmoe/model/adapter.hpp"
 #include "neuronmoe/model/checkpoint_weights.hpp"
 #include "neuronmoe/model/hf_model.hpp"
+#include "padded_export.hpp"
 
 namespace nmoe::model {
 
@@ -28,9 +29,10 @@ namespace fs = std::filesystem;
 struct Opened {
   ModelConfig config;
   TensorSources tensors;
-  std::string files;      // directory whose other files go along, or ""
-  std::string base;       // name of the dense model
-  std::string base_hash;  // its identity, "" if not known
+  std::string files;        // directory whose other files go along, or ""
+  std::string base;         // name of the dense model
+  std::string base_hash;    // its identity, "" if not known
+  PaddedModel padded = {};  // transformers: beside the tensors, which are the padded ones then
 };
 
 /// config.json, tokenizer, licence...: all plain files that are neither weights nor ours.
@@ -112,11 +114,75 @@ void require_sensible(const Conversion& c, const ModelConfig& config) {
              "{} is a {} already; set convert.to to another form", c.input, name_of(c.to));
   NMOE_CHECK(
       !mixture || c.to != ModelForm::huggingface, config,
-      "{} is a mixture of experts, for which transformers has no class; set convert.to = adapter, and take "
-      "the dense part from its base",
+      "{} is a mixture of experts; set convert.to = transformers for a padded copy that transformers has "
+      "a class for, or convert.to = adapter for its experts alone",
       c.input);
   NMOE_CHECK(mixture || c.to != ModelForm::adapter, config,
              "{} is a dense model: it has no experts to put into an adapter", c.input);
+  NMOE_CHECK(mixture || c.to != ModelForm::transformers, config,
+             "{} is a dense model, nothing of it needs padding; set convert.to = huggingface", c.input);
+}
+
+/// Tokenizer, chat template, licence and the like: what an export takes over from the directory of its base.
+bool goes_with_export(const std::string& name) {
+  constexpr std::array names = {
+      "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
+      "generation_config.json"};
+  constexpr std::array beginnings = {"tokenizer", "chat_template", "LICENSE",
+                                     "LICENCE",   "NOTICE",        "USE_POLICY"};
+  return std::find(names.begin(), names.end(), name) != names.end() ||
+         std::any_of(beginnings.begin(), beginnings.end(),
+                     [&](const char* b) { return name.starts_with(b); });
+}
+
+std::string model_card(const Opened& model, const Conversion& c) {
+  return fmt::format(
+      "---\nlibrary_name: transformers\n---\n\nA mixture of experts made by neuronmoe {} from {} (SHA-256 of "
+      "config.json and "
+      "weights: {}).\n\n* Experts per layer, base included: {}; {} per token.\n* In this copy: {}. Experts "
+      "of zeros "
+      "are never chosen; the numbers are those of the checkpoint it was exported from.\n{}\nThe licence of "
+      "the base "
+      "applies.\n",
+      c.version, model.base.empty() ? "an unnamed base" : fs::path(model.base).filename().string(),
+      model.base_hash, fmt::join(model.config.num_experts, ","), model.config.top_k, model.padded.layout,
+      c.origin.empty() ? "" : "* " + c.origin + "\n");
+}
+
+/// Files of an export beside its weights. Rank 0.
+void write_export_files(const Opened& model, const Conversion& c, const std::string& directory) {
+  constexpr std::int64_t max_bytes = 256 << 20;
+  for (const std::string& name : accompanying_files(model.files))
+    if (goes_with_export(name))
+      io::write_file_atomically(directory + "/" + name,
+                                io::read_file((fs::path(model.files) / name).string(), max_bytes));
+  io::write_file_atomically(directory + "/config.json", model.padded.config_json);
+  io::write_file_atomically(directory + "/README.md", model_card(model, c));
+}
+
+/// Replaces the experts of `model` by the padded model that transformers can load.
+void pad_for_transformers(Opened& model, const Conversion& c) {
+  const std::string base = c.base.empty() ? model.base : c.base;
+  NMOE_CHECK(!base.empty() && fs::exists(fs::path(base) / "config.json"), config,
+             "--model is not set: {} holds experts only; pass the dense model they were trained on", c.input);
+  const std::string hash = model_directory_hash(base);
+  NMOE_CHECK(model.base_hash.empty() || hash == model.base_hash, bad_data,
+             "{}: was trained on a base with hash {}, --model {} has {}; pass the base it was trained on",
+             c.input, model.base_hash, base, hash);
+  open_dense_model(base);
+  TensorSources dense = dense_tensors(base);
+  const auto is_bfloat16 = [](const auto& named) { return named.second.entry.dtype == "BF16"; };
+  const bool narrow = std::all_of(dense.begin(), dense.end(), is_bfloat16) &&
+                      std::all_of(model.tensors.begin(), model.tensors.end(), is_bfloat16);
+  const DType dtype = c.dtype.value_or(narrow ? DType::bfloat16 : DType::float32);
+  for (auto* const tensors : {&dense, &model.tensors})
+    for (auto& [name, source] : *tensors) source = converted(source, dtype);
+  model.padded = pad_experts(model.config, dense, model.tensors, c.input);
+  nlohmann::ordered_json config = nlohmann::ordered_json::parse(model.padded.config_json);
+  config["dtype"] = name_of(dtype);
+  model.padded.config_json = config.dump(2) + "\n";
+  model.tensors = std::move(model.padded.tensors);
+  model.files = base;
 }
 
 void write_huggingface(comm::Communicator& comm, const Opened& model, const Conversion& c,
@@ -132,7 +198,10 @@ void write_huggingface(comm::Communicator& comm, const Opened& model, const Conv
       io::write_tensor_sources((fs::path(directory) / shards[s].file).string(), std::move(part));
     }
     if (comm.rank() != 0) return;
-    copy_accompanying_files(model, c, directory);
+    if (c.to == ModelForm::transformers)
+      write_export_files(model, c, directory);
+    else
+      copy_accompanying_files(model, c, directory);
     if (shards.size() > 1)
       io::write_file_atomically(directory + "/model.safetensors.index.json",
                                 io::shard_index_json(sources, shards));
@@ -176,18 +245,20 @@ std::string convert_model(comm::Communicator& comm, const Conversion& c) {
   comm::agree(comm, [&] {
     model = open_input(c);
     require_sensible(c, model.config);
+    if (c.to == ModelForm::transformers) pad_for_transformers(model, c);
     for (auto& [name, source] : model.tensors) {
       const auto read = source.read;
       source.read = [read, beat = c.beat](std::int64_t begin, std::span<char> out) {
         read(begin, out);
         if (beat) beat();
       };
-      if (c.dtype) source = converted(source, *c.dtype);
+      if (c.dtype && c.to != ModelForm::transformers) source = converted(source, *c.dtype);
     }
     if (comm.rank() == 0) begin_output(c, model, tmp);
   });
   try {
-    if (c.to == ModelForm::huggingface) write_huggingface(comm, model, c, tmp);
+    if (c.to == ModelForm::huggingface || c.to == ModelForm::transformers)
+      write_huggingface(comm, model, c, tmp);
     if (c.to == ModelForm::checkpoint) write_checkpoint(comm, model, c, tmp);
     if (c.to == ModelForm::adapter)
       comm::agree(comm, [&] {
@@ -207,8 +278,9 @@ std::string convert_model(comm::Communicator& comm, const Conversion& c) {
     bytes += source.entry.num_bytes();
     dtypes.insert(source.entry.dtype);
   }
-  return fmt::format("{}: {} with {} tensors ({}), {} bytes", c.output, name_of(c.to), model.tensors.size(),
-                     fmt::join(dtypes, ", "), bytes);
+  return fmt::format("{}: {} with {} tensors ({}), {} bytes{}", c.output, name_of(c.to), model.tensors.size(),
+                     fmt::join(dtypes, ", "), bytes,
+                     model.padded.layout.empty() ? "" : "; " + model.padded.layout);
 }
 
 }  // namespace nmoe::model

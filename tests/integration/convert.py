@@ -307,6 +307,54 @@ def adapters(work):
         check(f.attrs["router_compat"] == b"release", "the router's arithmetic of an adapter from elsewhere is an option")
 
 
+def padded(work):
+    """The export that transformers has a class for, tensor by tensor; tools/check_export.py compares its numbers."""
+    model, original = work / "tied-f32", next((work / "s1").glob("step_*"))
+    (model / "notes.txt").write_text("of the owner\n")
+    for ranks in (1, 2):
+        run(ranks, "convert", work / "s1", "--model", model, "--convert.to", "transformers", "--output", work / f"padded{ranks}")
+    names = sorted(os.listdir(work / "padded1"))
+    check(names == ["LICENSE", "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer.model"], f"files: {names}")
+    check(all((work / "padded1" / n).read_bytes() == (work / "padded2" / n).read_bytes() for n in names), "the same bytes on 2 ranks")
+    card = (work / "padded1/README.md").read_text()
+    check(all(words in card for words in ("3,1,12", "2 per token", "2.25 times the FFN weights", "stage 1", hashlib.sha256(
+        hashlib.sha256((model / "config.json").read_bytes()).hexdigest().encode() + b" model.safetensors " +
+        hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest().encode()).hexdigest())), f"model card: {card}")
+    config = json.loads((work / "padded1/config.json").read_text())
+    wanted = {"architectures": ["Ernie4_5_MoeForCausalLM"], "model_type": "ernie4_5_moe", "moe_num_experts": 12, "moe_k": 2,
+              "moe_layer_start_index": 0, "moe_layer_end_index": 2, "moe_layer_interval": 1, "moe_num_shared_experts": 0,
+              "moe_intermediate_size": WIDE, "use_bias": False, "dtype": "float32", "tie_word_embeddings": True, "bos_token_id": 1}
+    check({k: config.get(k) for k in wanted} == wanted, f"config.json: {config}")
+    got, base = (read_safetensors(d / "model.safetensors") for d in (work / "padded1", model))
+    array = lambda tensors, name: np.frombuffer(tensors[name][2], "<f4").reshape(tensors[name][1])
+    half = [r for head in range(2) for i in range(4) for r in (8 * head + i, 8 * head + 4 + i)]  # halves of a head to pairs
+    with h5py.File(original / "model.h5") as f:
+        for l, count in enumerate((3, 1, 12)):
+            p = f"model.layers.{l}."
+            check(np.array_equal(array(got, p + "self_attn.q_proj.weight"), array(base, p + "self_attn.q_proj.weight")[half]) and
+                  np.array_equal(array(got, p + "self_attn.k_proj.weight"), array(base, p + "self_attn.k_proj.weight")[half[:8]]) and
+                  got[p + "self_attn.v_proj.weight"] == base[p + "self_attn.v_proj.weight"], f"layer {l}: rows of q and k in pairs")
+            real = count if count > 1 else 2
+            bias = array(got, p + "mlp.moe_statics.e_score_correction_bias")
+            check(np.array_equal(bias, [[0.0] * real + [-2.0] * (12 - real)]), f"layer {l}: who may be chosen: {bias}")
+            router = f[f"model/layers/{l:02d}/router"][...] if count > 1 else np.zeros((12, HIDDEN), "f4")
+            if count > 1:
+                router = np.concatenate([router, np.repeat(router[:1], 12 - count, axis=0)])
+            check(np.array_equal(array(got, p + "mlp.gate.weight"), router), f"layer {l}: rows of the router")
+            for w in ("gate", "up", "down"):
+                dense = array(base, f"{p}mlp.{w}_proj.weight")
+                experts = [dense] + (list(f[f"model/layers/{l:02d}/experts/{w}"][...]) if count > 1 else [dense])
+                experts += [np.zeros_like(dense)] * (12 - len(experts))
+                check(all(np.array_equal(array(got, f"{p}mlp.experts.{e}.{w}_proj.weight"), experts[e]) for e in range(12)),
+                      f"layer {l}: {w} of base, new experts, padding")
+    check(len(got) == len(base) + 3 * (2 + 3 * 12 - 3), f"{len(got)} tensors")
+    run(1, "convert", work / "adapter", "--model", model, "--convert.to", "transformers", "--convert.dtype", "bfloat16", "--output", work / "narrow")
+    kinds = {name: dtype for name, (dtype, _, _) in read_safetensors(work / "narrow/model.safetensors").items()}
+    routing = {n for n, d in kinds.items() if d == "F32"}
+    check(routing == {n for n in kinds if ".mlp.gate." in n or "moe_statics" in n} and set(kinds.values()) == {"F32", "BF16"},
+          f"an adapter in bfloat16; its routing stays float32: {sorted(routing)}")
+
+
 def refusals(work):
     model, adapter = work / "tied-f32", work / "adapter"
     before = sorted(os.listdir(work))
@@ -321,7 +369,9 @@ def refusals(work):
     refused("unknown target", 78, ["convert.to = 'onnx'"], model, *to("onnx"))
     refused("output exists", 78, ["exists", "s1"], model, "--convert.to", "checkpoint", "--output", work / "s1", ranks=2)
     refused("dense into adapter", 78, ["no experts"], model, *to("adapter"))
-    refused("mixture into transformers", 78, ["convert.to = adapter"], work / "s1", "--model", model, *to("huggingface"))
+    refused("mixture into its family's class", 78, ["convert.to = transformers"], work / "s1", "--model", model, *to("huggingface"))
+    refused("dense, padded", 78, ["convert.to = huggingface"], model, *to("transformers"))
+    refused("padded, on another base", 65, ["was trained on a base with hash", "half"], work / "s1", "--model", work / "half", *to("transformers"))
     refused("same form", 78, ["already"], work / "dense", *to("checkpoint"))
     refused("adapter without base", 78, ["--model is not set"], adapter, *to("checkpoint"))
     refused("adapter on another base", 65, ["was trained on a base with hash"], adapter, "--model", work / "half", *to("checkpoint"))
@@ -365,6 +415,7 @@ def main():
         without_head(work)
         families(work)
         adapters(work)
+        padded(work)
         refusals(work)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -60,8 +60,9 @@ def checkpoints(work, ranks, rank, file, op, number, wanted, nth=1):
         print(f"{what}: no such call")
         return
     there = [s.name for s in steps_of(run)]
-    if op == "close" and nth > 1 and job.code == 0 and len(there) == 4 and not damage_of(run, wanted):
-        print(f"{what}: a descriptor that was only read from, nothing is lost")
+    # MPI-IO does not pass a failed close on; the file is synced by an older descriptor, read back and compared all the same.
+    if op == "close" and job.code == 0 and len(there) == 4 and not damage_of(run, wanted):
+        print(f"{what}: nothing is lost, the run goes on")
         return
     check(what, job, code, word, damage_of(run, wanted), "" if len(there) == 2 else f"steps {there}")
     again = program.run(arguments, ranks)
@@ -97,12 +98,14 @@ def main():
         usual_s = whole.seconds
         wanted = {step.name: content_of(step) for step in steps_of(work / "whole")}
         if EVERYTHING:
-            cases = itertools.product((1, 2, 3, 4), (0, 1), ("model.h5", "optim.h5", "state.h5"),
-                                      (("pwrite", 1), ("pwrite", 2), ("fsync", 1), ("close", 1), ("close", 2), ("close", 3), ("pread", 1),
-                                       ("create", 1), ("ftruncate", 1)), REASON)
-            for ranks, rank, file, (op, nth), number in cases:
-                if rank < ranks:
-                    checkpoints(work, ranks, rank, file, op, number, wanted, nth)
+            calls = (("pwrite", 1), ("pwrite", 2), ("fsync", 1), ("close", 1), ("close", 2), ("close", 3), ("pread", 1), ("create", 1),
+                     ("ftruncate", 1))
+            places = [(ranks, rank) for ranks in (1, 2, 3, 4) for rank in (0, 1) if rank < ranks]
+            for nth_case, ((ranks, rank), file, call) in enumerate(itertools.product(places, ("model.h5", "optim.h5", "state.h5"), calls)):
+                # Every reason for the first write and for one rank, one in turn elsewhere.
+                reasons = list(REASON) if ranks == 1 or call == ("pwrite", 1) else [list(REASON)[nth_case % len(REASON)]]
+                for number in reasons:
+                    checkpoints(work, ranks, rank, file, call[0], number, wanted, call[1])
             for ranks, rank, number in itertools.product((1, 2, 3), (0, 1), REASON):
                 if rank < ranks:
                     other_files(work, ranks, rank, number)

@@ -10,11 +10,12 @@
 
 namespace nmoe::model {
 
-enum class ModelForm { huggingface, checkpoint, adapter };
+enum class ModelForm { huggingface, checkpoint, adapter, transformers };
 constexpr auto enum_names(ModelForm) {
   return std::to_array<EnumName<ModelForm>>({{ModelForm::checkpoint, "checkpoint"},
                                              {ModelForm::huggingface, "huggingface"},
-                                             {ModelForm::adapter, "adapter"}});
+                                             {ModelForm::adapter, "adapter"},
+                                             {ModelForm::transformers, "transformers"}});
 }
 
 struct Conversion {
@@ -27,14 +28,17 @@ struct Conversion {
   std::optional<DType> dtype;  ///< of the tensors written; nothing = as they are
   std::int64_t max_shard_bytes = 5'000'000'000;
   bool release_router = false;  ///< of adapters that do not say themselves (router.compat = release)
-  std::string version;          ///< of the program, for the manifest
+  std::string version;          ///< of the program, for the manifest and the model card
+  std::string origin;           ///< for the model card: how a checkpoint came to be, "" if not known
   std::function<void()> beat;   ///< called while bytes move, for the watchdog
 };
 
 /// Dense models: Hugging Face ⇄ checkpoint, and Hugging Face → Hugging Face for other shards or element
 /// types; tensors keep their bytes unless `dtype` says otherwise, and every other file of the directory
-/// (config.json, tokenizer, licence) goes along. Mixtures of experts: checkpoint ⇄ adapter. Streamed: a rank
-/// holds tens of MiB. `output` appears whole or not at all. Returns one line on what was written. Collective.
+/// (config.json, tokenizer, licence) goes along. Mixtures of experts: checkpoint ⇄ adapter, and either →
+/// transformers: padded to a class that transformers has, with tokenizer, licence and a model card. Streamed:
+/// a rank holds tens of MiB. `output` appears whole or not at all. Returns one line on what was written.
+/// Collective.
 /// @throws Error(bad_data|config|io|no_space), the same on every rank
 std::string convert_model(comm::Communicator& comm, const Conversion& conversion);
 
