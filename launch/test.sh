@@ -37,7 +37,8 @@ fi
 for ((i = ${#built[@]} - 1; i >= 0; --i)); do
   preset=${built[i]}
   echo "test: ctest, preset $preset"
-  ctest --preset "$preset" --no-tests=error --parallel "$(nproc)" </dev/null || failed+=("ctest $preset")
+  # Two slots per core: scripts that mostly wait for processes take one, a test that computes two, tests of many ranks four.
+  ctest --preset "$preset" --no-tests=error --parallel "$((2 * $(nproc)))" </dev/null || failed+=("ctest $preset")
 done
 
 if ((${#failed[@]})); then
