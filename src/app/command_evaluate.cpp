@@ -1,13 +1,11 @@
 // neuronmoe evaluate: perplexity per language and the continuation task, for the dense model or a checkpoint.
-#include <fmt/core.h>
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
 #include <map>
 
 #include "commands.hpp"
 #include "model_setup.hpp"
+#include "neuronmoe/app/schema.hpp"
 #include "neuronmoe/app/version.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/evaluation/continuation.hpp"
@@ -15,7 +13,6 @@
 #include "neuronmoe/evaluation/perplexity.hpp"
 #include "neuronmoe/io/same_file.hpp"
 #include "trial_read.hpp"
-#include "value.hpp"
 
 namespace nmoe::app {
 namespace {
@@ -47,6 +44,7 @@ class Evaluation {
     results_.model = config.run.model;
     results_.checkpoint = loaded.checkpoint;
     results_.version = version();
+    results_.config = recorded_options(config, "evaluation");
   }
 
   /// Runs every task on the inputs that the config has for it.
@@ -56,21 +54,6 @@ class Evaluation {
       (this->*run)(result);
       results_.tasks.push_back(std::move(result));
     }
-  }
-
-  /// Options as "section.key" and value, without those that say where the run happened.
-  void record_config() {
-    AppConfig copy = config_;
-    for_each_field(copy, [&](std::string_view name, const auto& value, const FieldInfo& info) {
-      const bool mine = name.starts_with("evaluation.") || name == "train.dtype" || name == "run.model";
-      if (info.layout || !mine) return;
-      using Value = std::remove_cvref_t<decltype(value)>;
-      if constexpr (std::is_same_v<Value, std::vector<std::string>>) {
-        results_.config.emplace_back(name, fmt::format("{}", fmt::join(value, " ")));
-      } else {
-        results_.config.emplace_back(name, format_value(value, info));
-      }
-    });
   }
 
   const evaluation::EvalResults& results() const { return results_; }
@@ -164,13 +147,9 @@ int run_evaluate(comm::ExecutionContext& context, const AppConfig& config) {
   NMOE_CHECK(!config.evaluation.texts.empty() || !config.evaluation.continuations.empty(), config,
              "nothing to evaluate: give --evaluation.text LANG:tokens.h5 "
              "or --evaluation.continuation LANG:items.jsonl");
-  const std::string& resume = config.run.resume;
-  const bool dense = resume == train::resume_auto || resume == train::resume_none;
-  const LoadedModel loaded = load_for_inference(
-      context, config, dense ? "" : resolve_checkpoint(context, resume), config.train.dtype);
+  const LoadedModel loaded = load_model_or_checkpoint(context, config);
   Evaluation evaluation(context, config, loaded);
   evaluation.run_tasks();
-  evaluation.record_config();
   comm::agree(context.world, [&] {
     if (context.world.rank() == 0) evaluation::write_eval_file(config.run.output, evaluation.results());
   });

@@ -34,6 +34,7 @@ int run_allocate(comm::ExecutionContext& context, const AppConfig& config);
 int run_train(comm::ExecutionContext& context, const AppConfig& config);
 int run_specialize(comm::ExecutionContext& context, const AppConfig& config);
 int run_evaluate(comm::ExecutionContext& context, const AppConfig& config);
+int run_loglikelihood(comm::ExecutionContext& context, const AppConfig& config);
 int run_convert(comm::ExecutionContext& context, const AppConfig& config);
 int run_check(comm::ExecutionContext& context, const AppConfig& config);
 int run_plan(comm::ExecutionContext& context, const AppConfig& config);

@@ -28,7 +28,7 @@ std::string overall_help() {
       "neuronmoe: from a dense decoder to a measured multilingual mixture of experts\n\n"
       "usage: [mpirun -n N] neuronmoe COMMAND [--config FILE.cfg ...] [--section.key VALUE ...]\n\n";
   for (const auto& command : app::commands())
-    text += fmt::format("  {:<12} {}\n", command.name, command.summary);
+    text += fmt::format("  {:<13} {}\n", command.name, command.summary);
   text +=
       "\n  COMMAND --help      the keys a command reads, with defaults, units and ranges\n"
       "  --print-config      the whole resolved config as INI, which gives the same run again\n"

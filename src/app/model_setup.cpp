@@ -175,6 +175,13 @@ LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig&
   return loaded;
 }
 
+LoadedModel load_model_or_checkpoint(comm::ExecutionContext& context, const AppConfig& config) {
+  const std::string& resume = config.run.resume;
+  const bool dense = resume == train::resume_auto || resume == train::resume_none;
+  return load_for_inference(context, config, dense ? "" : resolve_checkpoint(context, resume),
+                            config.train.dtype);
+}
+
 std::unique_ptr<data::Tokenizer> load_tokenizer_for(comm::ExecutionContext& context,
                                                     const std::string& wanted, const std::string& model_dir) {
   std::unique_ptr<data::Tokenizer> tokenizer;

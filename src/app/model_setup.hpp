@@ -75,6 +75,9 @@ void require_same_base(comm::ExecutionContext& context, const std::string& check
 LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig& config,
                                const std::string& checkpoint, DType dtype);
 
+/// The dense model, or the checkpoint that --resume names, in train.dtype.
+LoadedModel load_model_or_checkpoint(comm::ExecutionContext& context, const AppConfig& config);
+
 /// The tokenizer `wanted`, or the one in the model directory.
 std::unique_ptr<data::Tokenizer> load_tokenizer_for(comm::ExecutionContext& context,
                                                     const std::string& wanted, const std::string& model_dir);

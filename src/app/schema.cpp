@@ -1,7 +1,7 @@
 // Assignments to AppConfig and back, over the lists of fields.
 #include "neuronmoe/app/schema.hpp"
 
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <map>
@@ -212,6 +212,23 @@ std::string config_to_ini(const AppConfig& config, bool with_layout) {
   for (const auto& [name, lines] : sections)
     text += fmt::format("{}[{}]\n{}", text.empty() ? "" : "\n", name, lines);
   return text;
+}
+
+std::vector<std::pair<std::string, std::string>> recorded_options(const AppConfig& config,
+                                                                  std::string_view section) {
+  std::vector<std::pair<std::string, std::string>> options;
+  const std::string of_section = fmt::format("{}.", section);
+  AppConfig copy = config;
+  for_each_field(copy, [&](std::string_view name, const auto& value, const FieldInfo& info) {
+    const bool wanted = name.starts_with(of_section) || name == "train.dtype" || name == "run.model";
+    if (info.layout || !wanted) return;
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, std::vector<std::string>>) {
+      options.emplace_back(name, fmt::format("{}", fmt::join(value, " ")));
+    } else {
+      options.emplace_back(name, format_value(value, info));
+    }
+  });
+  return options;
 }
 
 std::span<const ShortName> short_names() {

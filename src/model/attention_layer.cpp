@@ -62,8 +62,13 @@ void AttentionLayer::forward(TensorView y, const ResidualStream& in, const Seque
     ops::rope_apply(saved.k, sequence.positions, rope_.cos(), rope_.sin(), false, stream);
   }
   const TensorView q = config.qk_norm ? normed.q : saved.q, k = config.qk_norm ? normed.k : saved.k;
-  ops::attention_forward(saved.o, saved.lse, q, k, saved.v, sequence.offsets,
-                         1.0 / std::sqrt(static_cast<double>(d)), stream);
+  const double scale = 1.0 / std::sqrt(static_cast<double>(d));
+  const std::int64_t alone = sequence.offsets.back(), behind = t - alone;
+  ops::attention_forward(saved.o.rows(0, alone), saved.lse.rows(0, alone), q.rows(0, alone), k.rows(0, alone),
+                         saved.v.rows(0, alone), sequence.offsets, scale, stream);
+  if (behind > 0)
+    ops::attention_prefixed_forward(saved.o.rows(alone, behind), q.rows(alone, behind), k, saved.v,
+                                    sequence.prefixed, scale, stream);
   ops::linear_forward(y, saved.o.reshape(wide), weights_.o.value, {}, stream);
   pass.offer(Projection::o, -1, y, sequence.row_sample);
 }

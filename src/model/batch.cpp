@@ -17,6 +17,7 @@ void BatchBuilder::clear() {
   row_sample_.clear();
   old_mask_.clear();
   offsets_.assign(1, 0);
+  prefixes_.clear();
 }
 
 void BatchBuilder::add(std::span<const std::int32_t> ids, std::span<const std::int32_t> labels,
@@ -40,6 +41,11 @@ void BatchBuilder::add(std::span<const std::int32_t> ids, std::span<const std::i
   offsets_.push_back(static_cast<std::int64_t>(ids_.size()));
 }
 
+void BatchBuilder::add_continuation(std::int64_t prefix, std::span<const std::int32_t> ids) {
+  add(ids, {}, {});
+  prefixes_.push_back(prefix);
+}
+
 Batch BatchBuilder::batch() const {
   const Shape tokens{num_tokens()};
   Batch batch;
@@ -48,6 +54,7 @@ Batch BatchBuilder::batch() const {
   batch.old_mask = ConstTensorView(old_mask_.data(), DType::uint8, tokens);
   batch.row_sample = ConstTensorView(row_sample_.data(), DType::int32, tokens);
   batch.offsets = offsets_;
+  batch.prefixes = prefixes_;
   return batch;
 }
 

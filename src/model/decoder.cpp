@@ -23,6 +23,23 @@ void check_ids(ConstTensorView ids, std::int64_t vocab_size) {
   }
 }
 
+/// Where the sequences behind a prefix find their keys; their queries are counted from the first of them.
+std::vector<ops::PrefixedSequence> prefixed_sequences(const Batch& batch) {
+  const std::size_t num_sequences = batch.offsets.size() - 1, count = batch.prefixes.size();
+  NMOE_CHECK(count <= num_sequences, internal, "{} prefixes for {} sequences", count, num_sequences);
+  const std::size_t num_alone = num_sequences - count;
+  std::vector<ops::PrefixedSequence> result;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto prefix = static_cast<std::size_t>(batch.prefixes[i]);
+    NMOE_CHECK(prefix < num_alone, internal, "prefixes[{}] = {} of {} sequences without prefix", i,
+               batch.prefixes[i], num_alone);
+    const std::int64_t own = batch.offsets[num_alone + i], from = batch.offsets[prefix];
+    result.push_back({own - batch.offsets[num_alone], batch.offsets[num_alone + i + 1] - own, from,
+                      batch.offsets[prefix + 1] - from, own});
+  }
+  return result;
+}
+
 /// Hands an observer copies in host memory.
 class HostObserver final : public ActivationObserver {
  public:
@@ -70,12 +87,15 @@ Decoder::Prepared Decoder::prepare(const Batch& batch) {
   const std::int64_t num_tokens = batch.num_tokens();
   NMOE_CHECK(batch.ids.num_elements() == num_tokens, internal, "{} ids but offsets end at {}",
              batch.ids.num_elements(), num_tokens);
+  const std::size_t num_alone = batch.offsets.size() - 1 - batch.prefixes.size();
+  const std::vector<ops::PrefixedSequence> prefixed = prefixed_sequences(batch);
   std::vector<std::int32_t> positions(static_cast<std::size_t>(num_tokens));
   std::int64_t longest = 1;
   for (std::size_t b = 0; b + 1 < batch.offsets.size(); ++b) {
-    longest = std::max(longest, batch.offsets[b + 1] - batch.offsets[b]);
+    const std::int64_t before = b < num_alone ? 0 : prefixed[b - num_alone].prefix_length;
+    longest = std::max(longest, before + batch.offsets[b + 1] - batch.offsets[b]);
     for (std::int64_t t = batch.offsets[b]; t < batch.offsets[b + 1]; ++t) {
-      positions[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(t - batch.offsets[b]);
+      positions[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(before + t - batch.offsets[b]);
     }
   }
   rope_.reserve(longest, stream_);
@@ -90,7 +110,9 @@ Decoder::Prepared Decoder::prepare(const Batch& batch) {
     copy(there, host, stream_);
     return ConstTensorView(there);
   };
-  Prepared prepared{batch, {on_device.positions, batch.offsets, batch.row_sample}};
+  Prepared prepared{
+      batch,
+      {on_device.positions, std::span(batch.offsets).first(num_alone + 1), prefixed, batch.row_sample}};
   prepared.batch.ids = read_from(on_device.ids, batch.ids);
   prepared.batch.labels = read_from(on_device.labels, batch.labels);
   prepared.batch.old_mask = read_from(on_device.old_mask, batch.old_mask);
@@ -218,6 +240,8 @@ void Decoder::layer_backward(TensorView dx, const SequenceInfo& sequence, const 
 
 Losses Decoder::forward_backward(const Batch& host_batch, const LossScales& scales,
                                  const StatisticsSum& sum_statistics) {
+  NMOE_CHECK(host_batch.prefixes.empty(), internal, "a training pass with {} sequences behind prefixes",
+             host_batch.prefixes.size());
   if (gradients_.empty()) own_gradients();
   const auto [batch, sequence] = prepare(host_batch);
   const ResidualStream out = run_layers(batch, sequence, nullptr, true);
@@ -262,41 +286,6 @@ Losses Decoder::forward_backward(const Batch& host_batch, const LossScales& scal
 void Decoder::observe(const Batch& batch, ActivationObserver& observer) {
   const Prepared prepared = prepare(batch);
   static_cast<void>(run_layers(prepared.batch, prepared.sequence, &observer, false));
-}
-
-Tensor Decoder::logits(const Batch& batch) {
-  const Prepared prepared = prepare(batch);
-  const ResidualStream out = run_layers(prepared.batch, prepared.sequence, nullptr, false);
-  const std::int64_t num_tokens = batch.num_tokens();
-  const DType acc = accumulator_of(dtype_);
-  TensorView xf = memory_.scratch.take(out.x.shape(), dtype_),
-             inv_rms = memory_.scratch.take({num_tokens}, acc);
-  final_norm(xf, inv_rms, out);
-  TensorView values = memory_.scratch.take({num_tokens, config_.vocab_size}, dtype_);
-  ops::linear_forward(values, xf, head_.value, {}, stream_);
-  TensorView wide = memory_.scratch.take(values.shape(), acc);
-  ops::cast(wide, values, stream_);
-  return copied_to(Device::cpu, wide, stream_);
-}
-
-std::vector<double> Decoder::token_log_probs(const Batch& batch, ActivationObserver* observer) {
-  const Prepared prepared = prepare(batch);
-  const ResidualStream out = run_layers(prepared.batch, prepared.sequence, observer, false);
-  const std::int64_t num_tokens = batch.num_tokens();
-  const DType acc = accumulator_of(dtype_);
-  TensorView xf = memory_.scratch.take(out.x.shape(), dtype_),
-             inv_rms = memory_.scratch.take({num_tokens}, acc);
-  TensorView losses = memory_.scratch.take({num_tokens}, acc);
-  final_norm(xf, inv_rms, out);
-  const auto [logits] = take_buffers<LmHeadScratch>(memory_, num_tokens, config_.vocab_size, dtype_);
-  lm_head_loss(losses, {}, {xf, prepared.batch.labels}, head_, logits, stream_);
-  const Tensor on_host = copied_to(Device::cpu, losses, stream_);
-  std::vector<double> log_probs(static_cast<std::size_t>(num_tokens));
-  for (std::int64_t t = 0; t < num_tokens; ++t) {
-    log_probs[static_cast<std::size_t>(t)] =
-        acc == DType::float64 ? -on_host.data<double>()[t] : -static_cast<double>(on_host.data<float>()[t]);
-  }
-  return log_probs;
 }
 
 }  // namespace nmoe::model

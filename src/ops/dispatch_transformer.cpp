@@ -146,6 +146,43 @@ void attention_backward(TensorView dq, TensorView dk, TensorView dv, ConstTensor
   cpu::attention_backward(dq, dk, dv, d_o, o, q, k, v, lse, offsets, scale, stream);
 }
 
+namespace {
+/// Demands that the sequences tile the rows of q and that their keys are rows of k. Returns their pairs of
+/// query and key.
+std::int64_t check_prefixed(const char* name, ConstTensorView q, ConstTensorView k,
+                            std::span<const PrefixedSequence> sequences) {
+  std::int64_t next = 0, pairs = 0;
+  const std::int64_t rows = k.dim(0);
+  for (const PrefixedSequence& s : sequences) {
+    NMOE_CHECK(s.first == next && s.length >= 0 && s.prefix >= 0 && s.prefix_length >= 0 && s.own >= 0 &&
+                   s.prefix + s.prefix_length <= rows && s.own + s.length <= rows,
+               internal, "{}: queries {}+{} (expected from {}), prefix {}+{} and own keys {}+{} of {} rows",
+               name, s.first, s.length, next, s.prefix, s.prefix_length, s.own, s.length, rows);
+    next += s.length;
+    pairs += s.length * (s.prefix_length + s.length / 2 + 1);
+  }
+  NMOE_CHECK(next == q.dim(0), internal, "{}: sequences of {} queries, q has {}", name, next, q.dim(0));
+  return pairs;
+}
+}  // namespace
+
+void attention_prefixed_forward(TensorView o, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                                std::span<const PrefixedSequence> sequences, double scale, Stream& stream) {
+  constexpr const char* name = "attention_prefixed_forward";
+  expect_floating(name, "q", q, 3);
+  expect_floating(name, "k", k, 3);
+  expect(name, "o", o, q.shape(), q.dtype());
+  expect(name, "k", k, {k.dim(0), k.dim(1), q.dim(2)}, q.dtype());
+  expect(name, "v", v, k.shape(), q.dtype());
+  NMOE_CHECK(k.dim(1) > 0 && q.dim(1) % k.dim(1) == 0, internal,
+             "{}: {} query heads do not divide into {} key/value heads", name, q.dim(1), k.dim(1));
+  NMOE_CHECK(scale > 0, internal, "{}: scale {} is not positive", name, scale);
+  stream.add_flops(4 * check_prefixed(name, q, k, sequences) * q.dim(1) * q.dim(2));
+  if (on_cuda(name, stream, {o, q, k, v}))
+    if constexpr (with_cuda) return cuda::attention_prefixed_forward(o, q, k, v, sequences, scale, stream);
+  cpu::attention_prefixed_forward(o, q, k, v, sequences, scale, stream);
+}
+
 void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up, Stream& stream) {
   constexpr const char* name = "swiglu_forward";
   expect_floating(name, "gate", gate, gate.shape().rank());
@@ -179,6 +216,16 @@ void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels,
     if constexpr (with_cuda) return cuda::cross_entropy(losses, logits, labels, grad_scale, stream);
   expect_range(name, "labels", labels, std::numeric_limits<std::int32_t>::min(), logits.dim(1));
   cpu::cross_entropy(losses, logits, labels, grad_scale, stream);
+}
+
+void argmax_rows(TensorView columns, ConstTensorView logits, Stream& stream) {
+  constexpr const char* name = "argmax_rows";
+  expect_floating(name, "logits", logits, 2);
+  NMOE_CHECK(logits.dim(1) > 0, internal, "{}: rows of no element", name);
+  expect(name, "columns", columns, {logits.dim(0)}, DType::int32);
+  if (on_cuda(name, stream, {columns, logits}))
+    if constexpr (with_cuda) return cuda::argmax_rows(columns, logits, stream);
+  reference::argmax_rows(columns, logits, stream);
 }
 
 void add_inplace(TensorView y, ConstTensorView x, Stream& stream) {

@@ -122,3 +122,26 @@ BOOST_AUTO_TEST_CASE(same_bits_every_time) {
     }));
   }
 }
+
+// Two continuations of a context of 70 rows, one without queries and one of an empty context; keys of
+// continuations lie apart from it, in other places than their queries.
+BOOST_AUTO_TEST_CASE(keys_before_the_own) {
+  const std::vector<ops::PrefixedSequence> sequences = {
+      {0, 66, 0, 70, 70}, {66, 0, 0, 70, 136}, {66, 9, 0, 70, 140}, {75, 5, 0, 0, 150}};
+  for (const DType dtype : fast_dtypes) {
+    for (const std::int64_t width : {1, 24, 130}) {
+      const Both q = both({80, 4, width}, dtype, 1), k = both({160, 2, width}, dtype, 2),
+                 v = both({160, 2, width}, dtype, 3);
+      Both o = poisoned({80, 4, width}, dtype);
+      ops::attention_prefixed_forward(o.gpu.view(), q.gpu.view(), k.gpu.view(), v.gpu.view(), sequences, 0.1,
+                                      gpu_stream());
+      ops::reference::attention_prefixed_forward(o.exact.view(), q.exact.view(), k.exact.view(),
+                                                 v.exact.view(), sequences, 0.1, cpu_stream());
+      check_gpu("o", o, gpu_tolerance(dtype, 200));
+    }
+  }
+  const Both q = both({0, 4, 8}, DType::float32, 1), k = both({9, 2, 8}, DType::float32, 2);
+  Both o = poisoned({0, 4, 8}, DType::float32);
+  ops::attention_prefixed_forward(o.gpu.view(), q.gpu.view(), k.gpu.view(), k.gpu.view(), {}, 0.1,
+                                  gpu_stream());
+}

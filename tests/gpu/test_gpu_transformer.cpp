@@ -190,3 +190,23 @@ BOOST_AUTO_TEST_CASE(views_that_start_at_an_odd_element) {
   ops::reference::add_inplace(y.exact.view().rows(3, 990), x.exact.view().rows(5, 990), cpu_stream());
   check_gpu("sum", y, gpu_tolerance(DType::bfloat16));
 }
+
+BOOST_AUTO_TEST_CASE(argmax) {
+  for (const DType dtype : fast_dtypes) {
+    for (const Size& s : {Size{0, 8}, Size{3, 1}, Size{5, 13}, Size{37, 131}, Size{3, 2056}}) {
+      Tensor host = random_tensor({s.rows, s.width}, dtype, 7);
+      if (s.width > 8) {  // the largest twice, in two threads and in one
+        for (const std::int64_t column : {s.width - 1, s.width / 2, s.width > 1500 ? s.width / 2 - 512 : 3}) {
+          const std::int64_t at = s.width + column;
+          dtype == DType::float32 ? void(host.data<float>()[at] = 9.0F)
+                                  : void(host.data<bfloat16>()[at] = bfloat16(9.0F));
+        }
+      }
+      const Both logits = both(host);
+      Tensor expected({s.rows}, DType::int32), found = on_gpu(random_ids({s.rows}, 5, 1));
+      ops::reference::argmax_rows(expected.view(), logits.exact.view(), cpu_stream());
+      ops::argmax_rows(found.view(), logits.gpu.view(), gpu_stream());
+      BOOST_TEST(same_bits(from_gpu(found), expected));
+    }
+  }
+}

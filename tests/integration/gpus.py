@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""Several ranks on (emulated) GPUs: who gets which, what is refused, and that analyze, evaluate and specialize write
-what one rank writes, by host copies on one shared GPU and by (emulated) NCCL on two.
+"""Several ranks on (emulated) GPUs: who gets which, what is refused, and that analyze, evaluate, loglikelihood and
+specialize write what one rank writes, by host copies on one shared GPU and by (emulated) NCCL on two.
 Usage: gpus.py MPIEXEC NEURONMOE SOURCE_DIR, the program linked with the emulated device"""
 import hashlib
 import json
@@ -103,6 +103,8 @@ top_k = 20
 
 def same_files(work):
     """The file of one rank on one GPU, again by two ranks on it, and by two with one each."""
+    requests = [{"context": [1, 5, 9 + i], "continuation": [7, c, 11][:c - 1]} for i in range(30) for c in (2, 3, 4)]
+    (work / "requests.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [*requests, {"rolling": list(range(90)), "prefix": 1}]))
     model = ["--config", work / "toy.cfg", "--model", work / "base", "--device", "cuda"]
     text = ["--evaluation.text", f"el:{work}/tokens.h5", "--evaluation.block", "16"]
     owned = ["--resume", work / "s1", "--train.expert_parallel_size", "2"]
@@ -110,6 +112,7 @@ def same_files(work):
             ("neurons.h5", ["analyze"], []),
             ("dense.json", ["evaluate", *text], []),
             ("mixture.json", ["evaluate", *text, "--resume", work / "s1"], owned),
+            ("answers.jsonl", ["loglikelihood", "--loglikelihood.requests", work / "requests.jsonl", "--resume", work / "s1"], owned),
             ("expert_neurons.h5", ["specialize", "--resume", work / "s1"], owned)]:
         command = [*arguments[:1], *model, *arguments[1:]]
         run(1, *command, "--output", work / name)

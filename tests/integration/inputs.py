@@ -220,6 +220,7 @@ def heads(work):
 def numbers(work):
     """No comparison with NaN is true: the accuracy of a broken model would be the share of first answers."""
     tensors = convert.read_safetensors(work / "model/model.safetensors")
+    (work / "requests.jsonl").write_text('{"context": [1, 2], "continuation": [3]}\n')
     for name, value in (("nan", np.nan), ("inf", np.inf)):
         shutil.copytree(work / "model", work / name)
         dtype, shape, raw = tensors["model.layers.1.mlp.up_proj.weight"]
@@ -230,6 +231,14 @@ def numbers(work):
         for option in (f"--evaluation.text=el:{work}/el.h5", f"--evaluation.continuation=en:{work}/items.jsonl"):
             run(f"{name} is evaluated", "evaluate", "--model", work / name, "--evaluation.block", "32", option, "--output",
                 work / "never", code=65, ranks=2, words=(f"{work}/{name}: its log probabilities of ", "are not finite"))
+        run(f"{name} is asked", "loglikelihood", "--model", work / name, "--loglikelihood.requests", work / "requests.jsonl",
+            "--output", work / "never", code=65, ranks=2, words=(f"{work}/{name}: its log probabilities of ", "requests.jsonl:1 are not"))
+    run("requests over themselves", "loglikelihood", "--model", work / "model", "--loglikelihood.requests", work / "requests.jsonl",
+        "--output", work / "requests.jsonl", code=78, ranks=2, words=("is the file of requests",))
+    run("longer than the model", "loglikelihood", "--model", work / "model", "--loglikelihood.requests", work / "requests.jsonl",
+        "--loglikelihood.max_length", "100000", "--output", work / "never", code=78, words=("loglikelihood.max_length = 100000",))
+    run("no request", "loglikelihood", "--model", work / "model", "--loglikelihood.requests", work / "el.jsonl", "--output",
+        work / "never", code=65, ranks=2, words=("el.jsonl:1: wanted either",))
     check(not (work / "never").exists(), "nothing is written")
 
 

@@ -3,6 +3,7 @@
 
 #include "neuronmoe/ops/backends.hpp"
 #include "neuronmoe/ops/transformer.hpp"
+#include "neuronmoe/tensor/device.hpp"
 #include "support/compare.hpp"
 #include "support/gradcheck.hpp"
 
@@ -52,7 +53,79 @@ std::vector<Tensor> run_all(const Problem& p) {
                           p.q.view(), p.k.view(), p.v.view(), out[1].view(), p.c.offsets, p.scale(), stream);
   return out;
 }
+
+// Two continuations of a context of 70 rows and one of an empty context; their keys lie apart from it, in
+// other places than their queries.
+const std::vector<ops::PrefixedSequence> continuations = {
+    {0, 66, 0, 70, 70}, {66, 0, 0, 70, 136}, {66, 9, 0, 70, 140}, {75, 5, 0, 0, 150}};
+constexpr std::int64_t prefixed_queries = 80, prefixed_keys = 160;
+
+struct PrefixedProblem {
+  Tensor q, k, v;
+  explicit PrefixedProblem(DType dtype)
+      : q(random_tensor({prefixed_queries, 4, 24}, dtype, 1)),
+        k(random_tensor({prefixed_keys, 2, 24}, dtype, 2)),
+        v(random_tensor({prefixed_keys, 2, 24}, dtype, 3)) {}
+  Tensor run(decltype(ops::attention_prefixed_forward)& kernel) const {
+    Tensor o(q.shape(), q.dtype());
+    kernel(o.view(), q.view(), k.view(), v.view(), continuations, 0.2, stream);
+    return o;
+  }
+};
+
+// The same by copying context and continuation into one sequence for attention_forward.
+Tensor one_after_another(const PrefixedProblem& p) {
+  const DType dtype = p.q.dtype();
+  Tensor o(p.q.shape(), dtype);
+  for (const ops::PrefixedSequence& s : continuations) {
+    const std::int64_t length = s.prefix_length + s.length;
+    Tensor q({length, 4, 24}, dtype), k({length, 2, 24}, dtype), v(k.shape(), dtype), out(q.shape(), dtype),
+        lse({length, 4}, accumulator_of(dtype));
+    ops::fill(q.view(), 0.0, stream);
+    copy(q.view().rows(s.prefix_length, s.length), p.q.view().rows(s.first, s.length), stream);
+    for (const auto& [to, from] : {std::pair{&k, &p.k}, std::pair{&v, &p.v}}) {
+      copy(to->view().rows(0, s.prefix_length), from->view().rows(s.prefix, s.prefix_length), stream);
+      copy(to->view().rows(s.prefix_length, s.length), from->view().rows(s.own, s.length), stream);
+    }
+    ops::reference::attention_forward(out.view(), lse.view(), q.view(), k.view(), v.view(),
+                                      Offsets{0, length}, 0.2, stream);
+    copy(o.view().rows(s.first, s.length), out.view().rows(s.prefix_length, s.length), stream);
+  }
+  return o;
+}
 }  // namespace
+
+BOOST_AUTO_TEST_CASE(a_prefix_is_seen_as_the_beginning_of_the_sequence) {
+  const PrefixedProblem exact(f64);
+  BOOST_TEST((values(exact.run(ops::attention_prefixed_forward).view()) ==
+              values(one_after_another(exact).view())));  // the same loops over the same keys
+  for (const DType dtype : fast_dtypes) {
+    const PrefixedProblem p(dtype);
+    const Tensor fast = p.run(ops::attention_prefixed_forward);
+    check_close("reference", fast, p.run(ops::reference::attention_prefixed_forward), Kind::sum);
+    check_close("one sequence", fast, one_after_another(p), Kind::sum);
+    check_thread_invariant("prefixed", [&] {
+      std::vector<Tensor> out;
+      out.push_back(p.run(ops::attention_prefixed_forward));
+      return out;
+    });
+  }
+}
+
+BOOST_AUTO_TEST_CASE(keys_outside_of_the_tensor_are_refused) {
+  const PrefixedProblem p(DType::float32);
+  Tensor o(p.q.shape(), DType::float32);
+  const auto run = [&](std::vector<ops::PrefixedSequence> sequences) {
+    ops::attention_prefixed_forward(o.view(), p.q.view(), p.k.view(), p.v.view(), sequences, 1.0, stream);
+  };
+  run({{0, 80, 0, 160, 80}});
+  for (const ops::PrefixedSequence& bad : std::vector<ops::PrefixedSequence>{{0, 80, 1, 160, 80},
+                                                                             {0, 80, 0, 160, 81},
+                                                                             {0, 79, 0, 160, 80},
+                                                                             {1, 79, 0, 160, 80},
+                                                                             {0, 80, -1, 1, 0}})
+    BOOST_CHECK_THROW(run({bad}), Error);
+}
 
 BOOST_AUTO_TEST_CASE(by_hand) {
   // One head of width 1, scale 1. Token 0 sees itself; token 1 has scores (0, ln 3): weights (1/4, 3/4).

@@ -271,6 +271,14 @@ BOOST_AUTO_TEST_CASE(cross_entropy_gradient_and_fast) {
   BOOST_TEST(std::isfinite(bad_losses.data<float>()[1]));
 }
 
+BOOST_AUTO_TEST_CASE(argmax_by_hand) {
+  const Tensor logits = make_tensor<float>({-3, -1, -1, 2, 2, 5, 0, -INFINITY, -0.0F}, {3, 3});
+  Tensor columns({3}, DType::int32);
+  ops::argmax_rows(columns.view(), logits.view(), stream);
+  BOOST_TEST((values(columns.view()) == std::vector<double>{1, 2, 0}));  // the lowest of equal ones
+  BOOST_CHECK_THROW(ops::argmax_rows(columns.view(), Tensor({3, 0}, DType::float32).view(), stream), Error);
+}
+
 BOOST_AUTO_TEST_CASE(embedding) {
   const Tensor table = make_tensor<float>({1, 2, 3, 4, 5, 6}, {3, 2});
   const Tensor ids = make_tensor<std::int32_t>({2, 0, 2}, {3});

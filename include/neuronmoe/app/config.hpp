@@ -75,6 +75,12 @@ struct EvaluationConfig {
   std::uint64_t seed = 42;
 };
 
+/// [loglikelihood]
+struct LogLikelihoodConfig {
+  std::string requests;
+  std::int64_t max_length = 0;
+};
+
 /// [plan]
 struct PlanConfig {
   bool explain = false;
@@ -90,6 +96,7 @@ struct AppConfig {
   analysis::AllocationConfig allocation;
   train::TrainConfig train;
   EvaluationConfig evaluation;
+  LogLikelihoodConfig loglikelihood;
   ConvertConfig convert;
   train::MachineConfig machine;
   PlanConfig plan;
@@ -110,7 +117,7 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "inspect, convert: the file or directory to read", .layout = true});
   f("run.resume", c.run.resume,
     FieldInfo{.help = "pretrain, train: auto (newest in the output), none or a step directory; specialize, "
-                      "evaluate: a checkpoint or run directory",
+                      "evaluate, loglikelihood: a checkpoint or run directory",
               .layout = true});
   f("run.device", c.run.device,
     FieldInfo{.help = "where the numbers are made", .unset = "auto", .layout = true});
@@ -188,6 +195,15 @@ void for_each_field(Config& c, F&& f) {
   f("evaluation.limit", c.evaluation.limit,
     FieldInfo{.help = "items per language; 0 = all", .unit = "items", .min = 0, .max = many});
   f("evaluation.seed", c.evaluation.seed, FieldInfo{.help = "seed of the choice of items"});
+
+  f("loglikelihood.requests", c.loglikelihood.requests,
+    FieldInfo{.help = "JSON lines of token ids: {\"context\": [..], \"continuation\": [..]} or {\"rolling\": "
+                      "[..], \"prefix\": id}"});
+  f("loglikelihood.max_length", c.loglikelihood.max_length,
+    FieldInfo{.help = "most tokens the model is given at once; 0 = its max_position_embeddings",
+              .unit = "tokens",
+              .min = 0,
+              .max = 1 << 20});
 
   f("convert.to", c.convert.to, FieldInfo{.help = "form of the output; that of the input is detected"});
   f("convert.dtype", c.convert.dtype,

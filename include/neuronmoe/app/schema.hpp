@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "neuronmoe/app/config.hpp"
@@ -19,6 +20,11 @@ AppConfig make_config(const std::vector<std::vector<Assignment>>& sources);
 /// INI text with every field; reading it gives the same config again. `with_layout` false leaves out the keys
 /// that say where a run happens, for files that must not depend on it.
 std::string config_to_ini(const AppConfig& config, bool with_layout);
+
+/// Keys and values of one section, of --model and of train.dtype, without those that say where a run happens:
+/// what files of results say about how they were made.
+std::vector<std::pair<std::string, std::string>> recorded_options(const AppConfig& config,
+                                                                  std::string_view section);
 
 /// A name that stands for a key on the command line. It may stand for several: in a command for the one in a
 /// section that the command reads, else for the first.

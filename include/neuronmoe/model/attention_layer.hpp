@@ -3,10 +3,12 @@
 // attention, output projection; forward and backward. Used by Decoder. Shape letters:
 // ops/linear.hpp.
 #include <span>
+#include <vector>
 
 #include "neuronmoe/model/layer_pass.hpp"
 #include "neuronmoe/model/parameter.hpp"
 #include "neuronmoe/model/rope_table.hpp"
+#include "neuronmoe/ops/transformer.hpp"
 
 namespace nmoe::model {
 
@@ -33,8 +35,9 @@ void for_each_weight(AttentionWeights& weights, F&& f) {
 
 /// Positions and sequence cuts of the batch, shared by all layers.
 struct SequenceInfo {
-  ConstTensorView positions;  // [T] int32
-  std::span<const std::int64_t> offsets;
+  ConstTensorView positions;                    // [T] int32
+  std::span<const std::int64_t> offsets;        // of the sequences without prefix, which come first
+  std::vector<ops::PrefixedSequence> prefixed;  // the others; `first` counts from the first of their tokens
   ConstTensorView row_sample;
 };
 

@@ -39,6 +39,16 @@ void for_each_buffer(MiddleSaved& b, const LayerSizes& s, F&& f) {
   f(b.inv_rms, Memory::saved, {s.num_tokens}, s.acc());
 }
 
+/// A label where it is to be scored.
+struct LabelAt {
+  std::int32_t token;  ///< row of the batch, whose next token the label may be
+  std::int32_t label;
+};
+struct LabelScore {
+  double log_prob;
+  bool greedy;  ///< whether the label has the largest logit, the lowest id winning ties
+};
+
 class Decoder {
  public:
   /// Allocates the parameters this rank holds (zeros). `group` is the expert-parallel group of this rank; its
@@ -84,6 +94,11 @@ class Decoder {
   /// log p(labels[t]) per token, 0 where ignored; an observer may watch. Collective over the expert-parallel
   /// group.
   std::vector<double> token_log_probs(const Batch& batch, ActivationObserver* observer = nullptr);
+  /// Log-probabilities of labels at chosen tokens, any number at each; the lm-head runs on those alone. Every
+  /// label's bits are those of token_log_probs where rows of products are independent
+  /// (ops::cpu::rows_are_independent). Labels of the batch are not read. Collective over the expert-parallel
+  /// group.
+  std::vector<LabelScore> label_scores(const Batch& batch, std::span<const LabelAt> labels);
   /// Logits of every token at once, [T, V] acc: for comparisons on small models; the loss never needs them
   /// whole. Collective over the expert-parallel group.
   Tensor logits(const Batch& batch);

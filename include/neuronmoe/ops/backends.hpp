@@ -27,9 +27,11 @@ decltype(ops::rms_norm_backward) rms_norm_backward;
 decltype(ops::rope_apply) rope_apply;
 decltype(ops::attention_forward) attention_forward;
 decltype(ops::attention_backward) attention_backward;
+decltype(ops::attention_prefixed_forward) attention_prefixed_forward;
 decltype(ops::swiglu_forward) swiglu_forward;
 decltype(ops::swiglu_backward) swiglu_backward;
 decltype(ops::cross_entropy) cross_entropy;
+decltype(ops::argmax_rows) argmax_rows;
 decltype(ops::add_inplace) add_inplace;
 decltype(ops::cast) cast;
 decltype(ops::fill) fill;
@@ -53,7 +55,7 @@ decltype(ops::rank_rows) rank_rows;
 }  // namespace reference
 
 /// Blocked, vectorized and threaded versions for float32 and bfloat16, which hand float64 to the plain loops.
-/// Routing, the auxiliary losses and ranking have the plain loops alone.
+/// Routing, the auxiliary losses, ranking and argmax_rows have the plain loops alone.
 namespace cpu {
 decltype(ops::linear_forward) linear_forward;
 decltype(ops::linear_backward_input) linear_backward_input;
@@ -67,6 +69,7 @@ decltype(ops::rms_norm_backward) rms_norm_backward;
 decltype(ops::rope_apply) rope_apply;
 decltype(ops::attention_forward) attention_forward;
 decltype(ops::attention_backward) attention_backward;
+decltype(ops::attention_prefixed_forward) attention_prefixed_forward;
 decltype(ops::swiglu_forward) swiglu_forward;
 decltype(ops::swiglu_backward) swiglu_backward;
 decltype(ops::cross_entropy) cross_entropy;
@@ -103,9 +106,11 @@ decltype(ops::rms_norm_backward) rms_norm_backward;
 decltype(ops::rope_apply) rope_apply;
 decltype(ops::attention_forward) attention_forward;
 decltype(ops::attention_backward) attention_backward;
+decltype(ops::attention_prefixed_forward) attention_prefixed_forward;
 decltype(ops::swiglu_forward) swiglu_forward;
 decltype(ops::swiglu_backward) swiglu_backward;
 decltype(ops::cross_entropy) cross_entropy;
+decltype(ops::argmax_rows) argmax_rows;
 decltype(ops::add_inplace) add_inplace;
 decltype(ops::cast) cast;
 decltype(ops::fill) fill;

@@ -45,6 +45,20 @@ void attention_backward(TensorView dq, TensorView dk, TensorView dv, ConstTensor
                         ConstTensorView q, ConstTensorView k, ConstTensorView v, ConstTensorView lse,
                         std::span<const std::int64_t> offsets, double scale, Stream& stream);
 
+/// Queries of one sequence and where its keys are: each query sees the rows [prefix, prefix + prefix_length)
+/// of k and v, which other sequences may see as well, then those of its own sequence up to itself, which
+/// begin at row `own`.
+struct PrefixedSequence {
+  std::int64_t first, length;  ///< rows of q
+  std::int64_t prefix, prefix_length, own;
+};
+/// Attention forward where keys come before the queries' own: a context that several continuations share, or
+/// keys kept from earlier tokens. Heads and arithmetic as in attention_forward; no backward.
+/// @param[out] o [T, H, d]   @param q [T, H, d]   @param k, v [R, G, d], any R
+/// @param sequences tile the T rows of q in order; their rows of k and v lie in [0, R)
+void attention_prefixed_forward(TensorView o, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                                std::span<const PrefixedSequence> sequences, double scale, Stream& stream);
+
 /// h = SiLU(gate) ⊙ up (METHOD 5.7).   all [T, F]
 void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up, Stream& stream);
 /// Overwrites dgate and dup.
@@ -57,6 +71,10 @@ void swiglu_backward(TensorView dgate, TensorView dup, ConstTensorView dh, Const
 /// @param[out] losses [T] acc   @param[in,out] logits [T, V]   @param labels [T] int32
 void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels, double grad_scale,
                    Stream& stream);
+
+/// columns[t] = where row t of `logits` is largest; the lowest of equal ones. Unspecified for a row with NaN.
+/// @param[out] columns [T] int32   @param logits [T, V]
+void argmax_rows(TensorView columns, ConstTensorView logits, Stream& stream);
 
 /// y += x, elementwise, any equal shapes; dtypes may differ (x is converted to y's dtype after adding in
 /// acc).

@@ -1,6 +1,7 @@
-// Causal attention over packed sequences: for each (sequence, head) blocks of queries meet all keys before
-// them. Products go through gemm_piece, so the upper triangle costs only what the diagonal blocks waste; rows
-// of scores are complete, so softmax needs no running maximum. bfloat16 heads are widened to float first.
+// Causal attention over packed sequences, and behind prefixes: for each (sequence, head) blocks of queries
+// meet all keys before them. Products go through gemm_piece, so the upper triangle costs only what the
+// diagonal blocks waste; rows of scores are complete, so softmax needs no running maximum. bfloat16 heads are
+// widened to float first.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -80,18 +81,22 @@ float exponentials(float* row, std::int64_t valid, std::int64_t width, float sca
   return sum(total);
 }
 
-// What both directions need to find a head: token strides and the extent of a sequence.
+// What both directions need to find a head: token strides, the extent of a sequence and where its keys are.
 struct Heads {
-  std::int64_t first, length;  // sequence
+  PrefixedSequence rows;
   std::int64_t num_q, num_kv, width;
   float scale;
   template <typename T>
   T* q(T* p, std::int64_t head) const {
-    return p + (first * num_q + head) * width;
+    return p + (rows.first * num_q + head) * width;
   }
   template <typename T>
   T* kv(T* p, std::int64_t head) const {
-    return p + (first * num_kv + head) * width;
+    return p + (rows.own * num_kv + head) * width;
+  }
+  template <typename T>
+  T* prefix(T* p, std::int64_t head) const {
+    return p + (rows.prefix * num_kv + head) * width;
   }
   std::int64_t q_stride() const { return num_q * width; }
   std::int64_t kv_stride() const { return num_kv * width; }
@@ -100,24 +105,32 @@ struct Heads {
 template <typename T>
 void attend_block(T* o, float* lse, const T* q, const T* k, const T* v, const Heads& s, std::int64_t head,
                   std::int64_t from) {
-  const std::int64_t count = std::min(query_block, s.length - from), keys = from + count, width = s.width;
-  const std::int64_t kv_head = head / (s.num_q / s.num_kv);
+  const std::int64_t count = std::min(query_block, s.rows.length - from), keys = from + count;
+  const std::int64_t kv_head = head / (s.num_q / s.num_kv), before = s.rows.prefix_length, width = s.width;
   const Rows qs =
       as_float<Scratch::attention_q>(s.q(q, head) + from * s.q_stride(), s.q_stride(), count, width);
-  const Rows ks = as_float<Scratch::attention_k>(s.kv(k, kv_head), s.kv_stride(), keys, width);
-  const Rows vs = as_float<Scratch::attention_v>(s.kv(v, kv_head), s.kv_stride(), keys, width);
-  const std::int64_t ld = padded(keys);
+  const std::int64_t ld = padded(before + keys);
   float* p = scratch<float, Scratch::attention_scores>(count * ld);
   float* sums = scratch<float, Scratch::attention_sum_o>(count * width);
-  gemm_piece({false, true, count, keys, width, qs.ld, ks.ld, ld}, qs.p, ks.p, p, false);
+  if (before > 0) {
+    const Rows ks = as_float<Scratch::attention_k>(s.prefix(k, kv_head), s.kv_stride(), before, width);
+    gemm_piece({false, true, count, before, width, qs.ld, ks.ld, ld}, qs.p, ks.p, p, false);
+  }
+  const Rows ks = as_float<Scratch::attention_k>(s.kv(k, kv_head), s.kv_stride(), keys, width);
+  gemm_piece({false, true, count, keys, width, qs.ld, ks.ld, ld}, qs.p, ks.p, p + before, false);
   float inverse[query_block];
   for (std::int64_t i = 0; i < count; ++i) {
     float max = 0;
-    const float total = exponentials(p + i * ld, from + i + 1, ld, s.scale, max);
+    const float total = exponentials(p + i * ld, before + from + i + 1, ld, s.scale, max);
     inverse[i] = 1.0F / total;
-    lse[(s.first + from + i) * s.num_q + head] = max + std::log(total);
+    if (lse != nullptr) lse[(s.rows.first + from + i) * s.num_q + head] = max + std::log(total);
   }
-  gemm_piece({false, false, count, width, keys, ld, vs.ld, width}, p, vs.p, sums, false);
+  if (before > 0) {
+    const Rows vs = as_float<Scratch::attention_v>(s.prefix(v, kv_head), s.kv_stride(), before, width);
+    gemm_piece({false, false, count, width, before, ld, vs.ld, width}, p, vs.p, sums, false);
+  }
+  const Rows vs = as_float<Scratch::attention_v>(s.kv(v, kv_head), s.kv_stride(), keys, width);
+  gemm_piece({false, false, count, width, keys, ld, vs.ld, width}, p + before, vs.p, sums, before > 0);
   for (std::int64_t i = 0; i < count; ++i) {
     for_lanes(width, [&](std::int64_t d, auto n) {
       store_n(sums + i * width + d, load_n(sums + i * width + d, n) * inverse[i], n);
@@ -152,7 +165,8 @@ struct Backward {
 template <typename T>
 void attend_backward_block(const Backward<T>& x, float* sum_k, float* sum_v, Rows ks, Rows vs, const Heads& s,
                            std::int64_t head, std::int64_t from) {
-  const std::int64_t count = std::min(query_block, s.length - from), keys = from + count, width = s.width;
+  const std::int64_t count = std::min(query_block, s.rows.length - from), keys = from + count,
+                     width = s.width;
   const std::int64_t skip = from * s.q_stride(), stride = s.q_stride();
   const Rows qs = as_float<Scratch::attention_q>(s.q(x.q, head) + skip, stride, count, width);
   const Rows os = as_float<Scratch::attention_o>(s.q(x.o, head) + skip, stride, count, width);
@@ -169,7 +183,7 @@ void attend_backward_block(const Backward<T>& x, float* sum_k, float* sum_v, Row
       products += load_n(gs.p + i * gs.ld + d, n) * load_n(os.p + i * os.ld + d, n);
     });
     score_gradients(p + i * ld, dp + i * ld, from + i + 1, ld, s.scale,
-                    x.lse[(s.first + from + i) * s.num_q + head], sum(products));
+                    x.lse[(s.rows.first + from + i) * s.num_q + head], sum(products));
   }
   gemm_piece({true, false, keys, width, count, ld, gs.ld, width}, p, gs.p, sum_v, true);
   gemm_piece({true, false, keys, width, count, ld, qs.ld, width}, dp, qs.p, sum_k, true);
@@ -180,28 +194,27 @@ void attend_backward_block(const Backward<T>& x, float* sum_k, float* sum_v, Row
 // Blocks and heads that share keys are taken in order, so the sums in dk and dv have one order.
 template <typename T>
 void attend_backward(const Backward<T>& x, const Heads& s, std::int64_t kv_head) {
-  const Rows ks = as_float<Scratch::attention_k>(s.kv(x.k, kv_head), s.kv_stride(), s.length, s.width);
-  const Rows vs = as_float<Scratch::attention_v>(s.kv(x.v, kv_head), s.kv_stride(), s.length, s.width);
-  float* sum_k = scratch<float, Scratch::attention_sum_dk>(s.length * s.width);
-  float* sum_v = scratch<float, Scratch::attention_sum_dv>(s.length * s.width);
-  std::fill_n(sum_k, s.length * s.width, 0.0F);
-  std::fill_n(sum_v, s.length * s.width, 0.0F);
+  const Rows ks = as_float<Scratch::attention_k>(s.kv(x.k, kv_head), s.kv_stride(), s.rows.length, s.width);
+  const Rows vs = as_float<Scratch::attention_v>(s.kv(x.v, kv_head), s.kv_stride(), s.rows.length, s.width);
+  float* sum_k = scratch<float, Scratch::attention_sum_dk>(s.rows.length * s.width);
+  float* sum_v = scratch<float, Scratch::attention_sum_dv>(s.rows.length * s.width);
+  std::fill_n(sum_k, s.rows.length * s.width, 0.0F);
+  std::fill_n(sum_v, s.rows.length * s.width, 0.0F);
   const std::int64_t group = s.num_q / s.num_kv;
   for (std::int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    for (std::int64_t from = 0; from < s.length; from += query_block) {
+    for (std::int64_t from = 0; from < s.rows.length; from += query_block) {
       attend_backward_block(x, sum_k, sum_v, ks, vs, s, head, from);
     }
   }
-  store_rows(s.kv(x.dk, kv_head), s.kv_stride(), sum_k, s.length, s.width);
-  store_rows(s.kv(x.dv, kv_head), s.kv_stride(), sum_v, s.length, s.width);
+  store_rows(s.kv(x.dk, kv_head), s.kv_stride(), sum_k, s.rows.length, s.width);
+  store_rows(s.kv(x.dv, kv_head), s.kv_stride(), sum_v, s.rows.length, s.width);
 }
 
 Heads heads_of(std::span<const std::int64_t> offsets, std::int64_t b, ConstTensorView q, ConstTensorView k,
                double scale) {
-  const std::int64_t first = offsets[static_cast<std::size_t>(b)];
-  return {first,    offsets[static_cast<std::size_t>(b) + 1] - first,
-          q.dim(1), k.dim(1),
-          q.dim(2), static_cast<float>(scale)};
+  const std::int64_t first = offsets[static_cast<std::size_t>(b)],
+                     length = offsets[static_cast<std::size_t>(b) + 1] - first;
+  return {{first, length, 0, 0, first}, q.dim(1), k.dim(1), q.dim(2), static_cast<float>(scale)};
 }
 
 // Multiply-adds of all scores, to decide whether threads pay.
@@ -227,8 +240,30 @@ void attention_forward(TensorView o, TensorView lse, ConstTensorView q, ConstTen
     float* pl = lse.data<float>();
     parallel_for(sequences * heads, score_work(offsets, q), [&](std::int64_t task) {
       const Heads s = heads_of(offsets, task / heads, q, k, scale);
-      for (std::int64_t from = 0; from < s.length; from += query_block) {
+      for (std::int64_t from = 0; from < s.rows.length; from += query_block) {
         attend_block(po, pl, pq, pk, pv, s, task % heads, from);
+      }
+    });
+  });
+}
+
+void attention_prefixed_forward(TensorView o, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                                std::span<const PrefixedSequence> sequences, double scale, Stream& stream) {
+  if (q.dtype() == DType::float64)
+    return reference::attention_prefixed_forward(o, q, k, v, sequences, scale, stream);
+  if (q.num_elements() == 0) return;
+  const std::int64_t heads = q.dim(1);
+  std::int64_t pairs = 0;
+  for (const PrefixedSequence& s : sequences) pairs += s.length * (s.prefix_length + s.length);
+  visit_fast(q.dtype(), [&]<typename T>() {
+    T* po = o.data<T>();
+    const T *pq = q.data<T>(), *pk = k.data<T>(), *pv = v.data<T>();
+    const std::int64_t tasks = static_cast<std::int64_t>(sequences.size()) * heads;
+    parallel_for(tasks, pairs * heads * (q.dim(2) / 8 + 1), [&](std::int64_t task) {
+      const Heads s{sequences[static_cast<std::size_t>(task / heads)], heads, k.dim(1), q.dim(2),
+                    static_cast<float>(scale)};
+      for (std::int64_t from = 0; from < s.rows.length; from += query_block) {
+        attend_block<T>(po, nullptr, pq, pk, pv, s, task % heads, from);
       }
     });
   });

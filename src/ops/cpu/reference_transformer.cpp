@@ -118,23 +118,25 @@ acc_t<T> dot_product(const T* a, const T* b, std::int64_t n) {
   return sum;
 }
 
-template <typename T>
-void attend(T* o, acc_t<T>* lse, const T* q, const T* k, const T* v, std::int64_t keys, std::int64_t width,
-            std::int64_t stride, acc_t<T> scale) {
+/// One query over `keys` keys, the j-th at k + at(j), its value at v + at(j). Returns the log-sum-exp of the
+/// scaled scores.
+template <typename T, typename At>
+acc_t<T> attend(T* o, const T* q, const T* k, const T* v, std::int64_t keys, const At& at, std::int64_t width,
+                acc_t<T> scale) {
   using A = acc_t<T>;
   std::vector<A> p(static_cast<std::size_t>(keys));
   A largest = -std::numeric_limits<A>::infinity(), total = 0;
   for (std::int64_t j = 0; j < keys; ++j) {
-    p[static_cast<std::size_t>(j)] = dot_product(q, k + j * stride, width) * scale;
+    p[static_cast<std::size_t>(j)] = dot_product(q, k + at(j), width) * scale;
     largest = std::max(largest, p[static_cast<std::size_t>(j)]);
   }
   for (A& value : p) total += value = std::exp(value - largest);
-  *lse = largest + std::log(total);
   for (std::int64_t i = 0; i < width; ++i) {
     A sum = 0;
-    for (std::int64_t j = 0; j < keys; ++j) sum += p[static_cast<std::size_t>(j)] * to_acc(v[j * stride + i]);
+    for (std::int64_t j = 0; j < keys; ++j) sum += p[static_cast<std::size_t>(j)] * to_acc(v[at(j) + i]);
     o[i] = convert<T>(sum / total);
   }
+  return largest + std::log(total);
 }
 }  // namespace
 
@@ -148,8 +150,28 @@ void attention_forward(TensorView o, TensorView lse, ConstTensorView q, ConstTen
         for (std::int64_t h = 0; h < heads; ++h) {
           const std::int64_t at = (t * heads + h) * width;
           const std::int64_t kv = (offsets[b] * kv_heads + h / (heads / kv_heads)) * width;
-          attend(o.data<T>() + at, lse.data<A>() + t * heads + h, q.data<T>() + at, k.data<T>() + kv,
-                 v.data<T>() + kv, t - offsets[b] + 1, width, kv_heads * width, A(scale));
+          const auto row = [&](std::int64_t j) { return j * kv_heads * width; };
+          lse.data<A>()[t * heads + h] = attend(o.data<T>() + at, q.data<T>() + at, k.data<T>() + kv,
+                                                v.data<T>() + kv, t - offsets[b] + 1, row, width, A(scale));
+        }
+      }
+    }
+  });
+}
+
+void attention_prefixed_forward(TensorView o, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                                std::span<const PrefixedSequence> sequences, double scale, Stream&) {
+  const std::int64_t heads = q.dim(1), kv_heads = k.dim(1), width = q.dim(2);
+  visit_floating(q.dtype(), [&]<typename T>() {
+    for (const PrefixedSequence& s : sequences) {
+      const auto row = [&](std::int64_t j) {
+        return (j < s.prefix_length ? s.prefix + j : s.own + j - s.prefix_length) * kv_heads * width;
+      };
+      for (std::int64_t t = 0; t < s.length; ++t) {
+        for (std::int64_t h = 0; h < heads; ++h) {
+          const std::int64_t at = ((s.first + t) * heads + h) * width, kv = h / (heads / kv_heads) * width;
+          attend(o.data<T>() + at, q.data<T>() + at, k.data<T>() + kv, v.data<T>() + kv,
+                 s.prefix_length + t + 1, row, width, acc_t<T>(scale));
         }
       }
     }
@@ -237,6 +259,20 @@ void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels,
         const A p = std::exp(to_acc(row[c]) - largest) / total;
         row[c] = convert<T>(label < 0 ? A(0) : A(grad_scale) * (p - A(c == label ? 1 : 0)));
       }
+    }
+  });
+}
+
+void argmax_rows(TensorView columns, ConstTensorView logits, Stream&) {
+  const std::int64_t rows = logits.dim(0), width = logits.dim(1);
+  visit_floating(logits.dtype(), [&]<typename T>() {
+    for (std::int64_t t = 0; t < rows; ++t) {
+      const T* row = logits.data<T>() + t * width;
+      std::int64_t best = 0;
+      for (std::int64_t c = 1; c < width; ++c) {
+        if (to_acc(row[c]) > to_acc(row[best])) best = c;
+      }
+      columns.data<std::int32_t>()[t] = static_cast<std::int32_t>(best);
     }
   });
 }

@@ -96,6 +96,25 @@ void attention_forward(TensorView o, TensorView lse, ConstTensorView q, ConstTen
   });
 }
 
+void attention_prefixed_forward(TensorView o, ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                                std::span<const PrefixedSequence> sequences, double scale, Stream& stream) {
+  if (q.num_elements() == 0) return;
+  std::vector<PrefixedTile> tiles;
+  for (const PrefixedSequence& sequence : sequences) {
+    for (std::int64_t row = 0; row < sequence.length; row += tile_rows) tiles.push_back({sequence, row});
+  }
+  const auto count = static_cast<std::int64_t>(tiles.size());
+  const auto bytes = count * static_cast<std::int64_t>(sizeof(PrefixedTile));
+  auto* on_device = scratch<PrefixedTile>(stream, Scratch::prefixed_tiles, count);
+  copy(TensorView(on_device, DType::uint8, {bytes}, Device::cuda),
+       ConstTensorView(tiles.data(), DType::uint8, {bytes}), stream);
+  const AttentionShape shape = shape_of(q, k, scale, false);
+  visit_element("attention_prefixed_forward", q.dtype(), [&]<typename T>() {
+    attention_prefixed_plain(o.data<T>(), q.data<T>(), k.data<T>(), v.data<T>(), shape, on_device, count,
+                             stream);
+  });
+}
+
 void attention_backward(TensorView dq, TensorView dk, TensorView dv, ConstTensorView d_o, ConstTensorView o,
                         ConstTensorView q, ConstTensorView k, ConstTensorView v, ConstTensorView lse,
                         std::span<const std::int64_t> offsets, double scale, Stream& stream) {

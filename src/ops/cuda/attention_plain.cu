@@ -1,5 +1,6 @@
-// Causal attention without tensor cores, for float32 and for heads wider than 128: a warp per query (or key),
-// lanes over 32 keys (or queries) for the products and over the head's elements for the sums.
+// Causal attention without tensor cores, for float32, for heads wider than 128 and behind prefixes: a warp
+// per query (or key), lanes over 32 keys (or queries) for the products and over the head's elements for the
+// sums.
 #include "attention_tiles.cuh"
 #include "launch.hpp"
 
@@ -43,6 +44,29 @@ __device__ void store_sums(T* to, const float (&sums)[per_lane], float factor, i
   }
 }
 
+/// The softmax of one query over the keys so far: Σ p·v of the lane's elements, the largest score and Σ p.
+struct Attended {
+  float sums[per_lane] = {}, largest = -INFINITY, total = 0.0F;
+};
+
+/// Adds `count` keys and values, `stride` apart.
+template <typename T>
+__device__ void attend(Attended& done, const T* q, const T* k, const T* v, std::int64_t stride, int count,
+                       const AttentionShape& shape) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  for (int from = 0; from < count; from += 32) {
+    const int key = from + lane;
+    const float score = key < count ? dot(q, k + key * stride, shape.width) * shape.scale : -INFINITY;
+    const float top = fmaxf(done.largest, fold_warp(score, Maximum{}));
+    const float shrink = expf(done.largest - top), p = expf(score - top);
+    done.largest = top;
+    done.total = done.total * shrink + fold_warp(p);
+#pragma unroll
+    for (float& sum : done.sums) sum *= shrink;
+    add_rows(done.sums, p, v + from * stride, stride, count - from, shape.width);
+  }
+}
+
 template <typename T>
 __global__ __launch_bounds__(attention_threads) void plain_forward_kernel(T* o, float* lse, const T* q,
                                                                           const T* k, const T* v,
@@ -55,22 +79,30 @@ __global__ __launch_bounds__(attention_threads) void plain_forward_kernel(T* o, 
   for (int query = tile.row + static_cast<int>(threadIdx.x / 32);
        query < tile.row + tile_rows && query < tile.length; query += warps) {
     const std::int64_t at = (tile.first + query) * shape.heads + h;
-    float sums[per_lane] = {}, largest = -INFINITY, total = 0.0F;
-    for (int from = 0; from <= query; from += 32) {
-      const int key = from + lane;
-      const float score = key <= query
-                              ? dot(q + at * shape.width, k + kv_at + key * stride, shape.width) * shape.scale
-                              : -INFINITY;
-      const float top = fmaxf(largest, fold_warp(score, Maximum{}));
-      const float shrink = expf(largest - top), p = expf(score - top);
-      largest = top;
-      total = total * shrink + fold_warp(p);
-#pragma unroll
-      for (float& sum : sums) sum *= shrink;
-      add_rows(sums, p, v + kv_at + from * stride, stride, query + 1 - from, shape.width);
-    }
-    if (lane == 0) lse[at] = largest + logf(total);
-    store_sums(o + at * shape.width, sums, 1.0F / total, shape.width);
+    Attended done;
+    attend(done, q + at * shape.width, k + kv_at, v + kv_at, stride, query + 1, shape);
+    if (lane == 0) lse[at] = done.largest + logf(done.total);
+    store_sums(o + at * shape.width, done.sums, 1.0F / done.total, shape.width);
+  }
+}
+
+template <typename T>
+__global__ __launch_bounds__(attention_threads) void prefixed_forward_kernel(T* o, const T* q, const T* k,
+                                                                             const T* v, AttentionShape shape,
+                                                                             const PrefixedTile* tiles) {
+  const PrefixedTile tile = tiles[blockIdx.x];
+  const PrefixedSequence& rows = tile.sequence;
+  const int h = static_cast<int>(blockIdx.y);
+  const std::int64_t stride = std::int64_t{shape.kv_heads} * shape.width,
+                     head_at = std::int64_t{h / (shape.heads / shape.kv_heads)} * shape.width;
+  const std::int64_t prefix = rows.prefix * stride + head_at, own = rows.own * stride + head_at;
+  for (std::int64_t query = tile.row + threadIdx.x / 32; query < tile.row + tile_rows && query < rows.length;
+       query += warps) {
+    const std::int64_t at = ((rows.first + query) * shape.heads + h) * shape.width;
+    Attended done;
+    attend(done, q + at, k + prefix, v + prefix, stride, static_cast<int>(rows.prefix_length), shape);
+    attend(done, q + at, k + own, v + own, stride, static_cast<int>(query + 1), shape);
+    store_sums(o + at, done.sums, 1.0F / done.total, shape.width);
   }
 }
 
@@ -149,6 +181,14 @@ void attention_forward_plain(T* o, float* lse, const T* q, const T* k, const T* 
 }
 
 template <typename T>
+void attention_prefixed_plain(T* o, const T* q, const T* k, const T* v, const AttentionShape& shape,
+                              const PrefixedTile* tiles, std::int64_t num_tiles, Stream& stream) {
+  check_width(shape);
+  launch(prefixed_forward_kernel<T>, dim3(grid_size(num_tiles), static_cast<unsigned>(shape.heads)),
+         attention_threads, 0, stream, o, q, k, v, shape, tiles);
+}
+
+template <typename T>
 void attention_backward_plain(const AttentionGradients<T>& x, const AttentionShape& shape,
                               const SequenceTile* tiles, std::int64_t num_tiles, Stream& stream) {
   check_width(shape);
@@ -162,6 +202,10 @@ template void attention_forward_plain(float*, float*, const float*, const float*
                                       const AttentionShape&, const SequenceTile*, std::int64_t, Stream&);
 template void attention_forward_plain(bfloat16*, float*, const bfloat16*, const bfloat16*, const bfloat16*,
                                       const AttentionShape&, const SequenceTile*, std::int64_t, Stream&);
+template void attention_prefixed_plain(float*, const float*, const float*, const float*,
+                                       const AttentionShape&, const PrefixedTile*, std::int64_t, Stream&);
+template void attention_prefixed_plain(bfloat16*, const bfloat16*, const bfloat16*, const bfloat16*,
+                                       const AttentionShape&, const PrefixedTile*, std::int64_t, Stream&);
 template void attention_backward_plain(const AttentionGradients<float>&, const AttentionShape&,
                                        const SequenceTile*, std::int64_t, Stream&);
 template void attention_backward_plain(const AttentionGradients<bfloat16>&, const AttentionShape&,

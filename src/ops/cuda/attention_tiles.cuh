@@ -12,6 +12,11 @@ struct SequenceTile {
   std::int64_t first;
   std::int32_t length, row;
 };
+/// The same of a sequence behind a prefix.
+struct PrefixedTile {
+  PrefixedSequence sequence;
+  std::int64_t row;
+};
 inline constexpr int tile_rows = 64;
 inline constexpr int attention_threads = 128;  // four warps, 16 rows each
 
@@ -39,6 +44,9 @@ template <typename T>
 void attention_forward_plain(T* o, float* lse, const T* q, const T* k, const T* v,
                              const AttentionShape& shape, const SequenceTile* tiles, std::int64_t num_tiles,
                              Stream& stream);
+template <typename T>
+void attention_prefixed_plain(T* o, const T* q, const T* k, const T* v, const AttentionShape& shape,
+                              const PrefixedTile* tiles, std::int64_t num_tiles, Stream& stream);
 template <typename T>
 void attention_backward_plain(const AttentionGradients<T>& gradients, const AttentionShape& shape,
                               const SequenceTile* tiles, std::int64_t num_tiles, Stream& stream);

@@ -1,5 +1,5 @@
 // Softmax cross-entropy of a chunk of logits, in place: one block per row, the row read twice and written
-// once.
+// once; and the column of the largest logit of a row.
 #include "device/elements.cuh"
 #include "launch.hpp"
 #include "neuronmoe/ops/backends.hpp"
@@ -66,7 +66,43 @@ __global__ __launch_bounds__(threads) void cross_entropy_kernel(float* losses, T
   }
 }
 
+/// A logit and its column; the larger one wins, of equal ones the lower column.
+struct Candidate {
+  float logit;
+  std::int32_t column;
+};
+struct Better {
+  __device__ Candidate operator()(const Candidate& a, const Candidate& b) const {
+    const bool second = b.logit > a.logit || (b.logit == a.logit && b.column < a.column);
+    return second ? b : a;
+  }
+};
+
+/// Folds the candidates of a block in a tree of shared memory, which warps' shuffles of a struct could not.
+template <typename T>
+__global__ __launch_bounds__(threads) void argmax_kernel(std::int32_t* columns, const T* logits,
+                                                         std::int64_t width) {
+  __shared__ Candidate best[threads];
+  const T* row = logits + std::int64_t{blockIdx.x} * width;
+  Candidate mine{-INFINITY, static_cast<std::int32_t>(width - 1)};
+  for (std::int64_t i = threadIdx.x; i < width; i += threads)
+    mine = Better{}(mine, Candidate{to_float(row[i]), static_cast<std::int32_t>(i)});
+  best[threadIdx.x] = mine;
+  for (unsigned half = threads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half) best[threadIdx.x] = Better{}(best[threadIdx.x], best[threadIdx.x + half]);
+  }
+  if (threadIdx.x == 0) columns[blockIdx.x] = best[0].column;
+}
+
 }  // namespace
+
+void argmax_rows(TensorView columns, ConstTensorView logits, Stream& stream) {
+  visit_element("argmax_rows", logits.dtype(), [&]<typename T>() {
+    launch(argmax_kernel<T>, grid_size(logits.dim(0)), threads, 0, stream, columns.data<std::int32_t>(),
+           logits.data<T>(), logits.dim(1));
+  });
+}
 
 void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels, double grad_scale,
                    Stream& stream) {

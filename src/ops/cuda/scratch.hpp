@@ -16,6 +16,7 @@ enum class Scratch {
   keys,
   sort,
   tiles,
+  prefixed_tiles,
   delta,
   balancing,
   classes,

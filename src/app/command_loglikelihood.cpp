@@ -1,0 +1,104 @@
+// neuronmoe loglikelihood: answers to requests in token ids, for the dense model or a checkpoint.
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "commands.hpp"
+#include "model_setup.hpp"
+#include "neuronmoe/app/schema.hpp"
+#include "neuronmoe/app/version.hpp"
+#include "neuronmoe/base/sha256.hpp"
+#include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/evaluation/log_likelihood.hpp"
+#include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/io/file_format.hpp"
+#include "neuronmoe/io/file_hash.hpp"
+#include "neuronmoe/io/same_file.hpp"
+
+namespace nmoe::app {
+namespace {
+
+constexpr io::FileFormat answers_format{"neuronmoe-loglikelihood", 1};
+
+/// Writing the answers over their requests would leave neither. Collective.
+void require_other_output(comm::ExecutionContext& context, const std::string& requests,
+                          const std::string& output) {
+  comm::agree(context.world, [&] {
+    std::error_code missing;  // then it is another file, or the reader says why
+    if (context.world.rank() != 0 || !std::filesystem::equivalent(requests, output, missing)) return;
+    throw Error(ErrorCode::config, "--output " + output + " is the file of requests; name another");
+  });
+}
+
+std::int64_t max_length_of(const AppConfig& config, const model::ModelConfig& architecture) {
+  const std::int64_t given = config.loglikelihood.max_length;
+  if (given == 0) return architecture.max_position_embeddings;
+  require_positions("loglikelihood.max_length", given, architecture);
+  return given;
+}
+
+/// No comparison with NaN is true: a broken model would seem to answer.
+void require_finite(std::span<const evaluation::LogLikelihood> answers,
+                    std::span<const evaluation::Request> requests, const AppConfig& config,
+                    const LoadedModel& loaded) {
+  for (std::size_t r = 0; r < answers.size(); ++r)
+    NMOE_CHECK(std::isfinite(answers[r].sum), bad_data,
+               "{}{}{}: its log probabilities of {}:{} are not finite: a weight is NaN or infinite, or "
+               "activations overflow in {}",
+               config.run.model, loaded.checkpoint.empty() ? "" : " with the experts of ", loaded.checkpoint,
+               config.loglikelihood.requests, requests[r].line, name_of(config.train.dtype));
+}
+
+/// What the answers were made from.
+std::string provenance(const AppConfig& config, const LoadedModel& loaded, const std::string& requests_hash,
+                       std::int64_t max_length, const std::string& answers) {
+  nlohmann::ordered_json json;
+  json["format"] = answers_format.name;
+  json["format_version"] = answers_format.version;
+  json["version"] = version();
+  json["model"] = config.run.model;
+  json["checkpoint"] =
+      loaded.checkpoint.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(loaded.checkpoint);
+  json["config"] = nlohmann::ordered_json::object();
+  for (const auto& [key, value] : recorded_options(config, "loglikelihood")) json["config"][key] = value;
+  json["max_length"] = max_length;
+  json["requests_hash"] = requests_hash;
+  json["answers_sha256"] = sha256_text(answers);
+  return json.dump(2) + "\n";
+}
+
+}  // namespace
+
+int run_loglikelihood(comm::ExecutionContext& context, const AppConfig& config) {
+  const std::string& path = config.loglikelihood.requests;
+  require_option(path, "loglikelihood.requests", "JSON lines of requests in token ids");
+  require_option(config.run.output, "output", "the JSON lines of answers to write");
+  require_other_output(context, path, config.run.output);
+  const LoadedModel loaded = load_model_or_checkpoint(context, config);
+  const model::ModelConfig& architecture = loaded.decoder->config();
+  const std::int64_t max_length = max_length_of(config, architecture);
+  io::require_same_file(context.world, path);
+  std::vector<evaluation::Request> requests;
+  context.log.set_task("reading requests");
+  comm::agree(context.world, [&] {
+    requests = evaluation::load_requests(path, {architecture.vocab_size, max_length}, context.heartbeat);
+  });
+  const std::string requests_hash = io::file_hash(context.world, path);
+  context.log.info("{}: {} requests", path, requests.size());
+  const auto answers = evaluation::measure_log_likelihoods(
+      context, requests, max_length, [&](const model::Batch& batch, std::span<const model::LabelAt> labels) {
+        return loaded.decoder->label_scores(batch, labels);
+      });
+  require_finite(answers, requests, config, loaded);
+  comm::agree(context.world, [&] {
+    if (context.world.rank() != 0) return;
+    const std::string text = evaluation::answer_lines(answers);
+    io::write_file_atomically(config.run.output + ".json",
+                              provenance(config, loaded, requests_hash, max_length, text));
+    io::write_file_atomically(config.run.output, text);  // last: who sees it finds the other
+  });
+  context.log.info("{}: written", config.run.output);
+  return 0;
+}
+
+}  // namespace nmoe::app
