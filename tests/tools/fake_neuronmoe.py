@@ -15,6 +15,8 @@ def main():
         return 0
     command, options = sys.argv[1], dict(zip(sys.argv[2::2], sys.argv[3::2]))
     output = options["--output"]
+    if command == "loglikelihood":
+        return answer(options)
     rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
     if not os.path.exists(options["--config"]):
         return 78
@@ -46,6 +48,25 @@ def main():
         open(os.path.join(output, "complete"), "w").close()
     else:
         write_output(command, output)
+    return 0
+
+
+def answer(options):
+    """An invented log-likelihood for each request, the same whenever it is asked of the same checkpoint."""
+    if int(os.environ.get("OMPI_COMM_WORLD_RANK", "0")) != 0:
+        return 0
+    if os.environ.get("FAKE_FAIL") == "loglikelihood":
+        print("fake: no answers today", file=sys.stderr)
+        return 65
+    with open(options["--loglikelihood.requests"], encoding="utf-8") as stream, \
+            open(options["--output"], "w", encoding="utf-8") as out:
+        for line in stream:
+            asked = json.loads(line)
+            tokens = asked.get("continuation") or asked["rolling"]
+            seed = sum(asked.get("context", [])) + 7 * sum(tokens) + len(options.get("--resume", ""))
+            out.write(json.dumps({"loglikelihood": -1 - seed % 97 / 10, "is_greedy": seed % 3 == 0, "tokens": len(tokens)}) + "\n")
+    with open(options["--output"] + ".json", "w", encoding="utf-8") as stream:
+        json.dump({"format": "fake", "options": options}, stream)
     return 0
 
 

@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The layout of the paper's Tables 1, 3 and 11: a row per model, a column per benchmark and language, with standard errors.
+
+    tools/benchmark_table.py [NAME=]RESULTS.json... [--csv OUT.csv] [--png OUT.png] [--text OUT.txt]
+
+RESULTS.json come from `tools/lm_eval_neuronmoe.py read --benchmarks`; a row is called NAME, or after its file.
+The table is printed too. Needs Debian's python3-matplotlib for --png, so use /usr/bin/python3.
+"""
+import argparse
+import csv
+import io
+import json
+import math
+import os
+import sys
+from typing import Any
+
+EXIT_DATA, EXIT_RUN = 65, 70
+TITLES = {"arc": "ARC", "belebele": "Belebele", "hellaswag": "HellaSwag", "mmlu": "MMLU"}
+Cell = tuple[str, str]  # benchmark, language
+
+
+class TableError(Exception):
+    """One clear line: which file, what is wrong, what to do."""
+
+
+def read_results(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            found = json.load(stream)
+        if found["format"] != "neuronmoe-benchmarks" or int(found["format_version"]) > 1:
+            raise ValueError(f"it is {found['format']} version {found['format_version']}")
+        for row in found["scores"]:
+            row["benchmark"], row["language"], int(row["shots"]), int(row["n"]), float(row[row["metric"]])
+        return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TableError(f"{path}: not results of lm_eval_neuronmoe.py ({getattr(error, 'strerror', None) or error}); make them with its "
+                         "`read --benchmarks`") from error
+
+
+class Table:
+    """Rows of scores in percent. All rows have to be made alike: benchmarks, shots, limit, first token."""
+
+    def __init__(self, named: list[tuple[str, str]]) -> None:
+        self.rows: list[tuple[str, dict[Cell, dict[str, Any]]]] = []
+        self.columns: list[Cell] = []
+        first: dict[str, Any] = {}
+        for name, path in named:
+            found = read_results(path)
+            cells = {(row["benchmark"], row["language"]): row for row in found["scores"]}
+            made = {"limit": found.get("limit"), "bos": found.get("bos_rule"), "max_length": found.get("max_length"),
+                    **{f"shots of {b}.{l}": row["shots"] for (b, l), row in cells.items()},
+                    **{f"items of {b}.{l}": row["n"] for (b, l), row in cells.items()}}
+            first = first or made
+            for key, value in made.items():
+                if first.get(key, value) != value:
+                    raise TableError(f"{path}: {key} is {value}, in the first row {first[key]}: such rows cannot stand in one table; "
+                                     "evaluate them alike")
+            self.columns += [cell for cell in cells if cell not in self.columns]
+            self.rows.append((name, cells))
+        self.made = first
+
+    def value(self, row: int, cell: Cell) -> tuple[float, float] | None:
+        """(score, standard error) in percent; nan where lm-eval gives no error."""
+        found = self.rows[row][1].get(cell)
+        if found is None:
+            return None
+        error = found.get(found["metric"] + "_stderr")
+        return 100 * float(found[found["metric"]]), 100 * error if isinstance(error, (int, float)) else math.nan
+
+    def heads(self) -> list[str]:
+        found = {cell: row for _, cells in reversed(self.rows) for cell, row in cells.items()}
+        return [f"{TITLES.get(b, b)} {l} ({found[b, l]['shots']})" for b, l in self.columns]
+
+    def notes(self) -> str:
+        """What the numbers are: one line per column, and the rules for all."""
+        found = {cell: row for _, cells in reversed(self.rows) for cell, row in cells.items()}
+        lines = [f"{TITLES.get(b, b)} {l}: {row['metric']}, {row['shots']} shots, {row['n']} items, {row['task']} ({row['source']})"
+                 for (b, l), row in ((cell, found[cell]) for cell in self.columns)]
+        limit = f"; only the first {self.made['limit']} items of each task" if self.made.get("limit") else ""
+        return "\n".join(lines + [f"{self.made['bos']}{limit}"])
+
+    def text(self) -> str:
+        cells = [["", *self.heads()]]
+        for n, (name, _) in enumerate(self.rows):
+            cells.append([name, *(cell_text(self.value(n, cell)) for cell in self.columns)])
+        widths = [max(len(row[k]) for row in cells) for k in range(len(cells[0]))]
+        return "\n".join("  ".join([row[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(row[1:], widths[1:]))]).rstrip()
+                         for row in cells)
+
+    def csv(self) -> str:
+        """A line per row of the table with score and error of every column, in percent; columns as in paper-tables."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["method"] + [name for b, l in self.columns for name in (f"{b}_{l}", f"{b}_{l}_stderr")])
+        for n, (name, _) in enumerate(self.rows):
+            values = [self.value(n, cell) or (math.nan, math.nan) for cell in self.columns]
+            writer.writerow([name] + ["" if math.isnan(part) else f"{part:.2f}" for value in values for part in value])
+        return stream.getvalue()
+
+
+def cell_text(value: tuple[float, float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value[0]:.2f}" + ("" if math.isnan(value[1]) else f" ± {value[1]:.2f}")
+
+
+def picture(table: Table) -> bytes:
+    """The table as a PNG; the best row of a column is bold."""
+    import report_charts
+    plt = report_charts.plt
+    figure, axis = plt.subplots(figsize=(1.6 + 1.35 * len(table.columns), 0.9 + 0.3 * len(table.rows)))
+    axis.axis("off")
+    texts = [[cell_text(table.value(n, cell)) for cell in table.columns] for n in range(len(table.rows))]
+    drawn = axis.table(cellText=texts, rowLabels=[name for name, _ in table.rows], colLabels=table.heads(), loc="center",
+                       cellLoc="center")
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(8)
+    drawn.scale(1, 1.3)
+    for k, cell in enumerate(table.columns):
+        values = [(table.value(n, cell) or (-1.0, 0.0))[0] for n in range(len(table.rows))]
+        drawn[values.index(max(values)) + 1, k].set_text_props(weight="bold")
+    axis.set_title("accuracy in %, (shots), ± standard error", fontsize=9)
+    return report_charts.png(figure)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Table 1 from evaluations.")
+    parser.add_argument("results", nargs="+", metavar="[NAME=]RESULTS.json")
+    parser.add_argument("--csv")
+    parser.add_argument("--png")
+    parser.add_argument("--text")
+    options = parser.parse_args(arguments)
+    try:
+        split = [word.partition("=") for word in options.results]
+        table = Table([(name, path) if equals else (os.path.splitext(os.path.basename(name))[0], name) for name, equals, path in split])
+        whole = f"{table.text()}\n\n{table.notes()}\n"
+        print(whole, end="")
+        for path, content in ((options.csv, table.csv().encode()), (options.text, whole.encode()),
+                              (options.png, picture(table) if options.png else b"")):
+            if path:
+                with open(path + ".tmp", "wb") as stream:
+                    stream.write(content)
+                os.replace(path + ".tmp", path)
+    except TableError as error:
+        print(f"benchmark_table: {error}", file=sys.stderr)
+        return EXIT_DATA
+    except OSError as error:
+        print(f"benchmark_table: {error.filename}: {error.strerror}", file=sys.stderr)
+        return EXIT_RUN
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Compares neuronmoe with the `hf` backend of lm-eval (float32, batch 1, CPU, 1 thread), request by request and item by item.
+
+    tools/check_lm_eval.py --model DIR --benchmarks tasks/benchmarks.json --limit 20 --workdir DIR [--ranks 1,2,4]
+
+Prints the largest relative difference of log-likelihoods, the items whose `acc` or `acc_norm` differ, whether the answers have the
+same bytes on every number of ranks, CPU seconds and peak memory of both. Ends with 1 if anything is not as it should be. What is
+in WORKDIR is used again: the slow half is hf. benchmarks.json comes from tools/benchmark_tasks.py. Wants lm_eval, transformers
+and torch; nothing in CI runs it.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import loglikelihood_files as files
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOLERANCE = 1e-4
+
+
+def hf_worker(options: argparse.Namespace) -> None:
+    """Scores the benchmarks with lm-eval's own backend and notes every log-likelihood down."""
+    import lm_eval_neuronmoe as plugin
+    from lm_eval.models.huggingface import HFLM
+    noted, seconds = {}, 0.0
+
+    class Noting(HFLM):
+        def _loglikelihood_tokens(self, requests: list[Any], *arguments: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+            nonlocal seconds
+            began = time.process_time()
+            found = super()._loglikelihood_tokens(requests, *arguments, **kwargs)
+            seconds += time.process_time() - began
+            for (_, context, continuation), (value, greedy) in zip(requests, found):
+                noted[files.key_of(files.pair_line(context, continuation)).hex()] = (value, bool(greedy))
+            return found
+
+    lm = Noting(pretrained=options.model, dtype="float32", batch_size=1, device="cpu",
+                **({"add_bos_token": False} if options.bos == "no" else {}))
+    _, items = plugin.run_benchmarks(lm, options.benchmarks, options.limit)
+    plugin.save(options.output, json.dumps({"seconds": seconds, "answers": noted, "items": items}))
+
+
+def measured(command: list[str], log: str, **environment: str) -> dict[str, float]:
+    """CPU seconds and peak memory of the largest process of a command, which must end well."""
+    with open(log, "ab") as stream:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                                   env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise files.FileError(f"{' '.join(command[:3])}: exit code {process.returncode}; log: {log}", files.EXIT_RUN)
+    return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024}
+
+
+def once(path: str, work: Any) -> dict[str, Any]:
+    """What `work` measures, kept in PATH.json so that a second run need not repeat it."""
+    if not (os.path.exists(path) and os.path.exists(path + ".measured")):
+        found = work()
+        with open(path + ".measured", "w", encoding="utf-8") as stream:
+            json.dump(found, stream)
+    with open(path + ".measured", encoding="utf-8") as stream:
+        return json.load(stream)
+
+
+def run_all(options: argparse.Namespace) -> dict[str, Any]:
+    """Writes requests and answers; returns the measurements."""
+    place = lambda name: os.path.join(options.workdir, name)  # noqa: E731
+    limit = ["--limit", str(options.limit)] if options.limit else []
+    common = ["--benchmarks", options.benchmarks, "--model", options.model, "--bos", options.bos, *limit]
+    plugin = [sys.executable, os.path.join(HERE, "lm_eval_neuronmoe.py")]
+    requests, log = place("requests.jsonl"), place("log.txt")
+    found = {"write": once(requests, lambda: measured([*plugin, "write", requests, *common], log))}
+    found["hf"] = once(place("hf.json"), lambda: measured([sys.executable, os.path.abspath(__file__), "--worker", "--output",
+                                                           place("hf.json"), *common], log))
+    if options.hf_only:
+        return found
+    for ranks in options.ranks:
+        answers = place(f"answers-{ranks}.jsonl")
+        command = files.program_command(requests, answers, options.model)
+        found[ranks] = once(answers, lambda: measured([os.path.join(files.ROOT, "launch", "run.sh"), str(ranks), *command], log))
+    answers = place(f"answers-{options.ranks[0]}.jsonl")
+    once(place("scores.json"), lambda: measured([*plugin, "read", requests, answers, *common, "--output", place("scores.json")], log))
+    return found
+
+
+def compare(options: argparse.Namespace, found: dict[str, Any]) -> bool:
+    place = lambda name: os.path.join(options.workdir, name)  # noqa: E731
+    with open(place("hf.json"), encoding="utf-8") as stream:
+        hf = json.load(stream)
+    first = place(f"answers-{options.ranks[0]}.jsonl")
+    ours = {key.hex(): answer for key, answer in files.read_answers(place("requests.jsonl"), first).items()}
+    if ours.keys() != hf["answers"].keys():
+        raise files.FileError(f"{place('requests.jsonl')}: {len(ours.keys() ^ hf['answers'].keys())} requests differ from hf's")
+    differences = [abs(ours[key].loglikelihood - value) / max(abs(value), 1e-9) for key, (value, _) in hf["answers"].items()]
+    greedy = sum(ours[key].is_greedy != told for key, (_, told) in hf["answers"].items())
+    with open(place("scores.json.items.jsonl"), encoding="utf-8") as stream:
+        items = [json.loads(line) for line in stream]
+    name = lambda item: (item["task"], item["item"])  # noqa: E731
+    theirs = {name(item): item for item in hf["items"]}
+    wrong = {metric: [name(item) for item in items if item[metric] != theirs[name(item)][metric]] for metric in ("acc", "acc_norm")}
+    texts = set()
+    for ranks in options.ranks:
+        with open(place(f"answers-{ranks}.jsonl"), "rb") as stream:
+            texts.add(stream.read())
+    print(f"{len(ours)} requests, {len(items)} items: largest relative difference {max(differences):.2e}, mean "
+          f"{sum(differences) / len(differences):.1e}; is_greedy differs {greedy}; acc differs on {len(wrong['acc'])} items, acc_norm on "
+          f"{len(wrong['acc_norm'])}")
+    print(f"answers on {', '.join(map(str, options.ranks))} ranks: {'the same bytes' if len(texts) == 1 else 'DIFFERENT'}")
+    print(f"hf: {hf['seconds']:.1f} CPU s in the model, {found['hf']['cpu_s']:.1f} in all, {found['hf']['peak_mb']:.0f} MB")
+    for ranks in options.ranks:
+        print(f"neuronmoe, {ranks} ranks: {found[ranks]['cpu_s']:.1f} CPU s, {found[ranks]['peak_mb']:.0f} MB in the largest process")
+    return max(differences) <= TOLERANCE and not wrong["acc"] and not wrong["acc_norm"] and len(texts) == 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="neuronmoe against lm-eval's hf backend.")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--benchmarks", required=True)
+    parser.add_argument("--bos", choices=("auto", "no"), default="auto")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--workdir", default="build/check-lm-eval")
+    parser.add_argument("--ranks", type=lambda text: [int(part) for part in text.split(",")], default=[1])
+    parser.add_argument("--hf-only", action="store_true", help="make hf's half and stop")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--output", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    try:
+        if options.worker:
+            hf_worker(options)
+            return 0
+        os.makedirs(options.workdir, exist_ok=True)
+        found = run_all(options)
+        return 0 if options.hf_only or compare(options, found) else 1
+    except files.FileError as error:
+        print(f"check_lm_eval: {error}", file=sys.stderr)
+        return error.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

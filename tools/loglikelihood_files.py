@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Request and answer files of `neuronmoe loglikelihood` (docs/evaluation.md), and the rule for the first token of a prompt.
+Standard library only; tools/lm_eval_neuronmoe.py puts lm-eval on top."""
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+EXIT_DATA, EXIT_RUN, EXIT_CONFIG = 65, 70, 78
+BOS_RULES = ("auto", "yes", "no")
+
+
+class FileError(Exception):
+    """One clear line: which file, what is wrong, what to do; and the exit code that goes with it."""
+
+    def __init__(self, text: str, code: int = EXIT_DATA) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Answer(NamedTuple):
+    loglikelihood: float
+    is_greedy: bool
+
+
+def pair_line(context: Sequence[int], continuation: Sequence[int]) -> str:
+    """The request for the log-likelihood of `continuation` after `context`."""
+    return json.dumps({"context": list(context), "continuation": list(continuation)}, separators=(",", ":"))
+
+
+def rolling_line(tokens: Sequence[int], prefix: int) -> str:
+    """The request for the log-likelihood of a whole text; `prefix` stands before its first token."""
+    return json.dumps({"rolling": list(tokens), "prefix": prefix}, separators=(",", ":"))
+
+
+def key_of(line: str) -> bytes:
+    """What a request is looked up by; the lines themselves would take gigabytes for MMLU."""
+    return hashlib.sha256(line.encode()).digest()
+
+
+class RequestWriter:
+    """Writes requests, each once, in the order in which they come. The file appears when `close` is called."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.keys = path, set()
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+            self.stream = open(path + ".tmp", "w", encoding="utf-8")
+        except OSError as error:
+            raise FileError(f"{path}: {error.strerror}; name a file that can be written", EXIT_RUN) from error
+
+    def add(self, line: str) -> None:
+        key = key_of(line)
+        if key not in self.keys:
+            self.keys.add(key)
+            self.stream.write(line + "\n")
+
+    def close(self) -> int:
+        """Returns the number of requests."""
+        self.stream.close()
+        os.replace(self.path + ".tmp", self.path)
+        return len(self.keys)
+
+    def abandon(self) -> None:
+        self.stream.close()
+        if os.path.exists(self.path + ".tmp"):
+            os.remove(self.path + ".tmp")
+
+
+def lines_of(path: str, remedy: str) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            for line in stream:
+                yield line.rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: {getattr(error, 'strerror', None) or error}; {remedy}") from error
+
+
+def parse_answer(path: str, number: int, line: str, request: str) -> Answer:
+    """The answer in a line, if it is one and scores as many tokens as its request has."""
+    try:
+        found = json.loads(line)
+        value, greedy, tokens = float(found["loglikelihood"]), found["is_greedy"], int(found["tokens"])
+        asked = json.loads(request)
+        wanted = len(asked["continuation"] if "continuation" in asked else asked["rolling"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileError(f"{path}, line {number}: not an answer of `neuronmoe loglikelihood` ({error}); run it again") from error
+    if not math.isfinite(value) or not isinstance(greedy, bool):
+        raise FileError(f"{path}, line {number}: loglikelihood {value}, is_greedy {greedy!r}; run `neuronmoe loglikelihood` again")
+    if tokens != wanted:
+        raise FileError(f"{path}, line {number}: {tokens} tokens were scored, the request has {wanted}: these are answers to other "
+                        "requests; run `neuronmoe loglikelihood` again")
+    return Answer(value, greedy)
+
+
+def read_answers(requests: str, answers: str) -> dict[bytes, Answer]:
+    """{key of the request: its answer}; refuses files that do not belong together."""
+    found: dict[bytes, Answer] = {}
+    replies = lines_of(answers, f"make it with `neuronmoe loglikelihood --loglikelihood.requests {requests} --output {answers}`")
+    asked = 0
+    for asked, request in enumerate(lines_of(requests, "write the requests first"), 1):
+        reply = next(replies, None)
+        if reply is None:
+            raise FileError(f"{answers}: {asked - 1} answers, but {requests} has more requests; run `neuronmoe loglikelihood` again")
+        found[key_of(request)] = parse_answer(answers, asked, reply, request)
+    if next(replies, None) is not None:
+        raise FileError(f"{answers}: more answers than the {asked} requests of {requests}; run `neuronmoe loglikelihood` again")
+    return found
+
+
+def provenance_of(answers: str) -> dict[str, Any]:
+    """What the program wrote about its answers, in ANSWERS.json; empty if there is none."""
+    path = answers + ".json"
+    if not os.path.exists(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return dict(json.load(stream))
+    except (OSError, ValueError, TypeError) as error:
+        raise FileError(f"{path}: {error}; run `neuronmoe loglikelihood` again") from error
+
+
+def program_command(requests: str, answers: str, model: str, checkpoint: str = "", max_length: int = 0,
+                    options: Sequence[str] = ()) -> list[str]:
+    """`loglikelihood` and its options, without the launcher."""
+    return (["loglikelihood", "--model", model] + (["--resume", checkpoint] if checkpoint else [])
+            + ["--loglikelihood.requests", requests, "--output", answers]
+            + (["--loglikelihood.max_length", str(max_length)] if max_length else []) + list(options))
+
+
+def launch(command: Sequence[str], ranks: int) -> None:
+    """Runs the program through launch/run.sh; its output goes to standard error, where it says how far it is."""
+    script = os.path.join(ROOT, "launch", "run.sh")
+    done = subprocess.run([script, str(ranks), *command], stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+    if done.returncode != 0:
+        raise FileError(f"launch/run.sh {ranks} {command[0]} ended with exit code {done.returncode}; its message stands above",
+                        done.returncode if 0 < done.returncode < 126 else EXIT_RUN)
+
+
+class Encoder:
+    """Texts to ids, with the first token that the rule asks for. `tokenizer` is one of transformers.
+
+    auto  what the tokenizer does by itself, but no second BOS in front of a text that begins with one (lm-eval since 0.4.5)
+    yes   its BOS, unless the text begins with it
+    no    none (lm-eval 0.4.4, and so the published numbers)
+    """
+
+    def __init__(self, tokenizer: Any, bos: str, prefix: int | None = None) -> None:
+        if bos not in BOS_RULES:
+            raise FileError(f"bos={bos}: expected {', '.join(BOS_RULES)}", EXIT_CONFIG)
+        if bos == "yes" and tokenizer.bos_token_id is None:
+            raise FileError("bos=yes: the tokenizer has no BOS; choose auto or no", EXIT_CONFIG)
+        self.tokenizer, self.bos = tokenizer, bos
+        candidates = (prefix, tokenizer.bos_token_id, tokenizer.eos_token_id)
+        found = next((token for token in candidates if token is not None), None)
+        if found is None:
+            raise FileError("the tokenizer has neither BOS nor EOS to begin a text with; give prefix_token_id=ID", EXIT_CONFIG)
+        self.prefix = int(found)
+
+    def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
+        if add_special_tokens is not None:
+            return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens))
+        if self.bos == "auto":
+            begins = text.startswith(self.tokenizer.decode(self.prefix))
+            return list(self.tokenizer.encode(text, add_special_tokens=not begins))
+        ids = list(self.tokenizer.encode(text, add_special_tokens=False))
+        if self.bos == "yes" and ids[:1] != [self.tokenizer.bos_token_id]:
+            ids.insert(0, self.tokenizer.bos_token_id)
+        return ids
+
+    def describe(self) -> str:
+        """One line: the rule, and what it puts in front of a text."""
+        with_rule, without = self.encode("a"), self.encode("a", add_special_tokens=False)
+        front = with_rule[:len(with_rule) - len(without)] if with_rule != without else []
+        words = ", ".join(f"{self.tokenizer.decode(token)} (id {token})" for token in front)
+        return f"bos = {self.bos}: {words or 'nothing'} in front of a text"
+
+
+def max_length_of(model: str) -> int:
+    """The longest input in tokens by the model's config.json, where lm-eval looks for it; 0 if it does not say."""
+    path = os.path.join(model, "config.json")
+    try:
+        with open(path, encoding="utf-8") as stream:
+            config = json.load(stream)
+        config = config.get("text_config") or config
+        return next((int(config[name]) for name in ("n_positions", "max_position_embeddings", "n_ctx") if config.get(name)), 0)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise FileError(f"{path}: {getattr(error, 'strerror', None) or error}; model= names a Hugging Face directory",
+                        EXIT_CONFIG) from error
