@@ -21,11 +21,14 @@ STAGES = ("pretrain", "stage1", "stage2")
 # Own sections: key -> default (None = required). The program's sections are passed on and checked by the program.
 OWN = {
     "pipeline": {"source": None, "target": None, "replay": None, "languages": None, "model": "", "base": "",
-                 "continuation": ""},
+                 "continuation": "", "analysis": "", "stage1": "", "stage2": ""},
     "tokenizer": {"vocab_size": "", "character_coverage": "0.9995"},
     "control": {"experts": "3"},
     "text": {"seed": "1", "sentences": "500", "held_out": "1000", "documents": "0"},
 }
+# Keys of [pipeline] that name files of the program's own options, and the keys in these that the pipeline sets itself.
+INCLUDES = {"analysis": ("analysis.sense",), "stage1": ("train.stage",), "stage2": ("train.stage",)}
+DATA = ("tokens", "lang", "mark")  # of [data.*] in such a file: likewise
 # Sections of the program and the steps that read them; the program checks their keys.
 TRAINING = ("pretrain", "stage1", "stage2")
 PASSED = {"analysis": ("analyze", "specialize"), "allocation": ("allocate",), "evaluation": ("evaluate",), "train": TRAINING,
@@ -40,6 +43,19 @@ class ConfigError(Exception):
     pass
 
 
+def parse_file(path, strict=True):
+    """The sections of one file."""
+    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#",),
+                                       inline_comment_prefixes=("#",), strict=strict, default_section="\0")
+    parser.optionxform = str
+    try:
+        with open(path, encoding="utf-8") as stream:
+            parser.read_file(stream)
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+    return parser
+
+
 def nearest(word, known):
     found = difflib.get_close_matches(word, known, 1)
     return f"; did you mean '{found[0]}'?" if found else f"; known: {', '.join(known)}"
@@ -49,14 +65,7 @@ def read_files(paths, overrides):
     """Returns {section: {key: value}}; refuses what nobody would read."""
     merged = {}
     for path in paths:
-        parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#",),
-                                           inline_comment_prefixes=("#",), strict=True, default_section="\0")
-        parser.optionxform = str
-        try:
-            with open(path, encoding="utf-8") as stream:
-                parser.read_file(stream)
-        except (OSError, UnicodeDecodeError, configparser.Error) as error:
-            raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+        parser = parse_file(path)
         for section in parser.sections():
             check_section(path, section, parser[section])
             merged.setdefault(section, {}).update(parser[section])
@@ -81,10 +90,46 @@ def read_files(paths, overrides):
         if merged.get("corpus"):
             raise ConfigError(f"{paths[-1]}: [corpus] needs [pipeline] base: a base that is made from nothing takes its text from "
                               "WORKDIR/corpus")
+    for name in INCLUDES:
+        if pipeline[name]:
+            include(merged, name, paths)
     for stage in STAGES:
         if not merged.get(stage + ".mix") and not (pipeline["base"] and stage == "pretrain"):
             raise ConfigError(f"{paths[-1]}: [{stage}.mix] is missing or empty")
     return merged
+
+
+def beside(name, paths):
+    """The file `name` beside the config file that stands last, or in the working directory."""
+    for folder in [os.path.dirname(os.path.abspath(path)) for path in reversed(paths)] + [os.getcwd()]:
+        if os.path.isfile(os.path.join(folder, name)):
+            return os.path.join(folder, name)
+    return None
+
+
+def include(merged, name, paths):
+    """Takes the files that [pipeline] NAME lists, which [analysis] or [STAGE.train] override. Those of a stage are for it alone;
+    their [data.LANGUAGE] are its data sets, mixed by size unless there is a [STAGE.mix], and `data.target` is the target's."""
+    found, mix = {}, {}
+    for word in words(merged["pipeline"][name]):
+        path = beside(word, paths)
+        if path is None:
+            raise ConfigError(f"[pipeline] {name} = {word}: no such file beside {paths[-1]}")
+        parser = parse_file(path, strict=False)  # a key that may stand several times is one that the pipeline sets
+        for section in parser.sections():
+            if section.startswith("data.") and name != "analysis":
+                mix[section[len("data."):]] = ""
+                values = {key: value for key, value in parser[section].items() if key not in DATA}
+            elif section in PASSED:
+                values = {key: value for key, value in parser[section].items() if f"{section}.{key}" not in INCLUDES[name]}
+            else:
+                raise ConfigError(f"{path}: [{section}] means nothing to [pipeline] {name}" + nearest(section, list(PASSED)))
+            found.setdefault(section, {}).update(values)
+    for section, values in found.items():
+        own = section if name == "analysis" else f"{name}.{section}"
+        merged[own] = {**values, **merged.get(own, {})}
+    if name != "analysis":
+        merged.setdefault(name + ".mix", {**mix, "target": ""})
 
 
 def check_section(path, section, values):
@@ -109,6 +154,9 @@ def mixture(config, stage, target, languages):
         lang = target if lang == "target" else lang
         if lang not in languages:
             raise ConfigError(f"[{stage}.mix] {lang} is not one of [pipeline] languages = {', '.join(languages)}")
+        if not share:  # of included files: by size
+            mix[lang] = None
+            continue
         try:
             weight = float(share)
         except ValueError:
@@ -127,17 +175,19 @@ def section_text(name, values):
 
 def passed(config, step, but=()):
     """The program's sections that a step reads, as text; not those that the step makes itself."""
-    return "".join(section_text(name, config[name]) for name, steps in PASSED.items()
-                   if step in steps and name not in but and config.get(name))
+    found = {name: {**config.get(name, {}), **config.get(f"{step}.{name}", {})} for name, steps in PASSED.items()
+             if step in steps and name not in but}
+    return "".join(section_text(name, values) for name, values in found.items() if values)
 
 
 def train_text(config, stage, target, languages, replay):
     parts = [section_text("train", {**config.get("train", {}), **config.get(stage + ".train", {})})]
     parts.append(passed(config, stage, but=("train",)))
     for lang, weight in mixture(config, stage, target, languages).items():
+        more = config.get(f"{stage}.data.{lang}", {}) | (config.get(f"{stage}.data.target", {}) if lang == target else {})
         parts.append(section_text("data." + lang, {
             "tokens": "tokens/train.h5", "lang": lang, "mark": "old" if lang in replay else "new",
-            "weight": f"{weight:g}"}))
+            **({} if weight is None else {"weight": f"{weight:g}"}), **more}))
     return "\n".join(parts)
 
 
@@ -226,20 +276,19 @@ def corpus_words(config, languages):
 def read_model(config, paths):
     """Text of the model description: beside the config file that names it last."""
     name = config["pipeline"]["model"]
-    for folder in [os.path.dirname(os.path.abspath(path)) for path in reversed(paths)] + [os.getcwd()]:
-        path = os.path.join(folder, name)
-        if os.path.isfile(path):
-            try:
-                with open(path, encoding="utf-8") as stream:
-                    text = stream.read()
-                model = json.loads(text)
-            except (ValueError, OSError) as error:
-                raise ConfigError(f"{path}: {error}") from error
-            if str(model.get("vocab_size")) != config["tokenizer"]["vocab_size"]:
-                raise ConfigError(f"{path}: vocab_size {model.get('vocab_size')} differs from [tokenizer] vocab_size "
-                                  f"{config['tokenizer']['vocab_size']}")
-            return text
-    raise ConfigError(f"[pipeline] model = {name}: no such file beside {paths[-1]}")
+    path = beside(name, paths)
+    if path is None:
+        raise ConfigError(f"[pipeline] model = {name}: no such file beside {paths[-1]}")
+    try:
+        with open(path, encoding="utf-8") as stream:
+            text = stream.read()
+        model = json.loads(text)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if str(model.get("vocab_size")) != config["tokenizer"]["vocab_size"]:
+        raise ConfigError(f"{path}: vocab_size {model.get('vocab_size')} differs from [tokenizer] vocab_size "
+                          f"{config['tokenizer']['vocab_size']}")
+    return text
 
 
 def write_if_changed(path, text):

@@ -71,6 +71,13 @@ def steps(train, tokens):
     return math.ceil(float(train["epochs"]) * per_epoch)
 
 
+def data_of(config, target):
+    """{language: (mark, most documents, share)} of the data sets, whatever the target's is called."""
+    names = [name.removeprefix("data.") for name in config.sections() if name.startswith("data.")]
+    return {target if name == "target" else name: tuple(config["data." + name].get(key) for key in ("mark", "max_docs", "weight"))
+            for name in names}
+
+
 class Configs(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -83,7 +90,8 @@ class Configs(unittest.TestCase):
     def test_no_file_is_forgotten(self):
         known = set(RUNS) | {f"{p}-stage{s}" for p in PRESETS for s in (1, 2)}
         known |= {"llama3.2-3b-replay", "qwen1.5-1.8b-replay", "optimizer", "sense", "quickstart", "quickstart-short",
-                  "quickstart-base", "your-model", "llama3.2-3b-plan"}
+                  "quickstart-base", "your-model", "llama3.2-3b-plan", "llama3.2-3b-pipeline",
+                  "llama3.2-3b-bn-pipeline", "llama3.2-3b-ne-pipeline"}
         found = {os.path.basename(path)[:-4] for path in glob.glob(os.path.join(ROOT, "configs", "*.cfg"))}
         self.assertEqual(found, known)
         experts = {os.path.basename(path)[:-4] for path in glob.glob(os.path.join(ROOT, "configs", "experts", "*"))}
@@ -179,6 +187,32 @@ class Configs(unittest.TestCase):
                     step = os.path.basename(name)[:-4].split("-")[0]
                     stage = ["--stage", step[-1]] if step.startswith("stage") else []
                     printed(command[step], ["--config", path, *stage], work)
+
+    def test_runs_of_the_paper_resolve_as_pipelines_with_the_same_numbers(self):
+        for lang, preset in [(lang, "default") for lang in ("el", "tr", "hu", "bn", "ne")] + [("el", "paper-literal"),
+                                                                                              ("el", "released-script")]:
+            more = [f"pipeline.stage{n}={'llama3.2-3b-replay.cfg ' if n == 2 else ''}optimizer.cfg {preset}-stage{n}.cfg" for n in (1, 2)]
+            chosen = ["llama3.2-3b-pipeline"] + ([f"llama3.2-3b-{lang}-pipeline"] if lang in ("bn", "ne") else [])
+            texts = pipeline_config.step_files(pipeline_config.read_files(
+                [os.path.join(ROOT, "configs", name + ".cfg") for name in chosen], more), lang, "test")
+            run = f"llama3.2-3b-{lang}"
+            with tempfile.TemporaryDirectory() as work:
+                def printed_step(name, command, *options):
+                    path = os.path.join(work, "step.cfg")
+                    with open(path, "w", encoding="utf-8") as stream:
+                        stream.write(texts[name])
+                    return printed(command, ["--config", path, *options], work)
+                for stage in (1, 2):
+                    found = printed_step(f"{lang}/stage{stage}.cfg", "train", "--stage", str(stage))
+                    wanted = self.train.get((run, preset, stage)) or resolved("train", *stage_files(run, preset, stage))
+                    for section in ("train", "lbl", "router", "pack"):
+                        self.assertEqual(dict(found[section]), dict(wanted[section]), (run, preset, stage, section))
+                    self.assertEqual(data_of(found, lang), data_of(wanted, lang))
+                found = printed_step("analyze.cfg", "analyze")["analysis"]
+                wanted = resolved("analyze", run, "sense")["analysis"]
+                for key in ("sentences", "max_tokens", "top_k", "ap_min", "dtype"):
+                    self.assertEqual(found[key], wanted[key])
+                self.assertEqual(printed_step(f"{lang}/allocate.cfg", "allocate")["allocation"]["languages"], "en," + lang)
 
     def test_readme_has_the_short_names_and_exit_codes_of_the_program(self):
         done = subprocess.run([BINARY, "--help"], capture_output=True, text=True, check=True)

@@ -256,6 +256,26 @@ class Config(unittest.TestCase):
         self.assertIn("[data.hu]\ntokens = tokens/train.h5\nlang = hu\nmark = new\nweight = 40\n", stage2)
         self.assertIn("[data.en]\ntokens = tokens/train.h5\nlang = en\nmark = old\nweight = 45\n", stage2)
 
+    def test_included_files(self):
+        for name, text in (("a.cfg", "[train]\nstage = 1\nseed = 5\nbeta1 = 0.8\n[router]\ncompat = release\n"),
+                           ("b.cfg", "[train]\nseed = 6\n[data.es]\nmark = old\ntokens = x.h5\nmax_docs = 9\n[data.target]\nmax_docs = 8\n"),
+                           ("s.cfg", "[analysis]\nsense = en:a.json\nsense = el:b.json\nmax_tokens = 77\n")):
+            with open(os.path.join(self.folder, name), "w", encoding="utf-8") as stream:
+                stream.write(text)
+        path = self.write("[pipeline]\nstage2 = a.cfg b.cfg\nanalysis = s.cfg\n[stage2.train]\nbeta1 = 0.7\n")
+        files = self.files(extra=[path])
+        self.assertIn("seed = 6\n", files["el/stage2.cfg"])  # the later of the two
+        self.assertIn("beta1 = 0.7\n", files["el/stage2.cfg"])  # the pipeline's own section over both
+        self.assertNotIn("stage = 1", files["el/stage2.cfg"])
+        self.assertIn("compat = release", files["el/stage2.cfg"])
+        self.assertNotIn("compat = release", files["el/stage1.cfg"])  # for its stage alone
+        self.assertIn("lang = el\nmark = new\nweight = 40\nmax_docs = 8\n", files["el/stage2.cfg"])
+        self.assertNotIn("77", self.files()["analyze.cfg"])
+        self.assertEqual(files["analyze.cfg"].count("sense = el:"), 1)
+        for text, message in (("stage1 = nowhere.cfg", "nowhere.cfg: no such file beside"), ("stage1 = x.cfg", r"\[pipeline\] means nothing")):
+            with self.assertRaisesRegex(pipeline_config.ConfigError, message):
+                self.files(extra=[self.write(f"[pipeline]\n{text}\n")])
+
     def test_base_does_not_depend_on_the_target(self):
         el, hu = self.files("el"), self.files("hu")
         for name in ("pretrain.cfg", "analyze.cfg", "tokenize-train.cfg", "tokenize-test.cfg"):
