@@ -47,7 +47,7 @@ class Exchange:
         self.mode, self.answers_path, self.requests_path = mode, answers, requests
         self.writer = files.RequestWriter(requests) if mode == "write" else None
         self.found = files.read_answers(requests, answers) if mode == "read" else {}
-        self.provenance = files.provenance_of(answers) if mode == "read" else {}
+        self.provenance = files.provenance_of(requests, answers) if mode == "read" else {}
 
     def answer(self, lines: list[str], lm: "NeuronMoE") -> list[files.Answer]:
         if self.writer:
@@ -74,7 +74,7 @@ class Exchange:
             files.launch(files.program_command(requests, answers, lm.model_dir, lm.checkpoint, lm.given_length, lm.options),
                          lm.ranks)
             self.found.update(files.read_answers(requests, answers))
-            self.provenance = files.provenance_of(answers)
+            self.provenance = files.provenance_of(requests, answers)
 
 
 def load_tokenizer(model: str) -> Any:
@@ -241,12 +241,11 @@ def benchmarks(mode: str, exchange: Exchange, arguments: list[str]) -> None:
 
 def harness(mode: str, arguments: list[str]) -> None:
     from lm_eval.__main__ import cli_evaluate
-    for word in arguments:
-        if word.split("=")[0] in ("--model", "-M", "--output_path", "-o", "--log_samples", "-s") and (mode == "write" or word[:3] in ("--m", "-M")):
-            if word.startswith("--model_args"):
-                continue
-            raise FileError(f"{word}: not with `{mode}`" + ("; the model is neuronmoe" if word[:3] in ("--m", "-M") else
-                                                           ", which has no scores yet; give it to `read`"), EXIT_CONFIG)
+    for name in (word.split("=")[0] for word in arguments):
+        if name in ("--model", "-M"):
+            raise FileError(f"{name}: the model is neuronmoe; its directory goes into --model_args model=DIR", EXIT_CONFIG)
+        if mode == "write" and name in ("--output_path", "-o", "--log_samples", "-s"):
+            raise FileError(f"{name}: `write` has no scores yet; give it to `read`", EXIT_CONFIG)
     sys.argv = ["lm_eval", "run", "--model", "neuronmoe", *arguments]
     # The table of `write` would hold scores of nothing.
     with contextlib.redirect_stdout(io.StringIO()) if mode == "write" else contextlib.nullcontext():

@@ -113,16 +113,30 @@ def read_answers(requests: str, answers: str) -> dict[bytes, Answer]:
     return found
 
 
-def provenance_of(answers: str) -> dict[str, Any]:
-    """What the program wrote about its answers, in ANSWERS.json; empty if there is none."""
+def hash_of(path: str) -> str:
+    """The program's hash of a request file: the SHA-256 of the SHA-256s, in hexadecimal, of its 64 MiB blocks."""
+    digests = ""
+    try:
+        with open(path, "rb") as stream:
+            while block := stream.read(64 << 20):
+                digests += hashlib.sha256(block).hexdigest()
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}; write the requests first") from error
+    return hashlib.sha256(digests.encode()).hexdigest()
+
+
+def provenance_of(requests: str, answers: str) -> dict[str, Any]:
+    """What the program wrote about its answers, in ANSWERS.json; refuses answers to other requests."""
     path = answers + ".json"
-    if not os.path.exists(path):
-        return {}
     try:
         with open(path, encoding="utf-8") as stream:
-            return dict(json.load(stream))
+            found = dict(json.load(stream))
     except (OSError, ValueError, TypeError) as error:
-        raise FileError(f"{path}: {error}; run `neuronmoe loglikelihood` again") from error
+        raise FileError(f"{path}: {getattr(error, 'strerror', None) or error}; the program writes it with the answers: run "
+                        "`neuronmoe loglikelihood` again") from error
+    if found.get("requests_hash") != hash_of(requests):
+        raise FileError(f"{answers}: these are answers to other requests than {requests} holds; run `neuronmoe loglikelihood` again")
+    return found
 
 
 def program_command(requests: str, answers: str, model: str, checkpoint: str = "", max_length: int = 0,

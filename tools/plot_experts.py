@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Share of high-AP units, layers by experts (the paper's figure 3), from expert_neurons.h5; --languages names one."""
+"""Share of high-AP units, layers by experts (the paper's figure 3), from expert_neurons.h5 or its
+expert_neurons_LANG.csv; --languages names one."""
 import sys
 
 import plot_data
@@ -8,7 +9,7 @@ import report_charts
 
 
 def draw(argv=None):
-    options = plot_data.arguments(__doc__, "expert_neurons.h5").parse_args(argv)
+    options = plot_data.arguments(__doc__, "expert_neurons.h5, or the CSV of a language").parse_args(argv)
     if not options.languages or "," in options.languages:
         raise ValueError("--languages: name one language")
     values = plot_data.expert_ratios(options.input, options.languages)

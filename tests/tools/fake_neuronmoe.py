@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stands in for the program in tests/tools/test_pipeline.py: makes each step's output, records its call, can fail,
 can be slow, and understands USR1 the way a training does (saves and ends with 85)."""
+import hashlib
 import json
 import os
 import signal
@@ -66,8 +67,13 @@ def answer(options):
             seed = sum(asked.get("context", [])) + 7 * sum(tokens) + len(options.get("--resume", ""))
             out.write(json.dumps({"loglikelihood": -1 - seed % 97 / 10, "is_greedy": seed % 3 == 0, "tokens": len(tokens)}) + "\n")
     with open(options["--output"] + ".json", "w", encoding="utf-8") as stream:
-        json.dump({"format": "fake", "options": options}, stream)
+        json.dump({"options": options, "requests_hash": two_hashes(options["--loglikelihood.requests"])}, stream)
     return 0
+
+
+def two_hashes(path):
+    with open(path, "rb") as stream:
+        return hashlib.sha256(hashlib.sha256(stream.read()).hexdigest().encode()).hexdigest()
 
 
 def write_output(command, output):

@@ -198,6 +198,16 @@ class Files(Folder):
                 files.read_answers(*self.exchange(*answers))
             self.assertIn("a.jsonl", str(raised.exception))
 
+    def test_answers_to_other_requests_are_refused(self):
+        requests, answers = self.exchange()
+        with self.assertRaisesRegex(files.FileError, "a.jsonl.json: No such file"):
+            files.provenance_of(requests, answers)
+        self.write("a.jsonl.json", {"requests_hash": "0" * 64})
+        with self.assertRaisesRegex(files.FileError, "a.jsonl: these are answers to other requests than .*r.jsonl"):
+            files.provenance_of(requests, answers)
+        self.write("a.jsonl.json", {"requests_hash": files.hash_of(requests), "version": "1"})
+        self.assertEqual(files.provenance_of(requests, answers)["version"], "1")
+
     def test_first_token(self):
         adds, plain = transformers.Tokenizer(), transformers.Tokenizer(adds_bos=False)
         cases = {("auto", adds): [256, 97], ("auto", plain): [97], ("yes", plain): [256, 97], ("yes", adds): [256, 97], ("no", adds): [97]}

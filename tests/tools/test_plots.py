@@ -20,6 +20,7 @@ class Plots(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
+        self.folder = folder.name
         self.neurons = os.path.join(folder.name, "neurons.h5")
         self.experts = os.path.join(folder.name, "expert_neurons.h5")
         self.png = os.path.join(folder.name, "out.png")
@@ -36,15 +37,51 @@ class Plots(unittest.TestCase):
         with open(self.png, "rb") as stream:
             self.assertTrue(stream.read().startswith(b"\x89PNG\r\n"))
 
-    def test_counts_per_layer_are_rows_of_the_file(self):
-        counts, layers = plot_data.selected_per_layer(self.neurons, "el,en")
-        self.assertEqual((list(counts), layers), (["el", "en"], 8))
+    def test_counts_per_layer_are_distinct_units(self):
+        synthetic.write_neurons(self.neurons, top_k=400)
+        counts = plot_data.read_counts([self.neurons], "el,en")
+        units = {name: [set() for _ in range(8)] for name in ("el", "en")}
         with h5py.File(self.neurons) as file:
-            expected = [0] * 8
-            for row in file["selected/el"]:
-                expected[int(file["module/name"][row["module"]].decode().split(".")[2])] += 1
-        self.assertEqual(list(counts["el"]), expected)
-        self.assertEqual(counts["en"].sum(), 100)
+            for name, layers in units.items():
+                for row in file["selected/" + name]:
+                    layers[int(file["module/name"][row["module"]].decode().split(".")[2])].add(int(row["unit"]))
+        self.assertEqual(list(counts.each), ["el", "en"])
+        self.assertEqual(counts.each["el"], [len(layer) for layer in units["el"]])
+        self.assertEqual(counts.union, [len(one | two) for one, two in zip(units["el"], units["en"])])
+        self.assertLess(sum(counts.each["en"]), 400)  # of 400 rows some are the same unit in two projections
+        self.assertLess(sum(counts.union), sum(counts.each["el"]) + sum(counts.each["en"]))
+
+    def test_counts_of_the_published_code(self):
+        header = "ap,on_p50,off_p50,layer,unit,uuid,concept,group\n"
+        rows = {"en": [("model.layers.0.mlp.up_proj:0", 3), ("model.layers.0.mlp.gate_proj:0", 3), ("model.layers.2.self_attn.k_proj:0", 1)],
+                "el": [("model.layers.0.mlp.down_proj:0", 3), ("model.layers.0.mlp.down_proj:0", 9)]}
+        inputs = []
+        for name, found in rows.items():
+            path = os.path.join(self.folder, name + ".csv")
+            with open(path, "w", encoding="utf-8") as stream:
+                stream.write(header + "".join(f"1.0,0,0,{layer},{unit},7,{name},sense\n" for layer, unit in found))
+            inputs.append(f"{name}={path}")
+        out = os.path.join(self.folder, "counts.csv")
+        done = self.plot("neuron_counts.py", *inputs, out)
+        self.assertEqual((done.returncode, done.stdout), (0, ""))
+        with open(out, encoding="utf-8") as stream:
+            self.assertEqual(stream.read(), "layer,en,el,unique_neurons_en_el\n0,1,2,2\n1,0,0,0\n2,1,0,1\n")
+        again = plot_data.read_counts([out], "en,el")
+        self.assertEqual((again.each, again.union), ({"en": [1, 0, 1], "el": [2, 0, 0]}, [2, 0, 1]))
+        self.assertIsNone(plot_data.read_counts([out], "el,en").union)
+
+    def test_lists_side_by_side(self):
+        for name, counts in (("a", "3,3,3"), ("b", "1,2,4"), ("c", "1,2")):
+            with open(os.path.join(self.folder, name + ".cfg"), "w", encoding="utf-8") as stream:
+                stream.write(f"ADA_MOE_NUM_EXPERTS_LIST={counts}\n")
+        a, b, c = (os.path.join(self.folder, name + ".cfg") for name in "abc")
+        out = os.path.join(self.folder, "table.csv")
+        done = self.plot("expert_table.py", a, "mine=" + b, "--csv", out)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        with open(out, encoding="utf-8") as stream:
+            self.assertEqual(stream.read(), "layer,a,mine\n0,3,1\n1,3,2\n2,3,4\nexperts,9,7\nreduction_percent,0.0,22.2\n"
+                                            "reduction_of_added_percent,0.0,33.3\n")
+        self.assertIn("c.cfg: 2 layers, ", self.plot("expert_table.py", a, c).stdout)
 
     def test_ratios_stand_at_their_layer_and_expert(self):
         values = plot_data.expert_ratios(self.experts, "el")
@@ -58,6 +95,11 @@ class Plots(unittest.TestCase):
     def test_pictures(self):
         self.draws("plot_neurons.py", self.neurons)
         self.draws("plot_neurons.py", self.neurons, "--languages", "en,el")
+        lists = []
+        for name in ("guided", "uniform"):
+            lists += ["--experts", os.path.join(self.folder, name + ".cfg")]
+            synthetic.write_experts(lists[-1], (3,) * 8 if name == "uniform" else synthetic.EXPERTS)
+        self.draws("plot_neurons.py", self.neurons, "--languages", "en,el", *lists)
         self.draws("plot_experts.py", self.experts, "--languages", "el")
         self.draws("plot_ap.py", self.neurons, "--languages", "hu")
         self.draws("plot_ap.py", self.experts)
@@ -84,6 +126,18 @@ class Plots(unittest.TestCase):
             self.assertEqual(done.returncode, 1)
             self.assertIn(wanted, done.stdout)
             self.assertNotIn("Traceback", done.stdout)
+        short, empty = os.path.join(self.folder, "short.cfg"), os.path.join(self.folder, "empty.csv")
+        synthetic.write_experts(short, (1, 2))
+        with open(empty, "w", encoding="utf-8") as stream:
+            stream.write("layer,unit\nlayers,1\n")
+        for arguments, wanted in [((self.neurons, self.png, "--experts", short), "short.cfg: 2 layers, the neurons have 8"),
+                                  ((empty, self.png), "empty.csv: it is not as neuronmoe writes it"),
+                                  ((self.neurons, self.png, *["--experts", short] * 3), "at most two")]:
+            done = self.plot("plot_neurons.py", *arguments)
+            self.assertEqual((done.returncode, done.stdout.count("\n")), (1, 1), done.stdout)
+            self.assertIn(wanted, done.stdout)
+        done = self.plot("neuron_counts.py", f"en={empty}", self.png)
+        self.assertIn("empty.csv, line 2: 'layers' is not a module of a layer", done.stdout)
         self.assertIn("name one language", self.plot("plot_experts.py", self.experts, self.png).stdout)
 
 
