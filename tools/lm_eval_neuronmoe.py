@@ -205,12 +205,16 @@ def run_benchmarks(lm: Any, path: str, limit: int | None) -> tuple[list[dict], l
     for entry in entries:
         try:
             found = lm_eval.simple_evaluate(model=lm, tasks=[entry["task"]], num_fewshot=entry["shots"], limit=limit,
-                                            task_manager=manager, bootstrap_iters=0, log_samples=True)
+                                            task_manager=manager, bootstrap_iters=1000, log_samples=True)
         except FileError:
             raise
         except Exception as error:  # a data set that is not there, a task that lm-eval does not know
             raise FileError(f"{entry['task']}: lm-eval cannot run it ({(str(error) or repr(error)).splitlines()[0]}); data sets of the "
                             "hub need the network or its cache, see --data for files of your own") from error
+        other = {name: shots for name, shots in found.get("n-shot", {}).items() if shots != entry["shots"]}
+        if other:
+            raise FileError(f"{entry['task']}: wanted {entry['shots']} shots, lm-eval made {other}; its task fixes the number: name another "
+                            "with --task", EXIT_CONFIG)
         rows.append(scores_of(found, entry))
         items += samples_of(found, entry)
         print(f"neuronmoe: {entry['task']}: {rows[-1]['n']} items, {entry['shots']} shots", file=sys.stderr)
