@@ -27,20 +27,31 @@ def hf_worker(options: argparse.Namespace) -> None:
     """Scores the benchmarks with lm-eval's own backend and notes every log-likelihood down."""
     import lm_eval_neuronmoe as plugin
     from lm_eval.models.huggingface import HFLM
-    noted, seconds = {}, 0.0
+    noted, seconds, rolling = {}, 0.0, False
 
     class Noting(HFLM):
+        def loglikelihood_rolling(self, requests: list[Any], *arguments: Any, **kwargs: Any) -> list[float]:
+            nonlocal rolling
+            rolling = True  # its windows are not requests of ours
+            found = super().loglikelihood_rolling(requests, *arguments, **kwargs)
+            rolling = False
+            for request, value in zip(requests, found):
+                line = files.rolling_line(self.tok_encode(request.args[0]), self.prefix_token_id)
+                noted[files.key_of(line).hex()] = (value, None)
+            return found
+
         def _loglikelihood_tokens(self, requests: list[Any], *arguments: Any, **kwargs: Any) -> list[tuple[float, bool]]:
             nonlocal seconds
             began = time.process_time()
             found = super()._loglikelihood_tokens(requests, *arguments, **kwargs)
             seconds += time.process_time() - began
-            for (_, context, continuation), (value, greedy) in zip(requests, found):
+            for (_, context, continuation), (value, greedy) in zip(() if rolling else requests, found):
                 noted[files.key_of(files.pair_line(context, continuation)).hex()] = (value, bool(greedy))
             return found
 
     lm = Noting(pretrained=options.model, dtype="float32", batch_size=1, device="cpu",
-                **({"add_bos_token": False} if options.bos == "no" else {}))
+                **({"add_bos_token": False} if options.bos == "no" else {}),
+                **({"max_length": options.max_length} if options.max_length else {}))
     _, items = plugin.run_benchmarks(lm, options.benchmarks, options.limit)
     plugin.save(options.output, json.dumps({"seconds": seconds, "answers": noted, "items": items}))
 
@@ -70,8 +81,8 @@ def once(path: str, work: Any) -> dict[str, Any]:
 def run_all(options: argparse.Namespace) -> dict[str, Any]:
     """Writes requests and answers; returns the measurements."""
     place = lambda name: os.path.join(options.workdir, name)  # noqa: E731
-    limit = ["--limit", str(options.limit)] if options.limit else []
-    common = ["--benchmarks", options.benchmarks, "--model", options.model, "--bos", options.bos, *limit]
+    common = ["--benchmarks", options.benchmarks, "--model", options.model, "--bos", options.bos, "--max-length", str(options.max_length),
+              *(["--limit", str(options.limit)] if options.limit else [])]
     plugin = [sys.executable, os.path.join(HERE, "lm_eval_neuronmoe.py")]
     requests, log = place("requests.jsonl"), place("log.txt")
     found = {"write": once(requests, lambda: measured([*plugin, "write", requests, *common], log))}
@@ -81,7 +92,7 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
         return found
     for ranks in options.ranks:
         answers = place(f"answers-{ranks}.jsonl")
-        command = files.program_command(requests, answers, options.model)
+        command = files.program_command(requests, answers, options.model, max_length=options.max_length)
         found[ranks] = once(answers, lambda: measured([os.path.join(files.ROOT, "launch", "run.sh"), str(ranks), *command], log))
     answers = place(f"answers-{options.ranks[0]}.jsonl")
     once(place("scores.json"), lambda: measured([*plugin, "read", requests, answers, *common, "--output", place("scores.json")], log))
@@ -97,7 +108,7 @@ def compare(options: argparse.Namespace, found: dict[str, Any]) -> bool:
     if ours.keys() != hf["answers"].keys():
         raise files.FileError(f"{place('requests.jsonl')}: {len(ours.keys() ^ hf['answers'].keys())} requests differ from hf's")
     differences = [abs(ours[key].loglikelihood - value) / max(abs(value), 1e-9) for key, (value, _) in hf["answers"].items()]
-    greedy = sum(ours[key].is_greedy != told for key, (_, told) in hf["answers"].items())
+    greedy = sum(told not in (None, ours[key].is_greedy) for key, (_, told) in hf["answers"].items())
     with open(place("scores.json.items.jsonl"), encoding="utf-8") as stream:
         items = [json.loads(line) for line in stream]
     name = lambda item: (item["task"], item["item"])  # noqa: E731
@@ -123,6 +134,7 @@ def main() -> int:
     parser.add_argument("--benchmarks", required=True)
     parser.add_argument("--bos", choices=("auto", "no"), default="auto")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--max-length", type=int, default=0, help="a small one makes windows, and cuts contexts")
     parser.add_argument("--workdir", default="build/check-lm-eval")
     parser.add_argument("--ranks", type=lambda text: [int(part) for part in text.split(",")], default=[1])
     parser.add_argument("--hf-only", action="store_true", help="make hf's half and stop")

@@ -177,7 +177,8 @@ def scores_of(found: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
 def samples_of(found: dict[str, Any], entry: dict[str, Any]) -> list[dict[str, Any]]:
     """Each item with its log-likelihoods, so that two models can be compared item by item."""
     return [{"benchmark": entry["benchmark"], "language": entry["language"], "task": task, "item": sample["doc_id"],
-             "gold": sample["target"], "loglikelihoods": [float(reply[0]) for reply in sample["filtered_resps"]],
+             "gold": sample["target"],
+             "loglikelihoods": [float(reply[0] if isinstance(reply, (list, tuple)) else reply) for reply in sample["filtered_resps"]],
              "acc": sample.get("acc"), "acc_norm": sample.get("acc_norm")}
             for task, samples in found.get("samples", {}).items() for sample in samples]
 

@@ -292,6 +292,45 @@ class Plugin(Folder):
             lm.loglikelihood_rolling([type("Request", (), {"args": ("text",)})])
 
 
+class CommandLine(Folder):
+    """tools/lm_eval_neuronmoe.py with lm-eval's options."""
+
+    def setUp(self):
+        super().setUp()
+        (self.folder / "config.json").write_text('{"max_position_embeddings": 4096}', encoding="utf-8")
+        self.requests, self.answers = str(self.folder / "r.jsonl"), str(self.folder / "a.jsonl")
+        self.program = os.path.join(HERE, "fake_neuronmoe.py")
+
+    def call(self, *arguments, task="pair"):
+        done = subprocess.run(["/usr/bin/python3", os.path.join(ROOT, "tools", "lm_eval_neuronmoe.py"), *arguments, "--model_args",
+                               f"model={self.folder},bos=no", "--tasks", task], capture_output=True, text=True, check=False,
+                              env=dict(os.environ, NMOE_BINARY=self.program, PYTHONPATH=FAKES))
+        return done.returncode, done.stdout, done.stderr
+
+    def test_one_process_and_three_steps_agree(self):
+        code, one, err = self.call("run")
+        self.assertEqual(code, 0, err)
+        self.assertRegex(one, r"^table \[\(-\d.*no$")
+        code, out, err = self.call("write", self.requests)
+        self.assertEqual((code, out), (0, f"neuronmoe: 3 requests in {self.requests}\n"), err)
+        subprocess.run([self.program, *files.program_command(self.requests, self.answers, str(self.folder))], check=True)
+        code, three, err = self.call("read", self.requests, self.answers)
+        self.assertEqual((code, three), (0, one), err)
+
+    def test_errors_are_one_line(self):
+        for code, wanted, task, *arguments in (
+                (78, "'evaluate': expected run, write or read", "pair", "evaluate"), (78, "--model: the model is neuronmoe", "pair", "run", "--model", "hf"),
+                (78, "expected REQUESTS.jsonl ANSWERS.jsonl first", "pair", "read", self.requests),
+                (78, "--output_path: `write` has no scores yet", "pair", "write", self.requests, "--output_path", "x"),
+                (65, "r.jsonl: No such file or directory; write the requests first", "pair", "read", self.requests, self.answers),
+                (70, "lm-eval: no such task (ValueError;", "nothing", "write", self.requests)):
+            found, out, err = self.call(*arguments, task=task)
+            lines = [line for line in err.splitlines() if not line.startswith("neuronmoe: bos")]
+            self.assertEqual((found, out, len(lines)), (code, "", 1), err)
+            self.assertIn(wanted, err)
+            self.assertEqual([path.name for path in self.folder.iterdir()], ["config.json"])
+
+
 class Evaluate(Folder):
     """launch/evaluate.sh from MODEL to table."""
 
