@@ -35,6 +35,7 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config);
 int run_specialize(comm::ExecutionContext& context, const AppConfig& config);
 int run_evaluate(comm::ExecutionContext& context, const AppConfig& config);
 int run_loglikelihood(comm::ExecutionContext& context, const AppConfig& config);
+int run_generate(comm::ExecutionContext& context, const AppConfig& config);
 int run_convert(comm::ExecutionContext& context, const AppConfig& config);
 int run_check(comm::ExecutionContext& context, const AppConfig& config);
 int run_plan(comm::ExecutionContext& context, const AppConfig& config);

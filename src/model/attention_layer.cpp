@@ -5,6 +5,7 @@
 
 #include "neuronmoe/ops/linear.hpp"
 #include "neuronmoe/ops/transformer.hpp"
+#include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::model {
 
@@ -37,6 +38,26 @@ void AttentionLayer::norm_heads(const NormedHeads& normed, const SequenceInfo& s
   ops::rope_apply(normed.k, sequence.positions, rope_.cos(), rope_.sin(), false, pass.stream);
 }
 
+void AttentionLayer::attend(const AttentionSaved& saved, ConstTensorView q, ConstTensorView k,
+                            const SequenceInfo& sequence, const LayerPass& pass) const {
+  const double scale = 1.0 / std::sqrt(static_cast<double>(pass.sizes.config.head_dim));
+  const std::int64_t t = q.dim(0), alone = sequence.offsets.back(), behind = t - alone;
+  if (sequence.cache != nullptr) {
+    const std::int64_t before = sequence.cache->length();
+    const auto [keys, values] = sequence.cache->layer(pass.sizes.layer);
+    copy(keys.rows(before, t), k, pass.stream);
+    copy(values.rows(before, t), saved.v, pass.stream);
+    const ops::PrefixedSequence only{0, t, 0, before, before};
+    ops::attention_prefixed_forward(saved.o, q, keys, values, {&only, 1}, scale, pass.stream);
+    return;
+  }
+  ops::attention_forward(saved.o.rows(0, alone), saved.lse.rows(0, alone), q.rows(0, alone), k.rows(0, alone),
+                         saved.v.rows(0, alone), sequence.offsets, scale, pass.stream);
+  if (behind > 0)
+    ops::attention_prefixed_forward(saved.o.rows(alone, behind), q.rows(alone, behind), k, saved.v,
+                                    sequence.prefixed, scale, pass.stream);
+}
+
 void AttentionLayer::forward(TensorView y, const ResidualStream& in, const SequenceInfo& sequence,
                              AttentionSaved& saved, const LayerPass& pass) const {
   const ModelConfig& config = pass.sizes.config;
@@ -62,13 +83,7 @@ void AttentionLayer::forward(TensorView y, const ResidualStream& in, const Seque
     ops::rope_apply(saved.k, sequence.positions, rope_.cos(), rope_.sin(), false, stream);
   }
   const TensorView q = config.qk_norm ? normed.q : saved.q, k = config.qk_norm ? normed.k : saved.k;
-  const double scale = 1.0 / std::sqrt(static_cast<double>(d));
-  const std::int64_t alone = sequence.offsets.back(), behind = t - alone;
-  ops::attention_forward(saved.o.rows(0, alone), saved.lse.rows(0, alone), q.rows(0, alone), k.rows(0, alone),
-                         saved.v.rows(0, alone), sequence.offsets, scale, stream);
-  if (behind > 0)
-    ops::attention_prefixed_forward(saved.o.rows(alone, behind), q.rows(alone, behind), k, saved.v,
-                                    sequence.prefixed, scale, stream);
+  attend(saved, q, k, sequence, pass);
   ops::linear_forward(y, saved.o.reshape(wide), weights_.o.value, {}, stream);
   pass.offer(Projection::o, -1, y, sequence.row_sample);
 }

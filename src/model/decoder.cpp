@@ -81,7 +81,7 @@ Decoder::Decoder(ModelConfig config, DType dtype, TrainableSet trainable, Expert
   bind_weights();
 }
 
-Decoder::Prepared Decoder::prepare(const Batch& batch) {
+Decoder::Prepared Decoder::prepare(const Batch& batch, std::int64_t earlier) {
   memory_.saved.reset();
   memory_.scratch.reset();
   const std::int64_t num_tokens = batch.num_tokens();
@@ -92,7 +92,7 @@ Decoder::Prepared Decoder::prepare(const Batch& batch) {
   std::vector<std::int32_t> positions(static_cast<std::size_t>(num_tokens));
   std::int64_t longest = 1;
   for (std::size_t b = 0; b + 1 < batch.offsets.size(); ++b) {
-    const std::int64_t before = b < num_alone ? 0 : prefixed[b - num_alone].prefix_length;
+    const std::int64_t before = b < num_alone ? earlier : prefixed[b - num_alone].prefix_length;
     longest = std::max(longest, before + batch.offsets[b + 1] - batch.offsets[b]);
     for (std::int64_t t = batch.offsets[b]; t < batch.offsets[b + 1]; ++t) {
       positions[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(before + t - batch.offsets[b]);

@@ -34,6 +34,29 @@ Tensor Decoder::logits(const Batch& batch) {
   return copied_to(Device::cpu, wide, stream_);
 }
 
+Tensor Decoder::next_logits(std::span<const std::int32_t> ids, KeyValueCache& cache) {
+  const auto count = static_cast<std::int64_t>(ids.size());
+  NMOE_CHECK(cache.length() + count <= cache.capacity(), internal, "{} tokens behind {} in a cache of {}",
+             count, cache.length(), cache.capacity());
+  BatchBuilder builder;
+  if (!ids.empty()) builder.add(ids, {}, {});
+  const Batch batch = builder.batch();  // its offsets are read during the pass
+  Prepared prepared = prepare(batch, cache.length());
+  if (!ids.empty()) prepared.sequence.cache = &cache;
+  const ResidualStream out = run_layers(prepared.batch, prepared.sequence, nullptr, false);
+  cache.advance(count);
+  if (ids.empty()) return {};
+  const DType acc = accumulator_of(dtype_);
+  const TensorView xf = memory_.scratch.take(out.x.shape(), dtype_),
+                   inv_rms = memory_.scratch.take({count}, acc);
+  final_norm(xf, inv_rms, out);
+  const TensorView values = memory_.scratch.take({1, config_.vocab_size}, dtype_);
+  ops::linear_forward(values, xf.rows(count - 1, 1), head_.value, {}, stream_);
+  const TensorView wide = memory_.scratch.take(values.shape(), acc);
+  ops::cast(wide, values, stream_);
+  return copied_to(Device::cpu, wide, stream_);
+}
+
 std::vector<double> Decoder::token_log_probs(const Batch& batch, ActivationObserver* observer) {
   const Prepared prepared = prepare(batch);
   const ResidualStream out = run_layers(prepared.batch, prepared.sequence, observer, false);

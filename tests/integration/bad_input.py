@@ -93,7 +93,7 @@ def printed_config(work):
     if first != second or "steps = 7\n" not in first or "seq_length = 512\n" not in first or first.count("sense = ") != 2:
         failures.append("printed config")
         print("FAILED printed config:\n" + first + "\n---\n" + second)
-    for command in "tokenize pretrain analyze score allocate train specialize evaluate loglikelihood convert check inspect".split():
+    for command in "tokenize pretrain analyze score allocate train specialize evaluate loglikelihood generate convert check inspect".split():
         text = expect_ok(f"{command} --help", [command, "--help"]).stdout
         if f"neuronmoe {command}:" not in text or "--run.output" not in text or "[0..0]" in text:
             failures.append(f"{command} --help")

@@ -81,6 +81,15 @@ struct LogLikelihoodConfig {
   std::int64_t max_length = 0;
 };
 
+/// [generate]
+struct GenerateConfig {
+  std::vector<std::string> prompts;
+  std::string prompt_file, tokenizer;
+  std::int64_t max_tokens = 128;
+  double temperature = 0.0, top_p = 1.0;
+  std::uint64_t seed = 42;
+};
+
 /// [plan]
 struct PlanConfig {
   bool explain = false;
@@ -97,6 +106,7 @@ struct AppConfig {
   train::TrainConfig train;
   EvaluationConfig evaluation;
   LogLikelihoodConfig loglikelihood;
+  GenerateConfig generate;
   ConvertConfig convert;
   train::MachineConfig machine;
   PlanConfig plan;
@@ -117,7 +127,7 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "inspect, convert: the file or directory to read", .layout = true});
   f("run.resume", c.run.resume,
     FieldInfo{.help = "pretrain, train: auto (newest in the output), none or a step directory; specialize, "
-                      "evaluate, loglikelihood: a checkpoint or run directory",
+                      "evaluate, loglikelihood, generate: a checkpoint or run directory",
               .layout = true});
   f("run.device", c.run.device,
     FieldInfo{.help = "where the numbers are made", .unset = "auto", .layout = true});
@@ -204,6 +214,21 @@ void for_each_field(Config& c, F&& f) {
               .unit = "tokens",
               .min = 0,
               .max = 1 << 20});
+
+  f("generate.prompt", c.generate.prompts, FieldInfo{.help = "text to continue; repeatable"});
+  f("generate.prompt_file", c.generate.prompt_file,
+    FieldInfo{.help = "more of them: .txt, one on a line, or .jsonl, {\"prompt\": \"...\"} on a line"});
+  f("generate.tokenizer", c.generate.tokenizer,
+    FieldInfo{.help = "tokenizer file or directory", .unset = "the model's"});
+  f("generate.max_tokens", c.generate.max_tokens,
+    FieldInfo{.help = "most tokens of a continuation", .unit = "tokens", .min = 1, .max = 1 << 20});
+  f("generate.temperature", c.generate.temperature,
+    FieldInfo{.help = "0 = always the most probable token; else tokens are drawn", .min = 0, .max = 100});
+  f("generate.top_p", c.generate.top_p,
+    FieldInfo{.help = "draws among the most probable tokens that have this probability together",
+              .min = 1e-6,
+              .max = 1});
+  f("generate.seed", c.generate.seed, FieldInfo{.help = "seed of the draws"});
 
   f("convert.to", c.convert.to, FieldInfo{.help = "form of the output; that of the input is detected"});
   f("convert.dtype", c.convert.dtype,

@@ -16,7 +16,8 @@ enum class RandomPurpose : std::uint32_t {
   evaluation = 5,
   test = 6,
   synthetic = 7,
-  ties = 8
+  ties = 8,
+  generation = 9
 };
 
 /// Philox4x32-10 (Salmon et al., SC 2011): 128 random bits for a 128-bit counter under a 64-bit key.

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "neuronmoe/model/key_value_cache.hpp"
 #include "neuronmoe/model/layer_pass.hpp"
 #include "neuronmoe/model/parameter.hpp"
 #include "neuronmoe/model/rope_table.hpp"
@@ -39,6 +40,7 @@ struct SequenceInfo {
   std::span<const std::int64_t> offsets;        // of the sequences without prefix, which come first
   std::vector<ops::PrefixedSequence> prefixed;  // the others; `first` counts from the first of their tokens
   ConstTensorView row_sample;
+  KeyValueCache* cache = nullptr;  // of the one sequence, whose tokens go on behind those in it
 };
 
 /// In memory that backward may read if LayerPlan::keeps_attention().
@@ -128,6 +130,9 @@ class AttentionLayer {
                 const LayerPass& pass) const;
 
  private:
+  /// o of attention over the rows of `sequence`, which cached ones may come before.
+  void attend(const AttentionSaved& saved, ConstTensorView q, ConstTensorView k, const SequenceInfo& sequence,
+              const LayerPass& pass) const;
   /// Fills `normed` from q and k of `saved`.
   void norm_heads(const NormedHeads& normed, const SequenceInfo& sequence, const AttentionSaved& saved,
                   const LayerPass& pass) const;

@@ -99,6 +99,11 @@ class Decoder {
   /// (ops::cpu::rows_are_independent). Labels of the batch are not read. Collective over the expert-parallel
   /// group.
   std::vector<LabelScore> label_scores(const Batch& batch, std::span<const LabelAt> labels);
+  /// Logits of what may follow the last of `ids`, [1, V] acc on the host, and adds their keys and values to
+  /// the cache, behind whose tokens they stand. No ids: takes part in the pass and returns {}. Collective
+  /// over the expert-parallel group, each rank with a sequence of its own. @throws Error(internal) if the
+  /// cache is too small
+  Tensor next_logits(std::span<const std::int32_t> ids, KeyValueCache& cache);
   /// Logits of every token at once, [T, V] acc: for comparisons on small models; the loss never needs them
   /// whole. Collective over the expert-parallel group.
   Tensor logits(const Batch& batch);
@@ -152,7 +157,8 @@ class Decoder {
     Batch batch;
     SequenceInfo sequence;
   };
-  Prepared prepare(const Batch& batch);
+  /// @param earlier tokens of the one sequence that passes before this one had
+  Prepared prepare(const Batch& batch, std::int64_t earlier = 0);
   /// Residual stream after all layers. Layers the freeze plan needs keep what backward reads when `training`.
   ResidualStream run_layers(const Batch& batch, const SequenceInfo& sequence, ActivationObserver* observer,
                             bool training);
