@@ -18,8 +18,6 @@ namespace {
 // adds, and the counts of participants; and of the results for a language.
 constexpr std::int64_t bytes_per_response = 4 + 2 * 4 + 2 * 2 + 8, bytes_per_positive = 4;
 constexpr std::int64_t bytes_per_language = 8 * ops::num_ranked_values + 4 * ops::num_order_statistics;
-// CUB counts in 64 bits but a grid has 2^31 − 1 blocks.
-constexpr std::int64_t most_rows = std::int64_t{1} << 30;
 
 template <typename T>
 Tensor on_device(const std::vector<T>& values, Shape shape, Stream& stream) {
@@ -87,7 +85,7 @@ DeviceScorer::DeviceScorer(const SampleRoles& roles, ScoringPlace place) : roles
   wanted_ = on_device(wanted, {languages, ops::num_order_statistics}, stream);
   const std::int64_t row_bytes = samples * bytes_per_response + num_positives_ * bytes_per_positive +
                                  languages * bytes_per_language + 16;
-  slab_rows_ = std::clamp<std::int64_t>(place.slab_bytes / row_bytes, 1, most_rows);
+  slab_rows_ = rows_of_slab(place.slab_bytes, row_bytes, samples);
 }
 
 void DeviceScorer::score(std::span<const float> responses, std::span<NeuronScore> scores,

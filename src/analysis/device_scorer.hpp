@@ -1,5 +1,7 @@
 #pragma once
 // Scores rows of responses on a GPU (ops::rank_rows): what score_rows does there.
+#include <algorithm>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -8,6 +10,18 @@
 #include "neuronmoe/tensor/tensor.hpp"
 
 namespace nmoe::analysis {
+
+/// Responses that CUB sorts in one call: before CUDA 12.9 or so it counts them in 32 bits, whatever it is
+/// given.
+constexpr std::int64_t most_responses_of_slab = (std::int64_t{1} << 31) - 1;
+
+/// Rows of `samples` responses that are ranked at once, `row_bytes` of `slab_bytes` each; 1 at least.
+constexpr std::int64_t rows_of_slab(std::int64_t slab_bytes, std::int64_t row_bytes, std::int64_t samples) {
+  // A grid has 2^31 − 1 blocks.
+  const std::int64_t most =
+      std::min(most_responses_of_slab / std::max<std::int64_t>(samples, 1), std::int64_t{1} << 30);
+  return std::clamp<std::int64_t>(slab_bytes / row_bytes, 1, std::max<std::int64_t>(most, 1));
+}
 
 /// Holds the tables of the roles on the device, and memory for one slab of rows. Sorting and average
 /// precision happen there; percentiles are interpolated and separations computed here, by the code that the

@@ -38,8 +38,12 @@ NodeSum sum_over_node(comm::Communicator& world, int value) {
 /// Which GPU this rank holds, in words that are equal only if it is the same one.
 std::string gpu_seat() {
   const CudaDevice device = current_cuda_device();
-  return fmt::format("{} ({:.0f} GB) at {} on {}", device.name,
-                     static_cast<double>(device.memory_bytes) / 1e9, device.bus_id, host_name());
+  return fmt::format("{} ({:.0f} GB) at {} on {}, {}", device.name,
+                     static_cast<double>(device.memory_bytes) / 1e9, device.bus_id, host_name(), device.uuid);
+}
+/// The whole card, which instances of a partitioned GPU share: NCCL tells GPUs apart by it.
+std::string gpu_card() {
+  return fmt::format("{} on {}", current_cuda_device().bus_id, host_name());
 }
 std::size_t first_of(const std::vector<std::string>& seats, const std::string& seat) {
   return static_cast<std::size_t>(std::find(seats.begin(), seats.end(), seat) - seats.begin());
@@ -55,9 +59,7 @@ Device choose_device(comm::Communicator& world, const GuardOptions& options, con
   world.drain();  // MPI is asked directly
   const int local_rank = rank_on_node().rank;
   comm::agree(world, [&] {
-    NMOE_CHECK(visible > 0, config,
-               "--device cuda: this process sees no CUDA device, or "
-               "the program was built without CUDA; use --device cpu");
+    NMOE_CHECK(visible > 0, config, "--device cuda: {}; use --device cpu", why_no_cuda_device());
     // One visible: the launcher has chosen (--gpus-per-task, cgroups). All visible on every rank: ours to do.
     select_cuda_device(visible == 1 ? 0 : local_rank % visible);
     ops::require_gpu_libraries();
@@ -78,27 +80,41 @@ Device choose_device(comm::Communicator& world, const GuardOptions& options, con
 
 namespace {
 
-comm::GpuTransport choose_gpu_transport(comm::Communicator& world, const GuardOptions& options) {
+/// Why some rank cannot use NCCL, naming the first; "" if all can. Collective.
+std::string why_not_all_have_nccl(comm::Communicator& world) {
+  const std::vector<std::string> reasons = comm::all_gather_strings(world, comm::why_no_nccl());
+  for (std::size_t r = 0; r < reasons.size(); ++r)
+    if (!reasons[r].empty()) return fmt::format("rank {}: {}", r, reasons[r]);
+  return "";
+}
+
+/// Without a wish it is NCCL where that is possible; where it is not, `log` says why.
+comm::GpuTransport choose_gpu_transport(comm::Communicator& world, const GuardOptions& options,
+                                        const Logger& log) {
   using comm::GpuTransport;
   const std::optional<GpuTransport> wanted = options.gpu_transport;
-  NMOE_CHECK(wanted != GpuTransport::nccl || comm::has_nccl(), config,
-             "comm.gpu_transport = nccl: this program was built without NCCL; use auto or host");
-  const std::vector<std::string> seats = comm::all_gather_strings(world, gpu_seat());
+  // One rank has nobody to talk to.
+  const bool useful = wanted ? *wanted == GpuTransport::nccl : world.size() > 1;
+  const std::string missing = useful ? why_not_all_have_nccl(world) : "";
+  NMOE_CHECK(wanted != GpuTransport::nccl || missing.empty(), config, "comm.gpu_transport = nccl: {}",
+             missing);
+  const std::vector<std::string> cards = comm::all_gather_strings(world, gpu_card());
   bool shared = false;
-  for (std::size_t r = 0; r < seats.size(); ++r) shared = shared || first_of(seats, seats[r]) != r;
+  for (std::size_t r = 0; r < cards.size(); ++r) shared = shared || first_of(cards, cards[r]) != r;
   NMOE_CHECK(wanted != GpuTransport::nccl || !shared, config,
              "comm.gpu_transport = nccl: NCCL refuses several "
-             "ranks on one GPU (comm.share_gpu); use auto or host");
+             "ranks on one GPU (comm.share_gpu, or instances of a partitioned GPU); use auto or host");
   if (wanted) return *wanted;
-  // One rank has nobody to talk to.
-  return comm::has_nccl() && !shared && world.size() > 1 ? GpuTransport::nccl : GpuTransport::host;
+  if (!useful || shared) return GpuTransport::host;
+  if (!missing.empty()) log.warn("tensors on GPUs travel through host memory, not by NCCL: {}", missing);
+  return missing.empty() ? GpuTransport::nccl : GpuTransport::host;
 }
 
 }  // namespace
 
 std::unique_ptr<comm::Communicator> make_gpu_world(std::unique_ptr<comm::Communicator> world,
                                                    const GuardOptions& options, const Logger& log) {
-  if (choose_gpu_transport(*world, options) == comm::GpuTransport::nccl) {
+  if (choose_gpu_transport(*world, options, log) == comm::GpuTransport::nccl) {
     comm::NcclOptions nccl;
     nccl.debug_checks = options.check_collectives;
     nccl.timeout_s = options.watchdog_s;

@@ -8,6 +8,8 @@
 namespace nmoe::detail {
 
 void cuda_copy(void* to, const void* from, std::int64_t bytes, Stream& stream);
+/// Whether the driver does not know `host`: neither PinnedMemory nor memory of a GPU.
+bool cuda_is_pageable(const void* host);
 void cuda_zero(void* to, std::int64_t bytes, Stream& stream);
 void* cuda_pinned_allocate(std::int64_t bytes);
 void cuda_pinned_free(void* pointer) noexcept;

@@ -36,8 +36,14 @@ void copy(TensorView dst, ConstTensorView src, Stream& stream) {
     return;
   }
   NMOE_CHECK(stream.device() == Device::cuda, internal, "a copy to or from the GPU was given a CPU stream");
+  const bool to_host = dst.device() == Device::cpu, from_host = src.device() == Device::cpu;
+  const bool pageable = (to_host || from_host) && detail::cuda_is_pageable(to_host ? dst.raw() : src.raw());
+  // Into pageable memory the driver may wait for the stream itself, without a time limit.
+  if (to_host && pageable) synchronize(stream);
   detail::cuda_copy(dst.raw(), src.raw(), src.num_bytes(), stream);
-  if (dst.device() == Device::cpu) synchronize(stream);
+  // From pageable memory it may have staged everything, or nothing: a GPU that shares the host's page tables
+  // (GH200) reads that memory when the stream gets there.
+  if (to_host || (from_host && pageable)) synchronize(stream);
 }
 
 Tensor copied_to(Device device, ConstTensorView src, Stream& stream) {

@@ -42,6 +42,7 @@ void RunAccounts::finish(const PlanInput& input, comm::Communicator& world, cons
   balanced_flops = num_steps * plan_counts(input, world.rank(), balanced_routing(input)).flops();
   planned_memory = plan_memory(input, world.rank());
   device = device_memory();
+  if (device.num_allocations > 0) card = card_memory();
   memory.weights = decoder.weight_bytes();
   memory.gradients = decoder.gradient_bytes();
   const model::StepBytes peak = decoder.peak_bytes();
@@ -85,6 +86,12 @@ std::string RunAccounts::to_string() const {
         "\nGPU memory of rank 0, MB: {:.1f} planned, {:.1f} "
         "allocated at most; allocations after the first step: {}",
         planned_memory.total() * 1e-6, device.peak * 1e-6, device.num_allocations - first_allocations);
+    const std::int64_t used = card.total - card.free, beside = used - device.in_use;
+    text += fmt::format(
+        "\nGPU of rank 0 by cudaMemGetInfo, MB: {:.1f} in use of {:.1f}; {:.1f} of it beside what this rank "
+        "allocated (CUDA context, NCCL, other processes); the most was {:.3f} x plan",
+        used * 1e-6, card.total * 1e-6, beside * 1e-6,
+        static_cast<double>(device.peak + beside) / static_cast<double>(planned_memory.total()));
   }
   return text;
 }

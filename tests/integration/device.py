@@ -131,6 +131,8 @@ def main():
                     planned, allocated = re.search(r"MB: ([0-9.]+) planned, ([0-9.]+) allocated", err).groups()
                     # Room for odd cuts, 1 MiB in each of two blocks; an arena that grew would take 16 MiB more.
                     check(float(allocated) < 1.05 * float(planned) + 3.0, f"{name}: {allocated} MB of {planned} planned")
+                    beside = re.search(r"by cudaMemGetInfo, MB: [0-9.]+ in use of [0-9.]+; ([0-9.]+) of it beside", err)
+                    check(beside and float(beside.group(1)) > 0, f"{name}: what the GPU holds beside our memory is told")
             directory = "checkpoints" if name == "base" else "."
             compare(name, metrics(work / f"{name}-cuda" / directory), metrics(work / f"{name}-cpu" / directory))
         resume(work, stage1, 6)

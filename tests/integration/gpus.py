@@ -25,13 +25,13 @@ def check(condition, what):
         problems.append(what)
 
 
-def run(ranks, *arguments, gpus=ONE, code=0, words=()):
+def run(ranks, *arguments, gpus=ONE, code=0, words=(), **variables):
     """Bus ids in `gpus`: what every rank sees; a list: what each one sees, as with --gpus-per-task=1."""
     per_rank = gpus if isinstance(gpus, list) else [gpus] * ranks
     launcher = [MPIEXEC]
     for r, visible in enumerate(per_rank):
         launcher += ([":"] if r > 0 else []) + ["-n", "1", "-x", f"NMOE_EMULATED_GPUS={visible}", BINARY, *map(str, arguments)]
-    job = subprocess.run(launcher, capture_output=True, text=True, timeout=300)
+    job = subprocess.run(launcher, capture_output=True, text=True, timeout=300, env={**os.environ, **variables})
     missing = [w for w in words if w not in job.stdout + job.stderr]
     if job.returncode != code or missing:
         check(False, f"{arguments[0]} on {gpus}: ends with {job.returncode}, not {code}; lacks {missing}\n{job.stdout}\n{job.stderr}")
@@ -58,7 +58,25 @@ def placement(work):
     run(2, *cuda, "--comm.gpu_transport", "host", gpus=both, words=["between GPUs ok: the same by copies"])
     run(1, *cuda, "--comm.gpu_transport", "nccl", words=["between GPUs ok: the same by NCCL"])
     run(2, *cuda, "--run.check_collectives", "true", gpus=both, words=["between GPUs ok: the same by NCCL"])
+    drivers(cuda, both)
     run(1, *cuda, "--comm.gpu_transport", "mpi", code=78, words=["comm.gpu_transport = 'mpi'", "auto|nccl|host"])
+
+
+def drivers(cuda, both):
+    """What the driver, its partitioned GPUs and a machine without NCCL say."""
+    run(1, *cuda, gpus="none", code=78, words=["--device cuda: this process sees no CUDA device; use --device cpu"])
+    run(1, *cuda, gpus="broken", code=78, words=["--device cuda: the CUDA devices cannot be asked for: unknown error"])
+    run(1, *cuda, code=78, NMOE_EMULATED_DRIVER="12040",
+        words=["the NVIDIA driver is for CUDA 12.4, this program for CUDA 13.0", "update the driver"])
+    run(1, *cuda, code=78, NMOE_EMULATED_DRIVER="0", words=["no NVIDIA driver was found (libcuda.so.1; this program needs CUDA 13.0)"])
+    parts = f"{ONE}/1,{ONE}/2"
+    out = run(2, *cuda, gpus=parts, words=["between GPUs ok: the same by copies through host memory", "verdict      ready"])
+    check(len(set(re.findall(r"rank    \d .*device .*, ([0-9a-f-]{36})", out))) == 2, "instances of one GPU are two seats")
+    run(2, *cuda, "--comm.gpu_transport", "nccl", gpus=parts, code=78, words=["instances of a partitioned GPU"])
+    run(2, *cuda, gpus=both, NMOE_EMULATED_NCCL="missing",
+        words=["through host memory, not by NCCL: rank 0: libnccl.so.2: cannot open", "between GPUs ok: the same by copies"])
+    run(2, *cuda, "--comm.gpu_transport", "nccl", gpus=both, code=78, NMOE_EMULATED_NCCL="missing",
+        words=["comm.gpu_transport = nccl: rank 0: libnccl.so.2: cannot open"])
 
 
 def make_inputs(work):

@@ -6,6 +6,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "../../src/analysis/device_scorer.hpp"
 #include "neuronmoe/analysis/average_precision.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/philox.hpp"
@@ -59,6 +60,17 @@ std::vector<float> random_scores(std::uint64_t seed, std::size_t n, int kind) {
 }
 
 }  // namespace
+
+// CUB once counted in 32 bits, whatever it was given: no slab has 2^31 responses, however large the memory.
+BOOST_AUTO_TEST_CASE(slabs_of_a_gpu_can_be_counted_in_32_bits) {
+  const std::int64_t huge = std::int64_t{1} << 50;
+  BOOST_TEST(rows_of_slab(huge, 24 * 4500, 4500) == 477218);
+  BOOST_TEST(rows_of_slab(huge, 24 * 4500, 4500) * 4500 < std::int64_t{1} << 31);
+  BOOST_TEST((rows_of_slab(huge, 24, 1) == std::int64_t{1} << 30));  // blocks of a grid
+  BOOST_TEST(rows_of_slab(24 * 4500 * 10, 24 * 4500, 4500) == 10);   // else as many as the memory holds
+  BOOST_TEST(rows_of_slab(1, 24 * 4500, 4500) == 1);
+  BOOST_TEST(rows_of_slab(huge, 24 * 4500, std::int64_t{1} << 32) == 1);
+}
 
 BOOST_AUTO_TEST_CASE(hand_values_of_method_13) {
   for (const auto& golden : hand_goldens) {

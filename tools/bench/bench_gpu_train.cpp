@@ -1,7 +1,7 @@
 // Optimizer steps of a randomly initialised model on one GPU, interleaved with a large matrix product, so
 // that both rates come from the same run (docs/performance.md). Usage: bench_gpu_train model=config.json
 // experts=experts.cfg [stage=1|2] [routing=balanced|skewed]
-//   [sequences=32] [length=1024] [steps=10] [gemm=8192] [device=cuda|cpu]
+//   [sequences=32] [length=1024] [steps=10] [warm_up=3] [gemm=8192] [device=cuda|cpu]
 //
 // Useful FLOPs are those the stream counts (2 per multiply-add, causal attention at half, nothing computed
 // twice). One micro-batch is one step, so each pays for clipping and AdamW. Medians over the steps.
@@ -27,7 +27,6 @@ using namespace nmoe;
 namespace {
 
 constexpr double tokens_of_the_run = 1.966e9;  // 15,000 steps of 4 x 32 x 1024 tokens
-constexpr int warm_up = 3;
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -162,6 +161,20 @@ double largest_load(const model::Decoder& decoder) {
   return largest;
 }
 
+/// `libraries`: bytes of the GPU in use that are none of our allocations.
+void print_memory(const train::MemoryPlan& plan, const DeviceMemory& memory, std::int64_t libraries) {
+  fmt::print(
+      "  memory: planned {:.2f} GB, allocated at most {:.2f} "
+      "GB = {:.3f} x plan; {} allocations after warm-up\n",
+      static_cast<double>(plan.total()) / 1e9, static_cast<double>(memory.peak) / 1e9,
+      static_cast<double>(memory.peak) / static_cast<double>(plan.total()), memory.num_allocations);
+  fmt::print(
+      "  by cudaMemGetInfo: {:.2f} GB beside what was allocated (context, libraries, other processes), "
+      "{:.2f} GB in all = {:.3f} x plan\n",
+      static_cast<double>(libraries) / 1e9, static_cast<double>(memory.peak + libraries) / 1e9,
+      static_cast<double>(memory.peak + libraries) / static_cast<double>(plan.total()));
+}
+
 int run(comm::ExecutionContext& context, const Options& options) {
   const bool stage1 = options.number("stage", 1) == 1;
   const std::string routing = options.text("routing", "balanced");
@@ -187,10 +200,11 @@ int run(comm::ExecutionContext& context, const Options& options) {
       random_batch(input.config.micro_batch_size, input.config.seq_length, input.model.vocab_size);
   const model::LossScales scales{
       .lm = 1.0 / static_cast<double>(tokens), .balancing = stage1 ? 0.01 : 0.0, .lpr = stage1 ? 0.0 : 0.1};
-  const std::int64_t n = options.number("gemm", 8192), num_steps = options.number("steps", 10);
+  const std::int64_t n = options.number("gemm", 8192), num_steps = options.number("steps", 10),
+                     warm_up = options.number("warm_up", 3);
   std::vector<double> steps, products;
   double flops = 0, loss = 0;
-  std::int64_t allocations = 0;
+  std::int64_t allocations = 0, libraries = 0;
   DeviceMemory memory;
   {
     Product product(n, stream);
@@ -217,13 +231,16 @@ int run(comm::ExecutionContext& context, const Options& options) {
       loss = losses.lm_sum / static_cast<double>(losses.num_labels);
     }
     memory = device_memory();
+    if (memory.num_allocations > 0) {
+      const CardMemory card = card_memory();
+      libraries = card.total - card.free - memory.in_use;
+    }
     memory.peak -= beside;
     memory.num_allocations -= allocations;
   }
   const double cube = static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
   const double gemm_rate = 2.0 * cube / median(products), rate = flops / median(steps);
   const double tokens_per_s = static_cast<double>(tokens) / median(steps);
-  const train::MemoryPlan plan = train::plan_memory(input, 0);
   fmt::print(
       "{} stage {} {}: {} x {} tokens: {:.1f} ms a step (min {:.1f}), "
       "{:.0f} tokens/s, {:.1f} GPU-hours for 1.966 G tokens\n",
@@ -234,11 +251,7 @@ int run(comm::ExecutionContext& context, const Options& options) {
       "  useful {:.1f} TFLOP/s of {:.1f} TFLOP/s of a {}^3 product "
       "= {:.1f} %; largest load {:.2f} x mean; loss {:.3f}\n",
       rate / 1e12, gemm_rate / 1e12, n, 100.0 * rate / gemm_rate, largest_load(decoder), loss);
-  fmt::print(
-      "  memory: planned {:.2f} GB, allocated at most {:.2f} "
-      "GB = {:.3f} x plan; {} allocations after warm-up\n",
-      static_cast<double>(plan.total()) / 1e9, static_cast<double>(memory.peak) / 1e9,
-      static_cast<double>(memory.peak) / static_cast<double>(plan.total()), memory.num_allocations);
+  print_memory(train::plan_memory(input, 0), memory, libraries);
   return 0;
 }
 

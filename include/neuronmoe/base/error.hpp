@@ -32,7 +32,8 @@ struct ExitRow {
   std::string_view meaning;
 };
 constexpr auto enum_names(ErrorCode) {
-  return std::to_array<ExitRow>({
+  // An array with a name: the front end of nvcc 12 evaluates no std::to_array of a temporary one.
+  constexpr ExitRow rows[] = {
       {ErrorCode::bad_data, "bad_data", 65, "bad input data"},
       {ErrorCode::io, "io", 70, "input or output failed"},
       {ErrorCode::internal, "internal", 70, "internal error: a fault of the program itself"},
@@ -43,7 +44,8 @@ constexpr auto enum_names(ErrorCode) {
       {ErrorCode::watchdog, "watchdog", 86, "watchdog: a rank made no progress"},
       {ErrorCode::nan_limit, "nan_limit", 87,
        "too many steps in a row with a loss or gradient that is not finite"},
-  });
+  };
+  return std::to_array(rows);
 }
 
 /// Returns the code that the program ends with after an error of that kind.

@@ -3,6 +3,7 @@
 // (comm.gpu_transport) and splits it; everybody else only sees the interface.
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "neuronmoe/comm/communicator.hpp"
 
@@ -31,8 +32,9 @@ struct NcclOptions {
   double timeout_s = 600.0;
 };
 
-/// Whether this program was built with NCCL.
-bool has_nccl();
+/// Returns why NCCL cannot be used by this process, with a remedy: it was built without, or the library is
+/// not found here; "" if it can. Opens the library.
+std::string why_no_nccl();
 
 /// Device tensors travel by NCCL, host tensors by `host`. One NCCL communicator per group, made over `host`:
 /// the world's here, that of a group at its first collective on device tensors. All work of this process goes
@@ -43,7 +45,7 @@ bool has_nccl();
 /// all groups, and every later call throws an Error naming the collective and the rank.
 /// Takes over `host`. The destructor aborts what close() has not closed.
 /// @pre this thread's CUDA device is chosen, and no two ranks of `host` share one (NCCL hangs then)
-/// @throws Error(config) in a build without NCCL, Error(watchdog) if the ranks do not find each other
+/// @throws Error(config) where why_no_nccl() has words, Error(watchdog) if the ranks do not find each other
 /// Collective: yes, over `host`; so is close().
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host,
                                                      const NcclOptions& options = {});

@@ -10,15 +10,22 @@
 
 namespace nmoe {
 
-/// What a GPU is called and where it sits; `bus_id` tells two ranks whether they hold the same one.
+/// What a GPU is called and where it sits; `uuid` tells two ranks whether they hold the same one: instances
+/// of a partitioned GPU (MIG) share its bus id.
 struct CudaDevice {
   int index = 0;
-  std::string name, bus_id;
+  std::string name, bus_id, uuid;
   std::int64_t memory_bytes = 0;
 };
+/// Why num_cuda_devices() is 0, in words that go after a colon: the driver's own if it gave any, and both
+/// versions where it is too old; "" if there is a device.
+std::string why_no_cuda_device();
 /// Makes GPU `index` the one of this process (its calling thread) and describes it.
 /// @throws Error(config) if there is no such GPU.
 CudaDevice select_cuda_device(int index);
+/// Makes GPU `index`, which this process has chosen before, the one of the calling thread, too: a new thread
+/// starts with GPU 0. Returns whether that went well.
+bool use_cuda_device(int index) noexcept;
 /// The one chosen for this thread.
 CudaDevice current_cuda_device();
 
@@ -27,6 +34,13 @@ struct DeviceMemory {
   std::int64_t in_use = 0, peak = 0, num_allocations = 0;
 };
 DeviceMemory device_memory();
+/// Bytes of the chosen GPU as its driver counts them: what nobody holds, and all. Of what is held
+/// DeviceMemory is a part; the rest is the context, libraries, and other processes.
+struct CardMemory {
+  std::int64_t free = 0, total = 0;
+};
+/// @throws Error(internal) on a CUDA error, Error(config) in a build without CUDA
+CardMemory card_memory();
 
 /// A stream of its own. `stream()` stays valid as long as this lives.
 class OwnedStream {
@@ -84,7 +98,7 @@ class PinnedMemory {
 void start_copy(TensorView dst, ConstTensorView src, Stream& stream);
 /// dst = src, element types and counts equal, either side on either device, in the order of the stream. When
 /// one side is host memory (not PinnedMemory) the call returns only when that memory may be read or written
-/// again: a device-to-host copy waits for the stream. Both on the host: done at once.   @throws
+/// again: it waits for the stream, within the time of synchronize(). Both on the host: done at once. @throws
 /// Error(internal) if they disagree.
 void copy(TensorView dst, ConstTensorView src, Stream& stream);
 /// The same elements on `device`, as an owning tensor.

@@ -9,12 +9,11 @@ namespace nmoe {
 
 enum class DType : std::uint8_t { float64, float32, bfloat16, int32, int64, uint8 };
 constexpr auto enum_names(DType) {
-  return std::to_array<EnumName<DType>>({{DType::float64, "float64"},
-                                         {DType::float32, "float32"},
-                                         {DType::bfloat16, "bfloat16"},
-                                         {DType::int32, "int32"},
-                                         {DType::int64, "int64"},
-                                         {DType::uint8, "uint8"}});
+  // Named: the front end of nvcc 12 evaluates no std::to_array of a temporary one.
+  constexpr EnumName<DType> rows[] = {{DType::float64, "float64"},   {DType::float32, "float32"},
+                                      {DType::bfloat16, "bfloat16"}, {DType::int32, "int32"},
+                                      {DType::int64, "int64"},       {DType::uint8, "uint8"}};
+  return std::to_array(rows);
 }
 /// What a config may ask for as type of weights, activations or gradients on their way.
 inline constexpr auto weight_dtypes = names_among<DType::float32, DType::bfloat16>;

@@ -23,6 +23,7 @@ struct RunAccounts {
   std::map<std::string, std::int64_t> planned_bytes;
   MemoryPlan memory, planned_memory;   ///< counted, planned
   DeviceMemory device;                 ///< of this process, all zero on the CPU
+  CardMemory card;                     ///< of its GPU at the end of the run, all zero on the CPU
   std::int64_t first_allocations = 0;  ///< of `device`, up to the end of the first step
 
   void add(const StepMetrics& step);

@@ -1,17 +1,17 @@
 #pragma once
 // NCCL's return codes as errors, and its names for our types.
-#include <nccl.h>
-
+#include "nccl_library.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/comm/communicator.hpp"
 
 /// NMOE_NCCL(call): throws Error(internal) with NCCL's own text unless the call succeeds or is under way.
-#define NMOE_NCCL(call)                                                                       \
-  do {                                                                                        \
-    const ncclResult_t nmoe_nccl_code = (call);                                               \
-    if (nmoe_nccl_code != ncclSuccess && nmoe_nccl_code != ncclInProgress) [[unlikely]]       \
-      ::nmoe::throw_error(::nmoe::ErrorCode::internal, __FILE__, __LINE__, #call,             \
-                          std::string("NCCL failed: ") + ncclGetErrorString(nmoe_nccl_code)); \
+#define NMOE_NCCL(call)                                                                              \
+  do {                                                                                               \
+    const ncclResult_t nmoe_nccl_code = (call);                                                      \
+    if (nmoe_nccl_code != ncclSuccess && nmoe_nccl_code != ncclInProgress) [[unlikely]]              \
+      ::nmoe::throw_error(                                                                           \
+          ::nmoe::ErrorCode::internal, __FILE__, __LINE__, #call,                                    \
+          std::string("NCCL failed: ") + ::nmoe::comm::detail::nccl().error_string(nmoe_nccl_code)); \
   } while (false)
 
 namespace nmoe::comm::detail {

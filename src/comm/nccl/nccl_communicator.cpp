@@ -50,7 +50,7 @@ std::size_t unsigned_of(std::int64_t count) {
 /// The library that was found: "NCCL 2.28.9".
 std::string nccl_version_text() {
   int version = 0;
-  NMOE_NCCL(ncclGetVersion(&version));
+  NMOE_NCCL(detail::nccl().get_version(&version));
   return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
@@ -135,7 +135,7 @@ void NcclCommunicator::connect() {
   on_host_uncounted([&](Communicator& host) {
     ncclUniqueId id{};
     agree(host, [&] {
-      if (rank() == 0) NMOE_NCCL(ncclGetUniqueId(&id));
+      if (rank() == 0) NMOE_NCCL(detail::nccl().get_unique_id(&id));
     });
     const std::string bytes = broadcast_string(host, std::string_view(id.internal, sizeof(id.internal)));
     std::memcpy(id.internal, bytes.data(), sizeof(id.internal));
@@ -201,8 +201,9 @@ Work NcclCommunicator::all_reduce(TensorView inout, ReduceOp op, Stream& stream)
 
 void NcclCommunicator::reduce_by_nccl(const Call& call, TensorView inout) {
   queue(call, [&](ncclComm_t comm) {
-    NMOE_NCCL(ncclAllReduce(inout.raw(), inout.raw(), unsigned_of(call.count), detail::nccl_type(call.dtype),
-                            detail::nccl_op(call.reduce_op), comm, engine_->native_stream()));
+    NMOE_NCCL(detail::nccl().all_reduce(inout.raw(), inout.raw(), unsigned_of(call.count),
+                                        detail::nccl_type(call.dtype), detail::nccl_op(call.reduce_op), comm,
+                                        engine_->native_stream()));
   });
 }
 
@@ -210,8 +211,8 @@ void NcclCommunicator::reduce_by_nccl(const Call& call, TensorView inout) {
 void NcclCommunicator::reduce_small(const Call& call, TensorView inout) {
   std::byte* all = engine_->scratch(inout.num_bytes() * size());
   queue(call, [&](ncclComm_t comm) {
-    NMOE_NCCL(ncclAllGather(inout.raw(), all, unsigned_of(call.count), detail::nccl_type(call.dtype), comm,
-                            engine_->native_stream()));
+    NMOE_NCCL(detail::nccl().all_gather(inout.raw(), all, unsigned_of(call.count),
+                                        detail::nccl_type(call.dtype), comm, engine_->native_stream()));
   });
   detail::reduce_parts(call.dtype, call.reduce_op, all, size(), inout.raw(), call.count, engine_->stream());
 }
@@ -226,10 +227,11 @@ void NcclCommunicator::reduce_sliced(const Call& call, TensorView inout) {
   const cudaStream_t stream = engine_->native_stream();
   const auto send = [&](ncclComm_t comm, Slice slice, int to) {
     if (slice.count > 0)
-      NMOE_NCCL(ncclSend(data + slice.begin * width, unsigned_of(slice.count), type, to, comm, stream));
+      NMOE_NCCL(
+          detail::nccl().send(data + slice.begin * width, unsigned_of(slice.count), type, to, comm, stream));
   };
   const auto receive = [&](ncclComm_t comm, std::byte* memory, std::int64_t count, int from) {
-    if (count > 0) NMOE_NCCL(ncclRecv(memory, unsigned_of(count), type, from, comm, stream));
+    if (count > 0) NMOE_NCCL(detail::nccl().recv(memory, unsigned_of(count), type, from, comm, stream));
   };
   queue(call, [&](ncclComm_t comm) {
     for (int r = 0; r < size(); ++r) {
@@ -260,8 +262,8 @@ Work NcclCommunicator::all_gather_v(TensorView recv, Counts counts, ConstTensorV
   if (recv.num_elements() == 0) return {};
   if (all_equal(counts)) {
     queue(call, [&](ncclComm_t comm) {
-      NMOE_NCCL(ncclAllGather(send.raw(), recv.raw(), unsigned_of(send.num_elements()),
-                              detail::nccl_type(send.dtype()), comm, engine_->native_stream()));
+      NMOE_NCCL(detail::nccl().all_gather(send.raw(), recv.raw(), unsigned_of(send.num_elements()),
+                                          detail::nccl_type(send.dtype()), comm, engine_->native_stream()));
     });
     return end(call, stream);
   }
@@ -272,10 +274,11 @@ Work NcclCommunicator::all_gather_v(TensorView recv, Counts counts, ConstTensorV
     for (int r = 0; r < size(); ++r) {
       const std::int64_t count = counts[static_cast<std::size_t>(r)] * width;
       if (send.num_elements() > 0) {
-        NMOE_NCCL(
-            ncclSend(send.raw(), unsigned_of(send.num_elements()), type, r, comm, engine_->native_stream()));
+        NMOE_NCCL(detail::nccl().send(send.raw(), unsigned_of(send.num_elements()), type, r, comm,
+                                      engine_->native_stream()));
       }
-      if (count > 0) NMOE_NCCL(ncclRecv(to, unsigned_of(count), type, r, comm, engine_->native_stream()));
+      if (count > 0)
+        NMOE_NCCL(detail::nccl().recv(to, unsigned_of(count), type, r, comm, engine_->native_stream()));
       to += count * size_of(recv.dtype());
     }
   });
@@ -301,8 +304,10 @@ Work NcclCommunicator::all_to_all_v(TensorView recv, Counts recv_counts, ConstTe
     for (int r = 0; r < size(); ++r) {
       const std::int64_t out = send_counts[static_cast<std::size_t>(r)] * width;
       const std::int64_t in = recv_counts[static_cast<std::size_t>(r)] * width;
-      if (out > 0) NMOE_NCCL(ncclSend(from, unsigned_of(out), type, r, comm, engine_->native_stream()));
-      if (in > 0) NMOE_NCCL(ncclRecv(to, unsigned_of(in), type, r, comm, engine_->native_stream()));
+      if (out > 0)
+        NMOE_NCCL(detail::nccl().send(from, unsigned_of(out), type, r, comm, engine_->native_stream()));
+      if (in > 0)
+        NMOE_NCCL(detail::nccl().recv(to, unsigned_of(in), type, r, comm, engine_->native_stream()));
       from += out * size_of(recv.dtype());
       to += in * size_of(recv.dtype());
     }
@@ -319,8 +324,9 @@ Work NcclCommunicator::broadcast(TensorView buffer, int root, Stream& stream) {
   call = begin(call, invalid, rank() == root ? buffer.num_bytes() * (size() - 1) : 0, stream);
   if (call.count == 0) return {};
   queue(call, [&](ncclComm_t comm) {
-    NMOE_NCCL(ncclBroadcast(buffer.raw(), buffer.raw(), unsigned_of(call.count),
-                            detail::nccl_type(buffer.dtype()), root, comm, engine_->native_stream()));
+    NMOE_NCCL(detail::nccl().broadcast(buffer.raw(), buffer.raw(), unsigned_of(call.count),
+                                       detail::nccl_type(buffer.dtype()), root, comm,
+                                       engine_->native_stream()));
   });
   return end(call, stream);
 }
@@ -337,8 +343,13 @@ void NcclCommunicator::close() {
 
 }  // namespace
 
-bool has_nccl() {
-  return true;
+std::string why_no_nccl() {
+  try {
+    static_cast<void>(detail::nccl());
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
 }
 
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host,

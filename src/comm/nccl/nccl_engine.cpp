@@ -13,8 +13,10 @@ constexpr auto watch_interval = std::chrono::milliseconds(100);
 constexpr auto abort_patience = std::chrono::seconds(5);
 
 /// `ncclCommAbort` in a thread of its own: it blocks when the network does.
-std::future<void> abort_in_thread(ncclComm_t comm) {
-  std::packaged_task<void()> task([comm] { static_cast<void>(ncclCommAbort(comm)); });
+std::future<void> abort_in_thread(ncclComm_t comm, int device) {
+  std::packaged_task<void()> task([comm, device] {
+    if (use_cuda_device(device)) static_cast<void>(nccl().comm_abort(comm));
+  });
   std::future<void> done = task.get_future();
   std::thread(std::move(task)).detach();
   return done;
@@ -30,7 +32,8 @@ NcclEngine::~NcclEngine() {
     const std::lock_guard lock(mutex_);
     stop_ = true;
     for (const auto& handle : handles_) {
-      if (handle->comm != nullptr) aborts_.push_back(abort_in_thread(std::exchange(handle->comm, nullptr)));
+      if (handle->comm != nullptr)
+        aborts_.push_back(abort_in_thread(std::exchange(handle->comm, nullptr), device_));
     }
   }
   stopped_.notify_all();
@@ -48,7 +51,8 @@ void NcclEngine::fail(const std::string& message) {
   if (!failure_.empty()) return;
   failure_ = fmt::format("{}: {}", who_, message);
   for (const auto& handle : handles_) {
-    if (handle->comm != nullptr) aborts_.push_back(abort_in_thread(std::exchange(handle->comm, nullptr)));
+    if (handle->comm != nullptr)
+      aborts_.push_back(abort_in_thread(std::exchange(handle->comm, nullptr), device_));
   }
 }
 
@@ -74,7 +78,7 @@ ncclResult_t NcclEngine::state_of(NcclHandle& handle) {
   const std::lock_guard lock(mutex_);
   check_failure();
   ncclResult_t state = ncclSuccess;
-  NMOE_NCCL(ncclCommGetAsyncError(handle.comm, &state));
+  NMOE_NCCL(nccl().comm_get_async_error(handle.comm, &state));
   return state;
 }
 
@@ -86,7 +90,7 @@ void NcclEngine::settle(NcclHandle& handle, const std::string& what) {
     if (state != ncclInProgress || too_late(since)) {
       const std::lock_guard lock(mutex_);
       fail(state != ncclInProgress
-               ? fmt::format("NCCL {} failed: {}", what, ncclGetErrorString(state))
+               ? fmt::format("NCCL {} failed: {}", what, nccl().error_string(state))
                : fmt::format("NCCL {} has not begun after {} s: another rank is not there", what,
                              options_.timeout_s));
       check_failure();
@@ -108,7 +112,7 @@ std::shared_ptr<NcclHandle> NcclEngine::connect(const ncclUniqueId& id, int rank
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     handles_.push_back(handle);
-    NMOE_NCCL(ncclCommInitRankConfig(&handle->comm, size, id, rank, &config));
+    NMOE_NCCL(nccl().comm_init_rank_config(&handle->comm, size, id, rank, &config));
   }
   settle(*handle, fmt::format("start of a group of {} ranks, this one number {},", size, rank));
   return handle;
@@ -123,18 +127,19 @@ void NcclEngine::disconnect(NcclHandle& handle) {
   {
     const std::lock_guard lock(mutex_);
     check_failure();
-    NMOE_NCCL(ncclCommFinalize(handle.comm));
+    NMOE_NCCL(nccl().comm_finalize(handle.comm));
   }
   settle(handle, "end of a group");
   const std::lock_guard lock(mutex_);
   check_failure();
-  NMOE_NCCL(ncclCommDestroy(std::exchange(handle.comm, nullptr)));
+  NMOE_NCCL(nccl().comm_destroy(std::exchange(handle.comm, nullptr)));
   std::erase_if(handles_, [&](const auto& other) { return other.get() == &handle; });
 }
 
 void NcclEngine::give_up(NcclHandle& handle) {
   const std::lock_guard lock(mutex_);
-  if (handle.comm != nullptr) aborts_.push_back(abort_in_thread(std::exchange(handle.comm, nullptr)));
+  if (handle.comm != nullptr)
+    aborts_.push_back(abort_in_thread(std::exchange(handle.comm, nullptr), device_));
   std::erase_if(handles_, [&](const auto& other) { return other.get() == &handle; });
 }
 
@@ -142,14 +147,14 @@ void NcclEngine::queue(NcclHandle& handle, const Call& call, const std::function
   {
     const std::lock_guard lock(mutex_);
     check_failure();
-    NMOE_NCCL(ncclGroupStart());
+    NMOE_NCCL(nccl().group_start());
     try {
       start(handle.comm);
     } catch (...) {
-      static_cast<void>(ncclGroupEnd());  // else the next group would be part of this one
+      static_cast<void>(nccl().group_end());  // else the next group would be part of this one
       throw;
     }
-    NMOE_NCCL(ncclGroupEnd());
+    NMOE_NCCL(nccl().group_end());
   }
   settle(handle, call.to_string());
 }
@@ -191,6 +196,7 @@ std::string NcclEngine::running() {
   if (!lock)
     return "a call into NCCL";  // that does not come back, perhaps: the watchdog must not wait for it
   if (!failure_.empty()) return failure_;
+  if (!use_cuda_device(device_)) return "a collective by NCCL on a GPU that is lost";  // asked by any thread
   forget_finished();
   return flights_.empty() ? "" : "NCCL " + flights_.front().call.to_string() + ", still running";
 }
@@ -204,15 +210,17 @@ void NcclEngine::inspect() {
   }
   for (const auto& handle : handles_) {
     ncclResult_t state = ncclSuccess;
-    if (handle->comm == nullptr || ncclCommGetAsyncError(handle->comm, &state) != ncclSuccess) continue;
+    if (handle->comm == nullptr || nccl().comm_get_async_error(handle->comm, &state) != ncclSuccess) continue;
     if (state == ncclSuccess || state == ncclInProgress) continue;
     const std::string during = flights_.empty() ? "no collective" : flights_.front().call.to_string();
-    fail(fmt::format("NCCL reports '{}' with {} under way", ncclGetErrorString(state), during));
+    fail(fmt::format("NCCL reports '{}' with {} under way", nccl().error_string(state), during));
   }
 }
 
 void NcclEngine::watch() {
+  const bool on_device = use_cuda_device(device_);
   std::unique_lock lock(mutex_);
+  if (!on_device) fail(fmt::format("GPU {} cannot be chosen by the thread that watches NCCL", device_));
   while (!stop_) {
     if (failure_.empty()) {
       try {

@@ -80,6 +80,9 @@ class NcclEngine {
 
   const NcclOptions options_;
   const std::string who_;
+  /// The GPU of the thread that made this. Every other thread chooses it before it calls CUDA or NCCL: else
+  /// it would work in a context of its own on GPU 0.
+  const int device_ = current_cuda_device().index;
   OwnedStream stream_{Device::cuda};
   Event start_{Device::cuda};
   Tensor scratch_;

@@ -3,13 +3,11 @@
 
 namespace nmoe::comm {
 
-bool has_nccl() {
-  return false;
+std::string why_no_nccl() {
+  return "this program was built without NCCL; use --comm.gpu_transport host or a build with it";
 }
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator>, const NcclOptions&) {
-  throw Error(
-      ErrorCode::config,
-      "tensors on GPUs by NCCL: built without NCCL; use --comm.gpu_transport host or a build with it");
+  throw Error(ErrorCode::config, "tensors on GPUs by NCCL: " + why_no_nccl());
 }
 
 }  // namespace nmoe::comm

@@ -71,11 +71,11 @@ Layout layout(DType dtype, std::int64_t rows, std::int64_t columns) {  // column
 }
 
 struct Alignments {
-  std::uint32_t a, b, c;
+  std::uint32_t a, b, c, bias;
   auto operator<=>(const Alignments&) const = default;
 };
 
-Plan make_plan(cublasLtHandle_t library, const Gemm& call, bool with_bias, const Alignments& alignments) {
+Plan make_plan(cublasLtHandle_t library, const Gemm& call, const void* bias, const Alignments& alignments) {
   Plan plan;
   cublasLtMatmulDesc_t operation = nullptr;
   check(cublaslt().operation_create(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "description of a product");
@@ -84,9 +84,10 @@ Plan make_plan(cublasLtHandle_t library, const Gemm& call, bool with_bias, const
   const cublasOperation_t of_a = call.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
   set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, of_b);  // b comes first
   set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSB, of_a);
-  if (with_bias) {
+  if (bias != nullptr) {  // the address before the choice, which may look at its alignment
     set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(call.output));
+    set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
   }
   plan.b = call.transpose_b ? layout(call.input, call.k, call.n) : layout(call.input, call.n, call.k);
   plan.a = call.transpose_a ? layout(call.input, call.m, call.k) : layout(call.input, call.k, call.m);
@@ -123,12 +124,12 @@ struct Plans {
     check(cublaslt().create(&made), "starting the library");
     library = Library(made);
   }
-  Plan& of(const Gemm& call, bool with_bias, const Alignments& alignments) {
-    const auto key = std::tuple(call, with_bias, alignments);
+  Plan& of(const Gemm& call, const void* bias, const Alignments& alignments) {
+    const auto key = std::tuple(call, bias != nullptr, alignments);
     const auto found = plans.find(key);
     if (found != plans.end()) return found->second;
     if (plans.size() >= most_plans) plans.clear();
-    return plans.emplace(key, make_plan(library.get(), call, with_bias, alignments)).first->second;
+    return plans.emplace(key, make_plan(library.get(), call, bias, alignments)).first->second;
   }
 };
 
@@ -142,7 +143,7 @@ void gemm(const Gemm& call, const void* a, const void* b, void* c, const void* b
     return;
   }
   thread_local Plans plans;
-  Plan& plan = plans.of(call, bias != nullptr, {alignment_of(a), alignment_of(b), alignment_of(c)});
+  Plan& plan = plans.of(call, bias, {alignment_of(a), alignment_of(b), alignment_of(c), alignment_of(bias)});
   if (bias != nullptr) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
   const float one = 1.0F, beta = call.accumulate ? 1.0F : 0.0F;
   check(cublaslt().matmul(plans.library.get(), plan.operation.get(), &one, b, plan.b.get(), a, plan.a.get(),

@@ -3,6 +3,10 @@
 
 #include <fmt/format.h>
 
+#include <string>
+#include <string_view>
+#include <vector>
+
 #include "neuronmoe/base/shared_library.hpp"
 #include "neuronmoe/ops/gpu_libraries.hpp"
 
@@ -12,7 +16,8 @@ namespace cuda {
 
 CublasLt::CublasLt() {
   // The major version of the header; NMOE_CUBLASLT is the file that CMake found beside it.
-  const std::string names[] = {fmt::format("libcublasLt.so.{}", CUBLAS_VER_MAJOR), NMOE_CUBLASLT};
+  std::vector<std::string> names = {fmt::format("libcublasLt.so.{}", CUBLAS_VER_MAJOR)};
+  if (std::string_view(NMOE_CUBLASLT) != "") names.emplace_back(NMOE_CUBLASLT);
   const SharedLibrary library(names, fmt::format("products on a GPU need cuBLAS {}: install it, add "
                                                  "its folder to LD_LIBRARY_PATH, or use --device cpu",
                                                  CUBLAS_VER_MAJOR));

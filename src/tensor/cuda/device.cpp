@@ -2,6 +2,7 @@
 #include "neuronmoe/tensor/device.hpp"
 
 #include <cuda_runtime.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
@@ -51,11 +52,43 @@ void poll(Status&& status, double timeout_s) {
   }
 }
 
+std::string cuda_version_text(int version) {
+  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
+/// As nvidia-smi -L prints it, without its "GPU-" or "MIG-".
+std::string uuid_text(const cudaUUID_t& uuid) {
+  std::string text;
+  for (std::size_t i = 0; i < sizeof(uuid.bytes); ++i) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += fmt::format("{:02x}", static_cast<unsigned char>(uuid.bytes[i]));
+  }
+  return text;
+}
+
 }  // namespace
 
 int num_cuda_devices() {
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+std::string why_no_cuda_device() {
+  int count = 0, driver = 0, runtime = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess && count > 0) return "";
+  if (status == cudaSuccess || status == cudaErrorNoDevice) return "this process sees no CUDA device";
+  if (status != cudaErrorInsufficientDriver)
+    return fmt::format("the CUDA devices cannot be asked for: {}", cudaGetErrorString(status));
+  check(cudaDriverGetVersion(&driver), "version of the driver");  // 0: there is none
+  check(cudaRuntimeGetVersion(&runtime), "version of the runtime");
+  if (driver == 0)
+    return fmt::format("no NVIDIA driver was found (libcuda.so.1; this program needs CUDA {})",
+                       cuda_version_text(runtime));
+  return fmt::format(
+      "the NVIDIA driver is for CUDA {}, this program for CUDA {} ({}); update the driver or build "
+      "with an older toolkit",
+      cuda_version_text(driver), cuda_version_text(runtime), cudaGetErrorString(status));
 }
 
 void* cuda_allocate(long long num_bytes) {
@@ -80,6 +113,12 @@ DeviceMemory device_memory() {
   return ledger().total;
 }
 
+CardMemory card_memory() {
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "memory of the device");
+  return {static_cast<std::int64_t>(free), static_cast<std::int64_t>(total)};
+}
+
 void cuda_free(void* pointer) noexcept {
   if (pointer != nullptr) {
     const std::lock_guard lock(ledger().mutex);
@@ -99,14 +138,20 @@ CudaDevice current_cuda_device() {
   check(cudaGetDeviceProperties(&properties, index), "properties of the device");
   char bus_id[32] = {};
   check(cudaDeviceGetPCIBusId(bus_id, sizeof(bus_id), index), "bus id of the device");
-  return {index, properties.name, bus_id, static_cast<std::int64_t>(properties.totalGlobalMem)};
+  return {index, properties.name, bus_id, uuid_text(properties.uuid),
+          static_cast<std::int64_t>(properties.totalGlobalMem)};
 }
 
 CudaDevice select_cuda_device(int index) {
-  NMOE_CHECK(index >= 0 && index < num_cuda_devices(), config, "GPU {} of {} that this process sees", index,
-             num_cuda_devices());
+  const int visible = num_cuda_devices();
+  NMOE_CHECK(visible > 0, config, "GPU {}: {}", index, why_no_cuda_device());
+  NMOE_CHECK(index >= 0 && index < visible, config, "GPU {} of {} that this process sees", index, visible);
   check(cudaSetDevice(index), "choosing the device");
   return current_cuda_device();
+}
+
+bool use_cuda_device(int index) noexcept {
+  return cudaSetDevice(index) == cudaSuccess;
 }
 
 void synchronize(Stream& stream, double timeout_s) {
@@ -119,6 +164,11 @@ namespace detail {
 void cuda_copy(void* to, const void* from, std::int64_t bytes, Stream& stream) {
   check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, native_of(stream)),
         "copy");
+}
+bool cuda_is_pageable(const void* host) {
+  cudaPointerAttributes attributes;
+  check(cudaPointerGetAttributes(&attributes, host), "kind of memory");
+  return attributes.type == cudaMemoryTypeUnregistered;
 }
 void cuda_zero(void* to, std::int64_t bytes, Stream& stream) {
   check(cudaMemsetAsync(to, 0, static_cast<std::size_t>(bytes), native_of(stream)), "clearing memory");

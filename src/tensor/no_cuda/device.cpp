@@ -15,6 +15,9 @@ namespace {
 int num_cuda_devices() {
   return 0;
 }
+std::string why_no_cuda_device() {
+  return "this program was built without CUDA";
+}
 void* cuda_allocate(long long) {
   missing("memory");
 }
@@ -22,8 +25,14 @@ void cuda_free(void*) noexcept {}
 DeviceMemory device_memory() {
   return {};
 }
+CardMemory card_memory() {
+  missing("memory");
+}
 CudaDevice select_cuda_device(int) {
   missing("work");
+}
+bool use_cuda_device(int) noexcept {
+  return false;
 }
 CudaDevice current_cuda_device() {
   missing("work");
@@ -35,6 +44,9 @@ void synchronize(Stream& stream, double) {
 namespace detail {
 
 void cuda_copy(void*, const void*, std::int64_t, Stream&) {
+  missing("a copy");
+}
+bool cuda_is_pageable(const void*) {
   missing("a copy");
 }
 void cuda_zero(void*, std::int64_t, Stream&) {

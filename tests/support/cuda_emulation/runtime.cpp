@@ -3,12 +3,14 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <map>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "hooks.hpp"
 #include "memory.hpp"
 
 namespace {
@@ -43,7 +45,24 @@ void protect(int protection) {
   if (mprotect(region().base, region_bytes, protection) != 0) std::abort();
 }
 
-int current_device = 0;
+thread_local int current_device = 0;
+/// Notes a call that works on the device of this thread.
+void work(char letter = 0) {
+  nmoe::emulation::used_devices |= 1U << current_device;
+  if (letter != 0 && nmoe::emulation::watched_calls != nullptr) *nmoe::emulation::watched_calls += letter;
+}
+constexpr int runtime_version = 13000;
+/// NMOE_EMULATED_DRIVER, as cudaDriverGetVersion counts: 0 for none.
+int driver_version() {
+  const char* text = std::getenv("NMOE_EMULATED_DRIVER");
+  return text == nullptr ? runtime_version : std::atoi(text);
+}
+/// Page-locked memory by its begin.
+std::map<const char*, std::size_t>& pinned() {
+  static std::map<const char*, std::size_t> only;
+  return only;
+}
+
 const std::vector<std::string>& visible_devices() {
   static const std::vector<std::string> bus_ids = [] {
     const char* text = std::getenv("NMOE_EMULATED_GPUS");
@@ -73,6 +92,7 @@ DeviceAccess::~DeviceAccess() {
 using nmoe::emulation::DeviceAccess;
 
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
+  work();
   const DeviceAccess access;
   const std::size_t size = rounded(bytes) + 2 * granularity;
   auto& reusable = region().free_lists[size];
@@ -113,10 +133,12 @@ cudaError_t cudaFree(void* pointer) {
 
 cudaError_t cudaMallocHost(void** pointer, std::size_t bytes) {
   *pointer = std::malloc(bytes);
+  pinned()[static_cast<const char*>(*pointer)] = bytes;
   std::memset(*pointer, poison, bytes);
   return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* pointer) {
+  pinned().erase(static_cast<const char*>(pointer));
   std::free(pointer);
   return cudaSuccess;
 }
@@ -129,14 +151,46 @@ cudaError_t cudaMemsetAsync(void* pointer, int value, std::size_t bytes, cudaStr
   return cudaMemset(pointer, value, bytes);
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  work('c');
   const DeviceAccess access;
   std::memmove(to, from, bytes);
   return cudaSuccess;
 }
 
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
+  const auto* byte = static_cast<const char*>(pointer);
+  const auto after = pinned().upper_bound(byte);
+  const bool is_pinned =
+      after != pinned().begin() && byte < std::prev(after)->first + std::prev(after)->second;
+  const auto* base = reinterpret_cast<const char*>(region().base);
+  const bool is_device = byte >= base && byte < base + region_bytes;
+  attributes->type = is_device   ? cudaMemoryTypeDevice
+                     : is_pinned ? cudaMemoryTypeHost
+                                 : cudaMemoryTypeUnregistered;
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  constexpr std::size_t context_bytes = std::size_t{100} << 20;
+  *total = region_bytes;
+  *free = region_bytes - region().used - context_bytes;
+  return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = driver_version();
+  return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = runtime_version;
+  return cudaSuccess;
+}
+
 // NMOE_EMULATED_GPUS bus ids, separated by commas: the devices this process sees, as CUDA_VISIBLE_DEVICES
-// does.
+// does; "none" for none, "broken" for a driver that answers with an error. An instance of a partitioned GPU
+// is its bus id, a slash and a number.
 cudaError_t cudaGetDeviceCount(int* count) {
+  if (driver_version() < runtime_version) return cudaErrorInsufficientDriver;
+  if (visible_devices().front() == "none") return cudaErrorNoDevice;
+  if (visible_devices().front() == "broken") return cudaErrorUnknown;
   *count = static_cast<int>(visible_devices().size());
   return cudaSuccess;
 }
@@ -148,13 +202,15 @@ cudaError_t cudaGetDevice(int* device) {
   *device = current_device;
   return cudaSuccess;
 }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = {"emulated device", region_bytes, 9, 0};
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  *properties = {"emulated device", {}, region_bytes, 9, 0};
+  const std::size_t number = std::hash<std::string>()(visible_devices().at(static_cast<std::size_t>(device)));
+  std::memcpy(properties->uuid.bytes, &number, sizeof(number));
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
-  std::snprintf(text, static_cast<std::size_t>(length), "%s",
-                visible_devices().at(static_cast<std::size_t>(device)).c_str());
+  const std::string& id = visible_devices().at(static_cast<std::size_t>(device));
+  std::snprintf(text, static_cast<std::size_t>(length), "%s", id.substr(0, id.find('/')).c_str());
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
@@ -170,6 +226,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamQuery(cudaStream_t) {
+  work('q');
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
@@ -184,13 +241,26 @@ cudaError_t cudaEventDestroy(cudaEvent_t) {
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+  work();
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t) {
+  work();
   return cudaSuccess;
 }
 const char* cudaGetErrorString(cudaError_t status) {
-  return status == cudaErrorMemoryAllocation ? "out of memory" : "no error";
+  switch (status) {
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInsufficientDriver:
+      return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorNoDevice:
+      return "no CUDA-capable device is detected";
+    case cudaErrorUnknown:
+      return "unknown error";
+    default:
+      return "no error";
+  }
 }
 cudaError_t cudaGetLastError() {
   return cudaSuccess;

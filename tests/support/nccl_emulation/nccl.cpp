@@ -22,6 +22,7 @@
 #include <thread>
 #include <vector>
 
+#include "../cuda_emulation/hooks.hpp"
 #include "../cuda_emulation/memory.hpp"
 #include "hooks.hpp"
 
@@ -267,6 +268,9 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   return ncclSuccess;
 }
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
+  int device = 0;
+  static_cast<void>(cudaGetDevice(&device));
+  nmoe::emulation::used_devices |= 1U << device;
   {
     const std::lock_guard lock(registry().mutex);
     ++registry().num_aborted;

@@ -91,14 +91,15 @@ __device__ inline void copies_arrived() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
-/// Sorts (key, value) pairs by key, ascending and stable. With `temporary` null only `temporary_bytes` is
-/// set. Defined in ../sort.cu, the one file that pays for compiling CUB.
+/// Sorts (key, value) pairs by key, ascending and stable; fewer than 2^31. With `temporary` null only
+/// `temporary_bytes` is set. Defined in ../sort.cu, the one file that pays for compiling CUB.
 void sort_pairs(void* temporary, std::size_t& temporary_bytes, const std::int32_t* keys,
                 std::int32_t* sorted_keys, const std::int32_t* values, std::int32_t* sorted_values,
                 std::int64_t count, Stream& stream);
 
 /// Sorts the pairs of every segment by key, ascending; segment i is [begins[i], begins[i + 1]), device
-/// memory. Pairs of equal keys come in any order. With `temporary` null only `temporary_bytes` is set.
+/// memory; fewer than 2^31 pairs and segments. Pairs of equal keys come in any order. With `temporary` null
+/// only `temporary_bytes` is set.
 void sort_segments(void* temporary, std::size_t& temporary_bytes, const std::uint32_t* keys,
                    std::uint32_t* sorted_keys, const std::uint16_t* values, std::uint16_t* sorted_values,
                    const std::int64_t* begins, std::int64_t segments, std::int64_t count, Stream& stream);
