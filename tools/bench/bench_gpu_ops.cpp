@@ -1,12 +1,15 @@
 // Rates of the CUDA kernels at the sizes of a Llama-3.2-3B step (32 x 1024 tokens), beside the ceilings of
 // the same run: an 8192^3 bf16 product and a device-to-device copy. Medians of host time between synchronised
 // points around ten calls on random data. Prints one line per kernel: name, microseconds, TFLOP/s or GB/s,
-// share of the ceiling.
+// share of the ceiling. Usage: bench_gpu_ops [toy]: toy sizes show on an emulated GPU that every line comes.
 #include <fmt/core.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <functional>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "neuronmoe/base/philox.hpp"
@@ -23,6 +26,7 @@ namespace {
 constexpr DType bf16 = DType::bfloat16, f32 = DType::float32;
 
 struct Bench {
+  int calls, repetitions;
   OwnedStream owned{Device::cuda};
   Stream& stream = owned.stream();
 
@@ -51,7 +55,6 @@ struct Bench {
   /// Median seconds of one call.
   double seconds(const std::function<void()>& call) {
     using Clock = std::chrono::steady_clock;
-    constexpr int calls = 10, repetitions = 15;
     for (int i = 0; i < calls; ++i) call();
     std::vector<double> times;
     for (int r = 0; r < repetitions; ++r) {
@@ -61,75 +64,115 @@ struct Bench {
       synchronize(stream);
       times.push_back(std::chrono::duration<double>(Clock::now() - start).count() / calls);
     }
-    std::nth_element(times.begin(), times.begin() + repetitions / 2, times.end());
-    return times[repetitions / 2];
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2];
   }
   void line(const std::string& name, double amount, const char* unit, double ceiling,
             const std::function<void()>& call) {
     const double s = seconds(call), rate = amount / s;
-    fmt::print("{:<28} {:>9.1f} us {:>8.1f} {} {:>5.1f} %\n", name, s * 1e6, rate, unit,
+    fmt::print("{:<36} {:>9.1f} us {:>8.1f} {} {:>5.1f} %\n", name, s * 1e6, rate, unit,
                100.0 * rate / ceiling);
   }
 };
 
-constexpr std::int64_t tokens = 32 * 1024, hidden = 3072, width = 8192, heads = 24, kv_heads = 8, head = 128;
+struct Sizes {
+  std::int64_t sequences, length, hidden, width, heads, kv_heads, head, vocab;
+  std::int64_t square, copied, parameters;  ///< of the ceilings; of AdamW
+  std::vector<std::int64_t> expert_rows, head_rows;
+  std::int64_t tokens() const { return sequences * length; }
+};
+const Sizes llama{32,
+                  1024,
+                  3072,
+                  8192,
+                  24,
+                  8,
+                  128,
+                  128256,
+                  8192,
+                  std::int64_t{1} << 30,
+                  std::int64_t{1} << 28,
+                  {1024, 11000, 32768},
+                  {256, 1024, 4096}};
+const Sizes toy{2, 16, 32, 48, 4, 2, 8, 64, 32, 4096, 8192, {8, 32}, {8, 16}};
 
-double measure_gemm(Bench& b) {
-  const std::int64_t n = 8192;
+double measure_gemm(Bench& b, std::int64_t n) {
   const Tensor x = b.random({n, n}, bf16), w = b.random({n, n}, bf16);
   Tensor y = b.empty({n, n}, bf16);
-  const double rate = 2.0 * n * n * n / 1e12 /
-                      b.seconds([&] { ops::linear_forward(y.view(), x.view(), w.view(), {}, b.stream); });
-  fmt::print("{:<28} {:>8.1f} TFLOP/s\n", "ceiling: product 8192^3", rate);
+  const double cube = static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
+  const double rate =
+      2.0 * cube / 1e12 / b.seconds([&] { ops::linear_forward(y.view(), x.view(), w.view(), {}, b.stream); });
+  fmt::print("{:<36} {:>8.1f} TFLOP/s\n", fmt::format("ceiling: product {}^3", n), rate);
   return rate;
 }
 
-double measure_copy(Bench& b) {
-  const Tensor from = b.random({std::int64_t{1} << 30}, bf16);
+double measure_copy(Bench& b, std::int64_t count) {
+  const Tensor from = b.random({count}, bf16);
   Tensor to = b.empty(from.shape(), bf16);
   const double rate = 2.0 * static_cast<double>(from.view().num_bytes()) / 1e9 /
                       b.seconds([&] { copy(to.view(), from.view(), b.stream); });
-  fmt::print("{:<28} {:>8.1f} GB/s\n", "ceiling: copy of 2 GiB", rate);
+  fmt::print("{:<36} {:>8.1f} GB/s\n", fmt::format("ceiling: copy of {} MB", count * 2 / 1000000), rate);
   return rate;
 }
 
-void products(Bench& b, double ceiling) {
-  for (const std::int64_t rows : {std::int64_t{1024}, std::int64_t{11000}, tokens}) {
-    const Tensor x = b.random({rows, hidden}, bf16), w = b.random({width, hidden}, bf16),
-                 dy = b.random({rows, width}, bf16);
-    Tensor y = b.empty({rows, width}, bf16), dx = b.empty({rows, hidden}, bf16),
-           dw = b.empty({width, hidden}, f32);
-    const double work = 2.0 * static_cast<double>(rows * hidden * width) / 1e12;
-    const std::string size = fmt::format(", {} rows", rows);
-    b.line("expert forward" + size, work, "TFLOP/s", ceiling,
-           [&] { ops::linear_forward(y.view(), x.view(), w.view(), {}, b.stream); });
-    b.line("expert input grad" + size, work, "TFLOP/s", ceiling,
-           [&] { ops::linear_backward_input(dx.view(), dy.view(), w.view(), false, b.stream); });
-    b.line("expert weight grad" + size, work, "TFLOP/s", ceiling,
-           [&] { ops::linear_backward_weight(dw.view(), dy.view(), x.view(), b.stream); });
+/// One layer's matrix [columns, inner] and some rows, three ways. `dtype` of operands; weight gradients are
+/// float32.
+void product(Bench& b, const std::string& name, std::int64_t rows, std::int64_t inner, std::int64_t columns,
+             DType dtype, double ceiling, bool weights = false) {
+  const Tensor x = b.random({rows, inner}, dtype), w = b.random({columns, inner}, dtype),
+               dy = b.random({rows, columns}, dtype);
+  Tensor y = b.empty({rows, columns}, dtype), dx = b.empty({rows, inner}, dtype);
+  const double work =
+      2.0 * static_cast<double>(rows) * static_cast<double>(inner) * static_cast<double>(columns) / 1e12;
+  const std::string size = fmt::format(", {} rows", rows);
+  b.line(name + " forward" + size, work, "TFLOP/s", ceiling,
+         [&] { ops::linear_forward(y.view(), x.view(), w.view(), {}, b.stream); });
+  b.line(name + " input grad" + size, work, "TFLOP/s", ceiling,
+         [&] { ops::linear_backward_input(dx.view(), dy.view(), w.view(), false, b.stream); });
+  if (!weights) {
+    b.line(name + " input grad added" + size, work, "TFLOP/s", ceiling,
+           [&] { ops::linear_backward_input(dx.view(), dy.view(), w.view(), true, b.stream); });
+    return;
   }
+  Tensor dw = b.empty({columns, inner}, f32);
+  b.line(name + " weight grad" + size, work, "TFLOP/s", ceiling,
+         [&] { ops::linear_backward_weight(dw.view(), dy.view(), x.view(), b.stream); });
 }
 
-void attention(Bench& b, double ceiling) {
-  const Shape wide{tokens, heads, head}, narrow{tokens, kv_heads, head};
-  const Tensor q = b.random(wide, bf16), k = b.random(narrow, bf16), v = b.random(narrow, bf16),
-               d_o = b.random(wide, bf16);
-  Tensor o = b.empty(wide, bf16), lse = b.empty({tokens, heads}, f32), dq = b.empty(wide, bf16);
-  Tensor dk = b.empty(narrow, bf16), dv = b.empty(narrow, bf16);
+void products(Bench& b, const Sizes& s, double ceiling) {
+  for (const std::int64_t rows : s.expert_rows)
+    product(b, "expert", rows, s.hidden, s.width, bf16, ceiling, true);
+  for (const std::int64_t rows : s.head_rows) product(b, "lm-head", rows, s.hidden, s.vocab, bf16, ceiling);
+  product(b, "q, o", s.tokens(), s.hidden, s.heads * s.head, bf16, ceiling);
+  product(b, "k, v", s.tokens(), s.hidden, s.kv_heads * s.head, bf16, ceiling);
+  product(b, "float32 MLP", s.tokens() / 8, s.hidden, s.width, f32, ceiling);
+  product(b, "float32 q, o", s.tokens() / 8, s.hidden, s.heads * s.head, f32, ceiling);
+}
+
+void attention(Bench& b, const Sizes& s, std::int64_t sequences, DType dtype, double ceiling) {
+  const std::int64_t tokens = sequences * s.length;
+  const Shape wide{tokens, s.heads, s.head}, narrow{tokens, s.kv_heads, s.head};
+  const Tensor q = b.random(wide, dtype), k = b.random(narrow, dtype), v = b.random(narrow, dtype),
+               d_o = b.random(wide, dtype);
+  Tensor o = b.empty(wide, dtype), lse = b.empty({tokens, s.heads}, f32), dq = b.empty(wide, dtype);
+  Tensor dk = b.empty(narrow, dtype), dv = b.empty(narrow, dtype);
   std::vector<std::int64_t> offsets;
-  for (std::int64_t at = 0; at <= tokens; at += 1024) offsets.push_back(at);
-  const double product = 1024.0 * 1024 * 32 * heads * head / 1e12;  // causal half, 2 per multiply-add
-  const double scale = 0.08838834764831845;
-  b.line("attention forward", 2 * product, "TFLOP/s", ceiling, [&] {
+  for (std::int64_t at = 0; at <= tokens; at += s.length) offsets.push_back(at);
+  const double product = static_cast<double>(tokens) * static_cast<double>(s.length) *
+                         static_cast<double>(s.heads * s.head) / 1e12;  // causal half, 2 per multiply-add
+  const double scale = 1.0 / std::sqrt(static_cast<double>(s.head));
+  const std::string name = fmt::format("attention {} ", name_of(dtype));
+  b.line(name + "forward", 2 * product, "TFLOP/s", ceiling, [&] {
     ops::attention_forward(o.view(), lse.view(), q.view(), k.view(), v.view(), offsets, scale, b.stream);
   });
-  b.line("attention backward", 4 * product, "TFLOP/s", ceiling, [&] {
+  b.line(name + "backward", 4 * product, "TFLOP/s", ceiling, [&] {
     ops::attention_backward(dq.view(), dk.view(), dv.view(), d_o.view(), o.view(), q.view(), k.view(),
                             v.view(), lse.view(), offsets, scale, b.stream);
   });
 }
 
-void memory_bound(Bench& b, double ceiling) {
+void memory_bound(Bench& b, const Sizes& s, double ceiling) {
+  const std::int64_t tokens = s.tokens(), hidden = s.hidden, width = s.width;
   const Tensor x = b.random({tokens, hidden}, bf16), w = b.random({hidden}, bf16),
                gate = b.random({tokens, width}, bf16);
   const Tensor up = b.random({tokens, width}, bf16);
@@ -145,7 +188,7 @@ void memory_bound(Bench& b, double ceiling) {
   b.line("add", 3 * row_bytes, "GB/s", ceiling, [&] { ops::add_inplace(y.view(), x.view(), b.stream); });
   b.line("swiglu forward", 3 * wide_bytes, "GB/s", ceiling,
          [&] { ops::swiglu_forward(h.view(), gate.view(), up.view(), b.stream); });
-  const std::int64_t n = std::int64_t{1} << 28;
+  const std::int64_t n = s.parameters;
   const Tensor grad = b.random({n}, f32);
   Tensor weight = b.empty({n}, bf16), master = b.random({n}, f32), m = b.random({n}, f32, 0.1),
          v = b.empty({n}, f32);
@@ -159,17 +202,33 @@ void memory_bound(Bench& b, double ceiling) {
          [&] { ops::sum_of_squares(partials.view(), grad.view(), b.stream); });
 }
 
+/// Logits of one chunk, read twice and written once.
+void head_loss(Bench& b, const Sizes& s, double ceiling) {
+  const std::int64_t rows = s.head_rows.front();
+  Tensor logits = b.random({rows, s.vocab}, bf16), losses = b.empty({rows}, f32);
+  const Tensor labels = copied_to(Device::cuda, Tensor({rows}, DType::int32).view(), b.stream);
+  b.line(fmt::format("cross-entropy, {} rows", rows),
+         3.0 * static_cast<double>(logits.view().num_bytes()) / 1e9, "GB/s", ceiling,
+         [&] { ops::cross_entropy(losses.view(), logits.view(), labels.view(), 1.0, b.stream); });
+}
+
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   try {
+    const bool is_toy = argc > 1 && std::string_view(argv[1]) == "toy";
+    const Sizes& sizes = is_toy ? toy : llama;
+    const int calls = is_toy ? 1 : 10, repetitions = is_toy ? 1 : 15;
     const CudaDevice device = select_cuda_device(0);
     fmt::print("{}, {:.1f} GB\n", device.name, static_cast<double>(device.memory_bytes) / 1e9);
-    Bench bench;
-    const double gemm = measure_gemm(bench), bandwidth = measure_copy(bench);
-    products(bench, gemm);
-    attention(bench, gemm);
-    memory_bound(bench, bandwidth);
+    Bench bench{calls, repetitions};
+    const double gemm = measure_gemm(bench, sizes.square), bandwidth = measure_copy(bench, sizes.copied);
+    products(bench, sizes, gemm);
+    attention(bench, sizes, sizes.sequences, bf16, gemm);
+    attention(bench, sizes, 1, f32, gemm);
+    memory_bound(bench, sizes, bandwidth);
+    head_loss(bench, sizes, bandwidth);
+    fmt::print("bench_gpu_ops: every line measured\n");
   } catch (const Error& error) {
     fmt::print(stderr, "bench_gpu_ops: {}\n", error.what());
     return exit_code(error.code());
