@@ -138,13 +138,16 @@ packages=(libopenmpi-dev openmpi-bin openmpi-common libopenmpi3 libhdf5-openmpi-
   pkg-config libboost-program-options-dev libboost-test-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libpcre2-dev
   libutf8proc-dev libsentencepiece-dev)
 
-# The whole closure without what any machine with a compiler has: leaving out one library of a library ends the link.
+# The whole closure, as for a machine that has nothing (an empty status), without compilers and what every Debian has: leaving out
+# one library of a library ends the link.
 fetch() {
-  mkdir -p "$work/debs"
   local list
-  mapfile -t list < <(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces \
-    --no-enhances "${packages[@]}" | grep -E '^[a-z0-9]' |
-    grep -Ev '^(lib(c6|c-bin|c-dev-bin|gcc-s1|stdc\+\+6|crypt1|crypt-dev|tirpc.*|nsl.*)(-dev)?|gcc.*|g\+\+.*|cpp.*|binutils.*|linux-libc-dev|dpkg.*|tar|perl.*|libperl.*|debconf.*|cdebconf|init-system-helpers|passwd|adduser|bash|base-files|coreutils|python3.*|libpython3.*|gfortran.*|lib(gfortran|quadmath|gcc).*|java.*|default-j.*|openjdk.*)$' | sort -u)
+  rm -rf "$work/debs"
+  mkdir -p "$work/debs/none/partial"
+  : >"$work/debs/status"
+  mapfile -t list < <(apt-get -o Dir::State::status="$work/debs/status" -o Dir::Cache::archives="$work/debs/none" -o Debug::NoLocking=1 -y install --no-install-recommends \
+    --print-uris "${packages[@]}" | sed -n "s/^'[^']*' \([^_]*\)_.*/\1/p" | grep -Ev \
+    '^(lib(c6|c6-dev|c-bin|c-dev-bin|crypt1|crypt-dev|tirpc.*|nsl.*|stdc\+\+.*|gcc.*|gfortran.*|quadmath.*|asan.*|lsan.*|tsan.*|ubsan.*|itm.*|cc1.*|isl.*|mpc.*|mpfr.*|gmp.*|binutils|ctf.*|gprofng.*|perl.*|pam.*|sem.*|sepol.*|audit.*|debconf.*|tinfo.*|js-.*|x11.*|xcb.*)|gcc.*|g\+\+.*|cpp.*|gfortran.*|binutils.*|linux-libc-dev|dpkg.*|tar|perl.*|debconf|adduser|passwd|openssh-client|rpcsvc-proto|javascript-common)$')
   (cd "$work/debs" && apt-get download "${list[@]}")
 }
 
@@ -171,6 +174,7 @@ use_unpacked_packages() {
   export PATH="$roots/usr/bin:$PATH" CMAKE_PREFIX_PATH="$roots/usr" OPAL_PREFIX="$roots/usr" OMPI_MCA_plm_rsh_agent=sh
   export LD_LIBRARY_PATH="$lib:$lib/openmpi/lib:$lib/hdf5/openmpi:$lib/libpsm1:$lib/blas:$lib/lapack:$roots/lib/$machine"
   export PKG_CONFIG_LIBDIR="$lib/pkgconfig:$roots/usr/share/pkgconfig" PKG_CONFIG_SYSROOT_DIR="$roots"
+  export C_INCLUDE_PATH="$roots/usr/include/$machine" CPLUS_INCLUDE_PATH="$roots/usr/include/$machine"
   local folder links=""
   for folder in ${LD_LIBRARY_PATH//:/ }; do links+=" -Wl,-rpath-link,$folder"; done
   found_options=("-DMPI_C_HEADER_DIR=$lib/openmpi/include" -DMPI_C_LIB_NAMES=mpi "-DMPI_mpi_LIBRARY=$lib/openmpi/lib/libmpi.so"
