@@ -28,7 +28,7 @@ class Block {
 
   /// Runs `body` once per thread of the block at `blockIdx`; dynamic shared memory starts as NaNs.
   static void run(unsigned threads, std::size_t shared_bytes, const std::function<void()>& body) {
-    static Block block;
+    thread_local Block block;  // its fibers stay on their thread
     instance() = &block;
     NMOE_CHECK(threads >= 1 && threads <= 1024, internal, "{} threads in a block", threads);
     NMOE_CHECK(shared_bytes <= 227 * 1024, internal, "{} bytes of shared memory in a block", shared_bytes);

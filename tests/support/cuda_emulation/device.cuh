@@ -4,9 +4,9 @@
 #include <numeric>
 
 #include "block.hpp"
-#include "memory.hpp"
 #include "neuronmoe/tensor/stream.hpp"
 #include "neuronmoe/tensor/tensor.hpp"
+#include "streams.hpp"
 
 inline void __syncthreads() {
   nmoe::emulation::Block::current().synchronize();
@@ -42,18 +42,18 @@ inline cudaStream_t native(const Stream& stream) {
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes,
             Stream& stream, Arguments... arguments) {
-  static_cast<void>(native(stream));
-  const emulation::DeviceAccess access;
-  gridDim = grid;
-  blockDim = dim3(threads);
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        blockIdx = dim3(x, y, z);
-        emulation::Block::run(threads, shared_bytes, [&] { kernel(arguments...); });
+  emulation::queue_kernel(native(stream), [=] {
+    gridDim = grid;
+    blockDim = dim3(threads);
+    for (unsigned z = 0; z < grid.z; ++z) {
+      for (unsigned y = 0; y < grid.y; ++y) {
+        for (unsigned x = 0; x < grid.x; ++x) {
+          blockIdx = dim3(x, y, z);
+          emulation::Block::run(threads, shared_bytes, [&] { kernel(arguments...); });
+        }
       }
     }
-  }
+  });
 }
 
 inline unsigned char* dynamic_shared_memory() {
@@ -113,37 +113,39 @@ inline void copies_arrived() {}
 
 inline void sort_pairs(void* temporary, std::size_t& temporary_bytes, const std::int32_t* keys,
                        std::int32_t* sorted_keys, const std::int32_t* values, std::int32_t* sorted_values,
-                       std::int64_t count, Stream&) {
+                       std::int64_t count, Stream& stream) {
   temporary_bytes = 1;
   if (temporary == nullptr) return;
-  const emulation::DeviceAccess access;
-  std::vector<std::int64_t> order(static_cast<std::size_t>(count));
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return keys[a] < keys[b]; });
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    sorted_keys[i] = keys[order[i]];
-    sorted_values[i] = values[order[i]];
-  }
+  emulation::queue_kernel(native(stream), [=] {
+    std::vector<std::int64_t> order(static_cast<std::size_t>(count));
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return keys[a] < keys[b]; });
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      sorted_keys[i] = keys[order[i]];
+      sorted_values[i] = values[order[i]];
+    }
+  });
 }
 
 /// Equal keys come in reverse: the order that is not promised is not the stable one here.
 inline void sort_segments(void* temporary, std::size_t& temporary_bytes, const std::uint32_t* keys,
                           std::uint32_t* sorted_keys, const std::uint16_t* values,
                           std::uint16_t* sorted_values, const std::int64_t* begins, std::int64_t segments,
-                          std::int64_t count, Stream&) {
+                          std::int64_t count, Stream& stream) {
   temporary_bytes = 1;
   if (temporary == nullptr) return;
-  const emulation::DeviceAccess access;
-  NMOE_CHECK(begins[segments] == count, internal, "segments end at {} of {}", begins[segments], count);
-  for (std::int64_t s = 0; s < segments; ++s) {
-    std::vector<std::int64_t> order(static_cast<std::size_t>(begins[s + 1] - begins[s]));
-    std::iota(order.rbegin(), order.rend(), begins[s]);
-    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return keys[a] < keys[b]; });
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      sorted_keys[begins[s] + static_cast<std::int64_t>(i)] = keys[order[i]];
-      sorted_values[begins[s] + static_cast<std::int64_t>(i)] = values[order[i]];
+  emulation::queue_kernel(native(stream), [=] {
+    NMOE_CHECK(begins[segments] == count, internal, "segments end at {} of {}", begins[segments], count);
+    for (std::int64_t s = 0; s < segments; ++s) {
+      std::vector<std::int64_t> order(static_cast<std::size_t>(begins[s + 1] - begins[s]));
+      std::iota(order.rbegin(), order.rend(), begins[s]);
+      std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return keys[a] < keys[b]; });
+      for (std::size_t i = 0; i < order.size(); ++i) {
+        sorted_keys[begins[s] + static_cast<std::int64_t>(i)] = keys[order[i]];
+        sorted_values[begins[s] + static_cast<std::int64_t>(i)] = values[order[i]];
+      }
     }
-  }
+  });
 }
 
 }  // namespace nmoe::device

@@ -1,6 +1,7 @@
-// The runtime calls of cuda_runtime.h on one emulated device. Everything has happened when a call returns.
+// Memory of the emulated device, and the runtime's calls on memory and devices.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -12,11 +13,11 @@
 #include "cuda_runtime.h"
 #include "hooks.hpp"
 #include "memory.hpp"
+#include "streams.hpp"
 
 namespace {
 
 constexpr std::size_t region_bytes = std::size_t{8} << 30, granularity = 256;
-constexpr int poison = 0xFF;  // NaN in every floating type, -1 in every integer
 int open_accesses = 0;
 
 /// Allocations carry `granularity` bytes of poison before and after them, checked when they are freed.
@@ -46,11 +47,6 @@ void protect(int protection) {
 }
 
 thread_local int current_device = 0;
-/// Notes a call that works on the device of this thread.
-void work(char letter = 0) {
-  nmoe::emulation::used_devices |= 1U << current_device;
-  if (letter != 0 && nmoe::emulation::watched_calls != nullptr) *nmoe::emulation::watched_calls += letter;
-}
 constexpr int runtime_version = 13000;
 /// NMOE_EMULATED_DRIVER, as cudaDriverGetVersion counts: 0 for none.
 int driver_version() {
@@ -87,12 +83,35 @@ DeviceAccess::DeviceAccess() {
 DeviceAccess::~DeviceAccess() {
   if (--open_accesses == 0) protect(PROT_NONE);
 }
+bool is_device_memory(const void* pointer) {
+  const auto* at = static_cast<const unsigned char*>(pointer);
+  return at >= region().base && at < region().base + region_bytes;
+}
+void note_work(char letter) {
+  used_devices |= 1U << current_device;
+  if (letter != 0 && watched_calls != nullptr) *watched_calls += letter;
+}
 }  // namespace nmoe::emulation
 
 using nmoe::emulation::DeviceAccess;
+using nmoe::emulation::poison;
+
+namespace {
+
+[[noreturn]] void stop(const char* what) {
+  std::fprintf(stderr, "emulated device: %s\n", what);
+  std::abort();
+}
+
+bool is_poison(const unsigned char* begin, const unsigned char* end) {
+  return std::all_of(begin, end, [](unsigned char byte) { return byte == poison; });
+}
+
+}  // namespace
 
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
-  work();
+  nmoe::emulation::note_work();
+  const auto held = nmoe::emulation::lock();
   const DeviceAccess access;
   const std::size_t size = rounded(bytes) + 2 * granularity;
   auto& reusable = region().free_lists[size];
@@ -100,13 +119,14 @@ cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
   if (!reusable.empty()) {
     begin = reusable.back();
     reusable.pop_back();
+    if (!is_poison(begin, begin + size)) stop("freed device memory was written");
   } else if (region().used + size <= region_bytes) {
     begin = region().base + region().used;
     region().used += size;
+    std::memset(begin, poison, size);
   } else {
     return cudaErrorMemoryAllocation;
   }
-  std::memset(begin, poison, size);
   *pointer = begin + granularity;
   region().live[*pointer] = bytes;
   return cudaSuccess;
@@ -114,59 +134,50 @@ cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
 
 cudaError_t cudaFree(void* pointer) {
   if (pointer == nullptr) return cudaSuccess;
+  nmoe::emulation::finish_everything();  // as cudaFree does
+  const auto held = nmoe::emulation::lock();
   const DeviceAccess access;
   const auto found = region().live.find(pointer);
   if (found == region().live.end()) std::abort();
   auto* data = static_cast<unsigned char*>(pointer);
   const std::size_t bytes = found->second, size = rounded(bytes) + 2 * granularity;
-  for (unsigned char* p = data - granularity; p < data - granularity + size; ++p) {
-    if ((p < data || p >= data + bytes) && *p != poison) {
-      std::fprintf(stderr, "a kernel wrote %td bytes from the start of an allocation of %zu\n", p - data,
-                   bytes);
-      std::abort();
-    }
-  }
+  if (!is_poison(data - granularity, data) || !is_poison(data + bytes, data - granularity + size))
+    stop("a kernel wrote beside an allocation");
+  std::memset(data, poison, bytes);
   region().live.erase(found);
   region().free_lists[size].push_back(data - granularity);
   return cudaSuccess;
 }
 
 cudaError_t cudaMallocHost(void** pointer, std::size_t bytes) {
+  const auto held = nmoe::emulation::lock();
   *pointer = std::malloc(bytes);
-  pinned()[static_cast<const char*>(*pointer)] = bytes;
   std::memset(*pointer, poison, bytes);
+  pinned()[static_cast<const char*>(*pointer)] = bytes;
   return cudaSuccess;
 }
+// Whether it waits for copies is not documented.
 cudaError_t cudaFreeHost(void* pointer) {
-  pinned().erase(static_cast<const char*>(pointer));
+  if (pointer == nullptr) return cudaSuccess;
+  const auto held = nmoe::emulation::lock();
+  const auto found = pinned().find(static_cast<const char*>(pointer));
+  if (found == pinned().end()) std::abort();
+  if (nmoe::emulation::is_awaited(pointer, found->second)) stop("page-locked memory was freed before a copy");
+  std::memset(pointer, poison, found->second);
+  pinned().erase(found);
   std::free(pointer);
-  return cudaSuccess;
-}
-cudaError_t cudaMemset(void* pointer, int value, std::size_t bytes) {
-  const DeviceAccess access;
-  std::memset(pointer, value, bytes);
-  return cudaSuccess;
-}
-cudaError_t cudaMemsetAsync(void* pointer, int value, std::size_t bytes, cudaStream_t) {
-  return cudaMemset(pointer, value, bytes);
-}
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  work('c');
-  const DeviceAccess access;
-  std::memmove(to, from, bytes);
   return cudaSuccess;
 }
 
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
+  const auto held = nmoe::emulation::lock();
   const auto* byte = static_cast<const char*>(pointer);
   const auto after = pinned().upper_bound(byte);
   const bool is_pinned =
       after != pinned().begin() && byte < std::prev(after)->first + std::prev(after)->second;
-  const auto* base = reinterpret_cast<const char*>(region().base);
-  const bool is_device = byte >= base && byte < base + region_bytes;
-  attributes->type = is_device   ? cudaMemoryTypeDevice
-                     : is_pinned ? cudaMemoryTypeHost
-                                 : cudaMemoryTypeUnregistered;
+  attributes->type = nmoe::emulation::is_device_memory(pointer) ? cudaMemoryTypeDevice
+                     : is_pinned                                ? cudaMemoryTypeHost
+                                                                : cudaMemoryTypeUnregistered;
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
@@ -211,57 +222,5 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
   const std::string& id = visible_devices().at(static_cast<std::size_t>(device));
   std::snprintf(text, static_cast<std::size_t>(length), "%s", id.substr(0, id.find('/')).c_str());
-  return cudaSuccess;
-}
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  static char one_byte_each[64];
-  static int next = 0;
-  *stream = reinterpret_cast<cudaStream_t>(&one_byte_each[next++ % 64]);
-  return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t) {
-  return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
-  return cudaSuccess;
-}
-cudaError_t cudaStreamQuery(cudaStream_t) {
-  work('q');
-  return cudaSuccess;
-}
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
-  return cudaSuccess;
-}
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  static char byte;
-  *event = reinterpret_cast<cudaEvent_t>(&byte);
-  return cudaSuccess;
-}
-cudaError_t cudaEventDestroy(cudaEvent_t) {
-  return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
-  work();
-  return cudaSuccess;
-}
-cudaError_t cudaEventQuery(cudaEvent_t) {
-  work();
-  return cudaSuccess;
-}
-const char* cudaGetErrorString(cudaError_t status) {
-  switch (status) {
-    case cudaErrorMemoryAllocation:
-      return "out of memory";
-    case cudaErrorInsufficientDriver:
-      return "CUDA driver version is insufficient for CUDA runtime version";
-    case cudaErrorNoDevice:
-      return "no CUDA-capable device is detected";
-    case cudaErrorUnknown:
-      return "unknown error";
-    default:
-      return "no error";
-  }
-}
-cudaError_t cudaGetLastError() {
   return cudaSuccess;
 }
