@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "neuronmoe/comm/device_communicator.hpp"
 #include "neuronmoe/ops/transformer.hpp"
 #include "neuronmoe/tensor/device.hpp"
 #include "neuronmoe/tensor/read_back.hpp"
@@ -75,4 +76,22 @@ BOOST_AUTO_TEST_CASE(host_memory_may_be_touched_after_a_copy) {
     copy({result.data(), DType::float32, {500}}, there.view(), owned.stream());
     BOOST_TEST(std::all_of(result.begin(), result.end(), [](float v) { return v == 7.0F; }));
   });
+}
+
+BOOST_AUTO_TEST_CASE(after_drain_collectives_have_finished_for_every_stream) {
+  comm::NcclOptions options;
+  options.timeout_s = 60;
+  const auto comm = comm::make_nccl_communicator(comm::make_local_communicator(), options);
+  const std::vector<std::int64_t> counts = {500};
+  in_every_order([&] {
+    OwnedStream owned(Device::cuda), other(Device::cuda);
+    Tensor sent({500}, DType::float32, Device::cuda), received({500}, DType::float32, Device::cuda);
+    ops::fill(sent.view(), 5.0, owned.stream());
+    comm::Work work = comm->all_to_all_v(received.view(), counts, sent.view(), counts, owned.stream());
+    comm->drain();
+    const Tensor host = copied_to(Device::cpu, received.view(), other.stream());
+    BOOST_TEST(std::all_of(host.data<float>(), host.data<float>() + 500, [](float v) { return v == 5.0F; }));
+    work.wait();
+  });
+  comm->close();
 }

@@ -87,6 +87,27 @@ BOOST_AUTO_TEST_CASE(a_rank_that_does_not_come_is_an_error_naming_call_and_rank)
   world().barrier();
 }
 
+BOOST_AUTO_TEST_CASE(a_collective_that_is_queued_and_does_not_finish_is_an_error_naming_it) {
+  if (world().size() < 2) return;
+  const auto comm = make_world_with_timeout(3.0);
+  Tensor x({1000}, DType::float32, Device::cuda);
+  comm->all_reduce(x.view(), ReduceOp::sum, device_stream()).wait();  // connects the ranks
+  synchronize(device_stream());
+  world().barrier();
+  if (comm->rank() != comm->size() - 1) {
+    comm->all_reduce(x.view(), ReduceOp::sum, device_stream()).wait();
+    const auto has_failed = [&] {
+      return comm->last_operation().find("all_reduce sum of 1000 float32 (call 2 of a group of") !=
+                 std::string::npos &&
+             comm->last_operation().find("has not finished 3 s after") != std::string::npos;
+    };
+    for (int i = 0; i < 2000 && !has_failed(); ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    BOOST_TEST(has_failed());
+  }
+  world().barrier();
+}
+
 BOOST_AUTO_TEST_CASE(a_lost_peer_is_noticed_while_nobody_calls) {
   const auto comm = make_world_with_timeout(60);
   const auto group = comm->split(0, comm->rank());

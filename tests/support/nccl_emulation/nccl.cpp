@@ -125,7 +125,8 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id,
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
   const auto held = nmoe::emulation::lock();
   if (comm->closed != nullptr) nmoe::emulation::queue_closed(registry().open.at(comm));
-  const bool is_busy = comm->closed != nullptr || (comm->is_finalizing && !comm->queued.empty());
+  const bool is_ending = comm->is_finalizing && (!comm->queued.empty() || comm->patience-- > 0);
+  const bool is_busy = comm->closed != nullptr || is_ending;
   *state = comm->state == ncclSuccess && is_busy ? ncclInProgress : comm->state;
   return ncclSuccess;
 }
@@ -133,13 +134,15 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm) {
   const auto held = nmoe::emulation::lock();
   if (comm->state != ncclSuccess || comm->closed != nullptr) return ncclInvalidUsage;
   comm->is_finalizing = true;
+  comm->patience = 2;
   comm->signal();
   return ncclInProgress;
 }
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   {
     const auto held = nmoe::emulation::lock();
-    if (!comm->queued.empty()) std::abort();  // work of it is under way
+    if (!comm->queued.empty()) std::abort();                                  // work of it is under way
+    if (comm->is_finalizing && comm->patience >= 0) return ncclInvalidUsage;  // nobody has asked for its end
   }
   return end(comm);
 }
