@@ -85,7 +85,7 @@ class PerformanceModel(unittest.TestCase):
         """A kernel that training launches and no pattern knows would be counted as one of no group."""
         others = {"add_bias", "plain_forward", "plain_dq", "plain_dk_dv", "lpr", "column_partials", "column_totals", "total",
                   "add_runs", "count_up", "fold_groups", "row_factors", "average_precision", "count_directions", "off_sums",
-                  "ranking_keys", "walk_ranks", "for_each", "first_rows"}
+                  "ranking_keys", "walk_ranks", "for_each", "first_rows", "prefixed_forward", "argmax"}
         with contextlib.redirect_stdout(io.StringIO()):
             patterns = [g.pattern for g in groups_of() if g.pattern]
         for source in (ROOT / "src/ops/cuda").glob("*.cu"):
