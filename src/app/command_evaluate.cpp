@@ -57,33 +57,46 @@ class Evaluation {
   }
 
   const evaluation::EvalResults& results() const { return results_; }
+  const std::string& lines() const { return lines_; }  ///< of documents and items
 
  private:
   void measure_texts(evaluation::TaskResult& result) {
     const auto inputs = split_language_paths(options_.texts, "evaluation.text");
     if (inputs.empty()) return;
-    require_positions("evaluation.block", options_.block, decoder_.config());
+    const std::int64_t max_length =
+        length_or_positions("evaluation.block", options_.block, decoder_.config());
     const KnownTokenizers tokenizers = tokenizers_of(context_, config_.run.model);
     for (const auto& [language, path] : inputs) {
-      std::vector<std::int32_t> ids;
-      std::int32_t eos_id = -1;
+      evaluation::HeldOutText text;
       io::require_same_file(context_.world, path);
       verify_h5_inputs(context_, {path});
+      bool older = false;
       comm::agree(context_.world, [&, &language = language, &path = path] {
         const data::TokenFile file(path, io::SealCheck::done);
         require_fitting_tokens(file, tokenizers, decoder_.config());
-        ids = evaluation::language_stream(file, language, options_.max_tokens);
-        eos_id = file.info().eos_id;
+        text =
+            evaluation::held_out_text(file, data::read_text_sizes(path, file.num_docs(), io::SealCheck::done),
+                                      language, options_.max_tokens);
+        require_prefix(file);
+        older = !text.sizes || !file.info().bos_id;
       });
+      if (older && context_.world.rank() == 0)
+        context_.log.warn(
+            "{}: an older program made it, without the sizes of its texts and the BOS of its tokenizer: no "
+            "perplexity per word or byte, and documents begin behind EOS; tokenize again for both",
+            path);
       evaluation::RouterStatistics routers(decoder_.config());
       const bool mixture = decoder_.config().num_moe_layers() > 0;
-      const auto perplexity = evaluation::measure_perplexity(context_, ids, options_.block, eos_id,
-                                                             log_probs(), mixture ? &routers : nullptr);
+      const auto answers = evaluation::measure_log_likelihoods(context_, text.documents, max_length,
+                                                               label_scores(mixture ? &routers : nullptr));
+      const auto perplexity = evaluation::perplexity_of(text, answers);
       require_finite(perplexity.ppl(), language, path);
       result.languages[language] = perplexity.scores();
+      lines_ += evaluation::document_lines(language, text, answers);
       if (mixture) results_.router[language] = routers.finish(context_.world, context_.stream);
-      context_.log.info("{}: perplexity {:.2f} over {} tokens", language, perplexity.ppl(),
-                        perplexity.tokens);
+      context_.log.info("{}: perplexity {:.2f} over {} tokens of {} documents, each behind token {}",
+                        language, perplexity.ppl(), perplexity.tokens, perplexity.documents,
+                        text.documents.front().ids.front());
     }
   }
 
@@ -95,8 +108,8 @@ class Evaluation {
       std::vector<evaluation::TokenizedItem> items;
       io::require_same_file(context_.world, path);
       comm::agree(context_.world, [&, &path = path] {
-        items = evaluation::tokenize_items(
-            evaluation::load_continuation_items(path, options_.limit, options_.seed), *tokenizer);
+        items =
+            evaluation::tokenize_items(evaluation::load_continuation_items(path, options_.limit), *tokenizer);
         require_embedding(*tokenizer, std::max(evaluation::largest_id(items), tokenizer->eos_id()),
                           decoder_.config());
       });
@@ -104,6 +117,7 @@ class Evaluation {
           context_, items, tokenizer->eos_id(), decoder_.config().max_position_embeddings, log_probs());
       require_finite(result.acc, language, path);
       task.languages[language] = result.scores();
+      lines_ += evaluation::item_lines(language, result.items);
       context_.log.info("{}: continuation {:.3f} +- {:.3f} of {} items", language, result.acc, result.stderr_,
                         result.n);
     }
@@ -117,6 +131,20 @@ class Evaluation {
                "activations overflow in {}",
                config_.run.model, results_.checkpoint.empty() ? "" : " with the experts of ",
                results_.checkpoint, path, language, name_of(config_.train.dtype));
+  }
+
+  /// The tokenizer may have more tokens than the model, and its BOS stands in no document.
+  void require_prefix(const data::TokenFile& file) const {
+    NMOE_CHECK(evaluation::prefix_of(file.info()) < decoder_.config().vocab_size, bad_data,
+               "{}: documents begin behind the BOS {}, but the model has {} embeddings; use the tokenizer of "
+               "this model",
+               file.path(), evaluation::prefix_of(file.info()), decoder_.config().vocab_size);
+  }
+
+  evaluation::LabelScoreFunction label_scores(model::ActivationObserver* observer) {
+    return [this, observer](const model::Batch& batch, std::span<const model::LabelAt> labels) {
+      return decoder_.label_scores(batch, labels, observer);
+    };
   }
 
   evaluation::LogProbFunction log_probs() {
@@ -138,6 +166,7 @@ class Evaluation {
   const EvaluationConfig& options_;
   model::Decoder& decoder_;
   evaluation::EvalResults results_;
+  std::string lines_;
 };
 
 }  // namespace
@@ -151,7 +180,8 @@ int run_evaluate(comm::ExecutionContext& context, const AppConfig& config) {
   Evaluation evaluation(context, config, loaded);
   evaluation.run_tasks();
   comm::agree(context.world, [&] {
-    if (context.world.rank() == 0) evaluation::write_eval_file(config.run.output, evaluation.results());
+    if (context.world.rank() == 0)
+      evaluation::write_eval_files(config.run.output, evaluation.results(), evaluation.lines());
   });
   context.log.info("{}: written", config.run.output);
   return 0;

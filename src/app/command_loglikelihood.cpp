@@ -30,13 +30,6 @@ void require_other_output(comm::ExecutionContext& context, const std::string& re
   });
 }
 
-std::int64_t max_length_of(const AppConfig& config, const model::ModelConfig& architecture) {
-  const std::int64_t given = config.loglikelihood.max_length;
-  if (given == 0) return architecture.max_position_embeddings;
-  require_positions("loglikelihood.max_length", given, architecture);
-  return given;
-}
-
 /// No comparison with NaN is true: a broken model would seem to answer.
 void require_finite(std::span<const evaluation::LogLikelihood> answers,
                     std::span<const evaluation::Request> requests, const AppConfig& config,
@@ -76,7 +69,8 @@ int run_loglikelihood(comm::ExecutionContext& context, const AppConfig& config) 
   require_other_output(context, path, config.run.output);
   const LoadedModel loaded = load_model_or_checkpoint(context, config);
   const model::ModelConfig& architecture = loaded.decoder->config();
-  const std::int64_t max_length = max_length_of(config, architecture);
+  const std::int64_t max_length =
+      length_or_positions("loglikelihood.max_length", config.loglikelihood.max_length, architecture);
   io::require_same_file(context.world, path);
   std::vector<evaluation::Request> requests;
   context.log.set_task("reading requests");

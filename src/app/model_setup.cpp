@@ -244,6 +244,13 @@ void require_positions(std::string_view key, std::int64_t length, const model::M
       key, length, longest, stretch > 1.0 ? " times the factor of rope_scaling" : "");
 }
 
+std::int64_t length_or_positions(std::string_view key, std::int64_t length,
+                                 const model::ModelConfig& architecture) {
+  if (length == 0) return architecture.max_position_embeddings;
+  require_positions(key, length, architecture);
+  return length;
+}
+
 std::vector<data::DataSetConfig> data_sets_of(const AppConfig& config) {
   NMOE_CHECK(config.data.empty() || config.run.tokens.empty(), config,
              "--tokens {} and [data.{}] are both given; put the file into a [data.<name>] section",

@@ -100,6 +100,11 @@ void require_embedding(const data::Tokenizer& tokenizer, std::int32_t largest_id
 /// positions (times the factor of a linear rope_scaling). @throws Error(config)
 void require_positions(std::string_view key, std::int64_t length, const model::ModelConfig& architecture);
 
+/// Returns `length`, the value of the option `key`, or the model's max_position_embeddings if it is 0.
+/// @throws Error(config) as require_positions
+std::int64_t length_or_positions(std::string_view key, std::int64_t length,
+                                 const model::ModelConfig& architecture);
+
 /// [data.<name>] sections, or the one data set of --tokens. @throws Error(config) if there is neither or both
 std::vector<data::DataSetConfig> data_sets_of(const AppConfig& config);
 

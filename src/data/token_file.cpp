@@ -52,6 +52,11 @@ TokenFileInfo read_info(io::H5File& file, const std::string& path) {
   info.inputs_sha256 = file.read_string_attribute("/", "inputs_sha256");
   info.languages = file.read_strings("/languages");
   require_distinct(path, info.languages);
+  if (!file.has_attribute("/", "bos_id")) return info;
+  const std::int64_t bos_id = file.read_int_attribute("/", "bos_id");
+  NMOE_CHECK(bos_id >= -1 && bos_id < info.vocab_size, bad_data,
+             "{}: bos_id {} is not one of {} tokens; tokenize again", path, bos_id, info.vocab_size);
+  info.bos_id = static_cast<std::int32_t>(bos_id);
   return info;
 }
 
@@ -60,10 +65,13 @@ TokenFileInfo read_info(io::H5File& file, const std::string& path) {
 void write_token_file(comm::Communicator& comm, const std::string& path, const TokenDocuments& mine,
                       const TokenFileInfo& info) {
   const Place ids = place_of(comm, static_cast<std::int64_t>(mine.ids.size()));
-  const Place docs = place_of(comm, mine.num_docs());
+  const Place docs = place_of(comm, mine.num_docs()),
+              sizes = place_of(comm, static_cast<std::int64_t>(mine.bytes.size()));
+  NMOE_CHECK(sizes.total == 0 || sizes.total == docs.total, internal, "sizes of {} texts of {}", sizes.total,
+             docs.total);
   comm::agree(comm, [&] {
     constexpr std::int64_t overhead_bytes = 1 << 20;
-    io::require_free_space(path, ids.total * 4 + docs.total * 11 + overhead_bytes);
+    io::require_free_space(path, ids.total * 4 + docs.total * 27 + overhead_bytes);
   });
   // Offsets of the ends of my documents follow the leading 0, which rank 0 adds.
   std::vector<std::uint64_t> offset;
@@ -77,17 +85,35 @@ void write_token_file(comm::Communicator& comm, const std::string& path, const T
     file.write_attribute("/", "eos_id", info.eos_id);
     file.write_attribute("/", "tokenizer_sha256", info.tokenizer_sha256);
     file.write_attribute("/", "inputs_sha256", info.inputs_sha256);
+    if (info.bos_id) file.write_attribute("/", "bos_id", *info.bos_id);
     file.write_strings("/languages", info.languages);
     write_part(file, "/ids", mine.ids, ids);
     write_part(file, "/doc/offset", offset, offsets);
     write_part(file, "/doc/lang", mine.lang, docs);
     write_part(file, "/doc/mark", mine.mark, docs);
+    if (sizes.total == 0) return;
+    write_part(file, "/doc/bytes", mine.bytes, sizes);
+    write_part(file, "/doc/words", mine.words, sizes);
   });
 }
 
 TokenFileInfo read_token_file_info(const std::string& path) {
   io::H5File file = io::H5File::open(path, token_file_format);
   return read_info(file, path);
+}
+
+std::optional<TextSizes> read_text_sizes(const std::string& path, std::int64_t num_docs, io::SealCheck seal) {
+  io::H5File file = io::H5File::open(path, token_file_format, seal);
+  if (!file.exists("/doc/bytes") || !file.exists("/doc/words")) return {};
+  const std::vector<std::int64_t> per_doc = {num_docs};
+  TextSizes sizes{file.read<std::uint64_t>("/doc/bytes", per_doc),
+                  file.read<std::uint64_t>("/doc/words", per_doc)};
+  constexpr std::uint64_t most_bytes = std::uint64_t{1} << 40;  // sums of 8e6 documents fit into 64 bits
+  for (std::size_t d = 0; d < sizes.bytes.size(); ++d)
+    NMOE_CHECK(sizes.bytes[d] < most_bytes && sizes.words[d] >= 1 && sizes.words[d] <= sizes.bytes[d] + 1,
+               bad_data, "{}: document {} has {} bytes and {} words; tokenize again", path, d, sizes.bytes[d],
+               sizes.words[d]);
+  return sizes;
 }
 
 TokenFile::TokenFile(const std::string& path, io::SealCheck seal) : path_(path) {

@@ -13,6 +13,7 @@
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/mapped_file.hpp"
 #include "neuronmoe/io/same_file.hpp"
+#include "utf8.hpp"
 
 namespace nmoe::data {
 namespace {
@@ -54,6 +55,7 @@ std::string hash_inputs(comm::Communicator& comm, const std::vector<TokenizeInpu
 /// What became of a line: ids, or the reason why it is no document.
 struct EncodedLine {
   std::vector<std::int32_t> ids;
+  std::uint64_t bytes = 0, words = 0;  ///< of the text
   std::string bad;
   std::exception_ptr fault;
 };
@@ -68,6 +70,8 @@ EncodedLine encode_line(const Tokenizer& tokenizer, TextFormat format, std::stri
       encoded.bad = e.what();
       return encoded;
     }
+    encoded.bytes = text.size();
+    encoded.words = count_words(text);
     try {
       encoded.ids = tokenizer.encode(text);
     } catch (const Error& e) {
@@ -133,6 +137,8 @@ std::vector<PieceReport> tokenize_pieces(comm::ExecutionContext& context,
         documents.lengths.push_back(ids.size() + 1);
         documents.lang.push_back(languages[input]);
         documents.mark.push_back(static_cast<std::uint8_t>(inputs[input].mark));
+        documents.bytes.push_back(encoded[i].bytes);
+        documents.words.push_back(encoded[i].words);
       }
       context.heartbeat.beat();
       const std::int64_t done = done_bytes + std::min(lines.back().end, piece.end) - piece.begin;
@@ -190,7 +196,8 @@ TokenizeResult tokenize_corpus(comm::ExecutionContext& context, const std::vecto
   comm::Communicator& comm = context.world;
   NMOE_CHECK(!inputs.empty(), config, "there is nothing to tokenize: give tokenize.input=LANG:MARK:PATH");
   NMOE_CHECK(tokenizer.eos_id() >= 0, bad_data, "{} has no EOS token", tokenizer.name());
-  TokenFileInfo info{tokenizer.vocab_size(), tokenizer.eos_id(), tokenizer.sha256(), "", {}};
+  TokenFileInfo info{tokenizer.vocab_size(), tokenizer.eos_id(), tokenizer.sha256(), "", {},
+                     tokenizer.bos_id()};
   const std::vector<std::uint16_t> languages = index_languages(inputs, info.languages);
   std::vector<std::string> paths;
   for (const TokenizeInput& input : inputs) paths.push_back(input.path);

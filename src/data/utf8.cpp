@@ -54,6 +54,19 @@ bool is_white_space(char32_t c) {
          c == 0x3000;
 }
 
+std::uint64_t count_words(std::string_view text) {
+  std::uint64_t words = 1;
+  bool in_white_space = false;
+  for (std::size_t at = 0; at < text.size();) {
+    const char32_t c = next_code_point(text, at);
+    // Python counts the information separators, which Unicode does not.
+    const bool white = is_white_space(c) || (c >= 0x1C && c <= 0x1F);
+    if (white && !in_white_space) ++words;
+    in_white_space = white;
+  }
+  return words;
+}
+
 bool is_word_character(char32_t c) {
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
     case UTF8PROC_CATEGORY_LU:

@@ -1,6 +1,7 @@
 #pragma once
 // Small UTF-8 helpers of the tokenizers.
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -27,6 +28,9 @@ inline std::size_t previous_character(std::string_view text, std::size_t at) {
 /// `bytes` with U+FFFD for every ill-formed sequence (one per maximal subpart, as Rust and Python do).
 std::string replace_ill_formed(std::string bytes);
 
+/// Number of pieces that Python's re.split(r"\s+", text) has: runs of white space, and one. `text` is
+/// well-formed.
+std::uint64_t count_words(std::string_view text);
 /// Unicode White_Space.
 bool is_white_space(char32_t c);
 /// A word character of Rust's regex crate: Alphabetic, Mark, Decimal_Number, Connector_Punctuation, joiners.

@@ -11,7 +11,6 @@
 #include <sstream>
 
 #include "gather.hpp"
-#include "neuronmoe/base/philox.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/json_file.hpp"
 
@@ -37,18 +36,6 @@ ContinuationItem parse_item(const std::string& line, const std::string& where) {
   return item;
 }
 
-std::vector<std::size_t> draw(std::size_t count, std::int64_t limit, std::uint64_t seed) {
-  std::vector<std::size_t> order(count);
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  if (limit <= 0 || static_cast<std::size_t>(limit) >= count) return order;
-  const Philox random(seed, RandomPurpose::evaluation);
-  for (std::size_t i = 0; i < static_cast<std::size_t>(limit); ++i)
-    std::swap(order[i], order[i + random.below(i, count - i)]);
-  order.resize(static_cast<std::size_t>(limit));
-  std::sort(order.begin(), order.end());
-  return order;
-}
-
 /// EOS, given tokens, choice; only the choice is scored.
 void add_sequence(model::BatchBuilder& builder, std::int32_t eos_id, std::span<const std::int32_t> given,
                   std::span<const std::int32_t> choice) {
@@ -70,30 +57,44 @@ void add_item(model::BatchBuilder& builder, const TokenizedItem& item, std::int3
   }
 }
 
-/// 1 if the best choice is the right one, else 0; NaN if a choice has no finite score.
-double score_item(const TokenizedItem& item, const model::Batch& batch,
-                  const std::vector<double>& log_probs) {
+std::vector<double> choice_scores(const TokenizedItem& item, const model::Batch& batch,
+                                  const std::vector<double>& log_probs) {
   const auto sum = [&](std::size_t sequence) {  // ignored labels contribute 0
     return std::accumulate(log_probs.begin() + batch.offsets[sequence],
                            log_probs.begin() + batch.offsets[sequence + 1], 0.0);
   };
-  std::size_t best = 0;
-  double best_score = 0.0;
-  for (std::size_t c = 0; c < item.choices.size(); ++c) {
-    const double score = (sum(2 * c) - sum(2 * c + 1)) / static_cast<double>(item.choices[c].size());
-    if (!std::isfinite(score)) return std::numeric_limits<double>::quiet_NaN();
-    if (c == 0 || score > best_score) {
-      best = c;
-      best_score = score;
+  std::vector<double> scores;
+  for (std::size_t c = 0; c < item.choices.size(); ++c)
+    scores.push_back((sum(2 * c) - sum(2 * c + 1)) / static_cast<double>(item.choices[c].size()));
+  return scores;
+}
+
+/// Shares the scores out to the items; `records` are pairs (number of the choice in all items, score),
+/// ascending.
+ContinuationResult outcome_of(std::span<const TokenizedItem> items, std::span<const double> records) {
+  ContinuationResult outcome;
+  outcome.n = static_cast<std::int64_t>(items.size());
+  double right = 0.0;
+  std::size_t next = 0;
+  for (const TokenizedItem& item : items) {
+    ItemResult& result = outcome.items.emplace_back(ItemResult{item.gold, 0, {}});
+    bool finite = true;
+    for (std::size_t c = 0; c < item.choices.size(); ++c, ++next) {
+      result.scores.push_back(records[2 * next + 1]);
+      finite = finite && std::isfinite(result.scores[c]);
+      if (result.scores[c] > result.scores[result.chosen]) result.chosen = c;
     }
+    right += !finite ? std::numeric_limits<double>::quiet_NaN() : result.chosen == result.gold ? 1.0 : 0.0;
   }
-  return best == item.gold ? 1.0 : 0.0;
+  const auto n = static_cast<double>(outcome.n);
+  if (outcome.n > 0) outcome.acc = right / n;
+  if (outcome.n > 1) outcome.stderr_ = std::sqrt(outcome.acc * (1.0 - outcome.acc) / (n - 1.0));
+  return outcome;
 }
 
 }  // namespace
 
-std::vector<ContinuationItem> load_continuation_items(const std::string& path, std::int64_t limit,
-                                                      std::uint64_t seed) {
+std::vector<ContinuationItem> load_continuation_items(const std::string& path, std::int64_t limit) {
   std::istringstream file(io::read_file(path));
   std::vector<ContinuationItem> all;
   std::string line;
@@ -102,9 +103,8 @@ std::vector<ContinuationItem> load_continuation_items(const std::string& path, s
     all.push_back(parse_item(line, fmt::format("{}:{}", path, number)));
   }
   NMOE_CHECK(!all.empty(), bad_data, "{}: no item in it", path);
-  std::vector<ContinuationItem> items;
-  for (const std::size_t i : draw(all.size(), limit, seed)) items.push_back(std::move(all[i]));
-  return items;
+  if (limit > 0 && static_cast<std::size_t>(limit) < all.size()) all.resize(static_cast<std::size_t>(limit));
+  return all;
 }
 
 std::vector<TokenizedItem> tokenize_items(std::span<const ContinuationItem> items,
@@ -143,6 +143,8 @@ ContinuationResult measure_continuation(comm::ExecutionContext& context, std::sp
   }
   const auto world_size = static_cast<std::size_t>(context.world.size());
   const auto rank = static_cast<std::size_t>(context.world.rank());
+  std::vector<std::size_t> first_choice{0};  // of each item, counted through all of them
+  for (const TokenizedItem& item : items) first_choice.push_back(first_choice.back() + item.choices.size());
   std::vector<double> mine;
   Progress progress(context.log, "continuation", items.size(), "items");
   model::BatchBuilder builder;
@@ -152,21 +154,16 @@ ContinuationResult measure_continuation(comm::ExecutionContext& context, std::sp
     if (i < items.size()) add_item(builder, items[i], eos_id, max_positions);
     const model::Batch batch = builder.batch();
     const auto result = log_probs(batch, nullptr);
-    if (i < items.size())
-      mine.insert(mine.end(), {static_cast<double>(i), score_item(items[i], batch, result)});
+    if (i < items.size()) {
+      const std::vector<double> scores = choice_scores(items[i], batch, result);
+      for (std::size_t c = 0; c < scores.size(); ++c)
+        mine.insert(mine.end(), {static_cast<double>(first_choice[i] + c), scores[c]});
+    }
     context.heartbeat.beat();
     const std::size_t done = std::min(items.size(), first + world_size);
     progress.update(done, static_cast<double>(done));
   }
-  const auto all = gather_records(context.world, context.stream, mine, 2);
-  ContinuationResult outcome;
-  outcome.n = static_cast<std::int64_t>(items.size());
-  double right = 0.0;
-  for (std::size_t i = 0; i < all.size(); i += 2) right += all[i + 1];
-  const auto n = static_cast<double>(outcome.n);
-  if (outcome.n > 0) outcome.acc = right / n;
-  if (outcome.n > 1) outcome.stderr_ = std::sqrt(outcome.acc * (1.0 - outcome.acc) / (n - 1.0));
-  return outcome;
+  return outcome_of(items, gather_records(context.world, context.stream, mine, 2));
 }
 
 }  // namespace nmoe::evaluation

@@ -1,4 +1,4 @@
-// Writes eval.json.
+// Writes eval.json and the lines beside it.
 #include "neuronmoe/evaluation/eval_file.hpp"
 
 #include <nlohmann/json.hpp>
@@ -12,6 +12,42 @@ namespace {
 constexpr io::FileFormat eval_format{"neuronmoe-eval", 1};
 
 }  // namespace
+
+std::string document_lines(const std::string& set, const HeldOutText& text,
+                           std::span<const LogLikelihood> answers) {
+  using nlohmann::ordered_json;
+  std::string lines;
+  for (std::size_t d = 0; d < answers.size(); ++d) {
+    ordered_json line{{"task", "perplexity"}, {"set", set}, {"document", text.numbers[d]}};
+    line["tokens"] = answers[d].tokens;
+    line["bytes"] = text.sizes ? ordered_json(text.sizes->bytes[d]) : ordered_json();
+    line["words"] = text.sizes ? ordered_json(text.sizes->words[d]) : ordered_json();
+    line["loglikelihood"] = answers[d].sum;
+    lines += line.dump() + "\n";
+  }
+  return lines;
+}
+
+std::string item_lines(const std::string& set, std::span<const ItemResult> items) {
+  std::string lines;
+  for (std::size_t i = 0; i < items.size(); ++i)
+    lines += nlohmann::ordered_json{{"task", "continuation"},
+                                    {"set", set},
+                                    {"item", i},
+                                    {"gold", items[i].gold},
+                                    {"chosen", items[i].chosen},
+                                    {"scores", items[i].scores}}
+                 .dump() +
+             "\n";
+  return lines;
+}
+
+std::string items_path(const std::string& eval_path) {
+  constexpr std::string_view ending = ".json";
+  std::string stem = eval_path;
+  if (stem.ends_with(ending)) stem.resize(stem.size() - ending.size());
+  return stem + ".items.jsonl";
+}
 
 std::string eval_json(const EvalResults& results) {
   using nlohmann::ordered_json;
@@ -41,7 +77,8 @@ std::string eval_json(const EvalResults& results) {
   return json.dump(2) + "\n";
 }
 
-void write_eval_file(const std::string& path, const EvalResults& results) {
+void write_eval_files(const std::string& path, const EvalResults& results, const std::string& lines) {
+  io::write_file_atomically(items_path(path), lines);
   io::write_file_atomically(path, eval_json(results));
 }
 

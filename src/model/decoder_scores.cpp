@@ -75,9 +75,10 @@ std::vector<double> Decoder::token_log_probs(const Batch& batch, ActivationObser
   return log_probs;
 }
 
-std::vector<LabelScore> Decoder::label_scores(const Batch& batch, std::span<const LabelAt> labels) {
+std::vector<LabelScore> Decoder::label_scores(const Batch& batch, std::span<const LabelAt> labels,
+                                              ActivationObserver* observer) {
   const Prepared prepared = prepare(batch);
-  const ResidualStream out = run_layers(prepared.batch, prepared.sequence, nullptr, false);
+  const ResidualStream out = run_layers(prepared.batch, prepared.sequence, observer, false);
   const auto count = static_cast<std::int64_t>(labels.size());
   std::vector<std::int32_t> tokens, wanted;
   for (const LabelAt& at : labels) {

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -396,6 +397,9 @@ def judge(work, counts):
             run(ranks, *evaluate, *more, "--output", work / f"{name}{ranks}.json")
         a, b = (json.loads((work / f"{name}{r}.json").read_text()) for r in (1, 2))
         check(json.dumps(a) == json.dumps(b), f"{name}: same eval.json on 1 and 2 ranks")
+        lines = [(work / f"{name}{r}.items.jsonl").read_text() for r in (1, 2)]
+        check(lines[0] == lines[1], f"{name}: same documents and items on 1 and 2 ranks")
+        by_document(work, name, a, [json.loads(line) for line in lines[0].splitlines()])
         perplexity[name] = find_perplexity(a)
     print("       perplexity:", {n: {l: round(v, 2) for l, v in p.items()} for n, p in perplexity.items()})
     check(perplexity["s1"]["el"] < 0.97 * perplexity["dense"]["el"], "stage 1 lowers Greek perplexity")
@@ -418,6 +422,29 @@ def telemetry(work):
             check(np.array_equal(f[name][1], whole[f"expert/{name}"][:]), f"the probe at step 40: {name} as specialize says")
         check(f["high_ap"][1].sum() > 0, f"the probe at step 40: {f['high_ap'][1].sum()} times AP >= 0.9")
         check(not np.array_equal(f["num_tokens"][0], f["num_tokens"][1]), "routing changes between the probes")
+
+
+def by_document(work, name, report, lines):
+    """What a run says of each document and item adds up to eval.json, and sizes are those of the text."""
+    for language in LANGUAGES:
+        scores, mine = report["perplexity"][language], [x for x in lines if x["set"] == language]
+        texts = [json.loads(line)["text"] for line in open(work / f"held.{language}.jsonl")]
+        documents = [x for x in mine if x["task"] == "perplexity"]
+        sizes = [(len(t.encode()), len(re.split(r"\s+", t))) for t in texts]
+        check([(x["bytes"], x["words"]) for x in documents] == sizes, f"{name} {language}: bytes and words of {len(texts)} documents")
+        total = sum(x["loglikelihood"] for x in documents)
+        num_bytes, words, tokens = (sum(x[key] for x in documents) for key in ("bytes", "words", "tokens"))
+        check((scores["bytes"], scores["words"], scores["tokens"], scores["documents"]) == (num_bytes, words, tokens, len(texts)),
+              f"{name} {language}: their sums")
+        for key, value in (("nll", -total / tokens), ("ppl", math.exp(-total / tokens)), ("bits_per_byte", -total / num_bytes / math.log(2)),
+                           ("byte_perplexity", math.exp(-total / num_bytes)), ("word_perplexity", math.exp(-total / words))):
+            check(math.isclose(scores[key], value, rel_tol=1e-9), f"{name} {language}: {key} {scores[key]}, by hand {value}")
+        items = [x for x in mine if x["task"] == "continuation"]
+        gold = [json.loads(line)["gold"] for line in open(work / f"items.{language}.jsonl")][:10]
+        check([x["gold"] for x in items] == gold, f"{name} {language}: the first 10 items")
+        check(all(max(x["scores"]) == x["scores"][x["chosen"]] for x in items), f"{name} {language}: the best choice")
+        right = sum(x["chosen"] == x["gold"] for x in items)
+        check(math.isclose(report["continuation"][language]["acc"], right / 10), f"{name} {language}: {right} of 10 right")
 
 
 def find_perplexity(report):

@@ -53,6 +53,11 @@ struct Model {
       decoder.observe(batch, observer);
     };
   }
+  evaluation::LabelScoreFunction label_scores(model::ActivationObserver& observer) {
+    return [this, &observer](const model::Batch& batch, std::span<const model::LabelAt> labels) {
+      return decoder.label_scores(batch, labels, &observer);
+    };
+  }
   evaluation::LogProbFunction log_probs() {
     return [this](const model::Batch& batch, model::ActivationObserver* observer) {
       return decoder.token_log_probs(batch, observer);
@@ -154,14 +159,21 @@ BOOST_AUTO_TEST_CASE(evaluation_has_the_same_bits) {
   const auto alone = comm::make_local_communicator();
   Model spread(config, world()), whole(config, *alone);
   TestContext many(world()), one(*alone);
-  std::vector<std::int32_t> ids;
-  for (int i = 0; i < 3000; ++i) ids.push_back((i * 7 + i / 11) % 250);
+  evaluation::HeldOutText text;
+  for (int d = 0; d < 70; ++d) {
+    auto& request = text.documents.emplace_back();
+    request.rolling = true;
+    request.ids = {249};
+    for (int i = 0; i < d; ++i) request.ids.push_back((i * 7 + i / 11 + d) % 250);
+  }
   evaluation::RouterStatistics routers(config), routers_alone(config);
-  const auto result =
-      evaluation::measure_perplexity(many.context, ids, 32, 249, spread.log_probs(), &routers);
+  const auto result = evaluation::perplexity_of(
+      text,
+      evaluation::measure_log_likelihoods(many.context, text.documents, 32, spread.label_scores(routers)));
   const auto expected =
-      evaluation::measure_perplexity(one.context, ids, 32, 249, whole.log_probs(), &routers_alone);
-  BOOST_TEST(result.nll == expected.nll);
+      evaluation::perplexity_of(text, evaluation::measure_log_likelihoods(one.context, text.documents, 32,
+                                                                          whole.label_scores(routers_alone)));
+  BOOST_TEST(result.nll() == expected.nll());
   BOOST_TEST(result.ppl() > 100.0);  // an untrained model knows nothing of 258 tokens
   const auto means = routers.finish(world(), many.stream),
              means_alone = routers_alone.finish(*alone, one.stream);

@@ -89,6 +89,9 @@ BOOST_AUTO_TEST_CASE(same_file_for_any_number_of_ranks) {
   BOOST_TEST(file.num_docs() == 100);
   BOOST_TEST(file.info().languages == (std::vector<std::string>{"en", "zh", "el"}),
              boost::test_tools::per_element());
+  BOOST_TEST((file.info().bos_id == -1));
+  const auto sizes = read_text_sizes(path, file.num_docs());
+  BOOST_REQUIRE(sizes.has_value());
   for (std::int64_t doc : {0, 3, 49, 50, 99}) {
     const auto ids = file.document(doc);
     const std::vector<std::int32_t> text(ids.begin(), ids.end() - 1);
@@ -98,8 +101,44 @@ BOOST_AUTO_TEST_CASE(same_file_for_any_number_of_ranks) {
                  : "έγγραφο " + number;
     BOOST_TEST(ByteTokenizer().decode(text) == expected);
     BOOST_TEST(ids.back() == 256U);
+    BOOST_TEST(sizes->bytes[static_cast<std::size_t>(doc)] == expected.size());
+    BOOST_TEST(sizes->words[static_cast<std::size_t>(doc)] == 2U);
     BOOST_TEST(file.lang(doc) == (doc < 50 ? 0 : 2));
     BOOST_TEST((file.mark(doc) == (doc < 50 ? Mark::old_language : Mark::new_language)));
+  }
+  comm.barrier();
+}
+
+// Words are the pieces of Python's re.split(r"\s+", text), which gave these numbers.
+BOOST_AUTO_TEST_CASE(bytes_and_words_of_a_text) {
+  comm::Communicator& comm = test::world();
+  const test::SharedDirectory dir("words");
+  struct Text {
+    std::string json;
+    std::uint64_t bytes, words;
+  };
+  const std::vector<Text> texts = {{"", 0, 1},
+                                   {" ", 1, 2},
+                                   {"a", 1, 1},
+                                   {" a b ", 5, 4},
+                                   {"a\\u00a0b\\u3000c", 8, 3},
+                                   {"a\\u001cb\\u0085c", 6, 3},
+                                   {"a\\u200bb", 5, 1},
+                                   {"\\t\\u2029 x", 6, 2},
+                                   {"日本語 です", 16, 2},
+                                   {"a\\u180eb", 5, 1},
+                                   {"x\\u205f\\u202fy z", 10, 3}};
+  std::string lines;
+  for (const Text& text : texts) lines += "{\"text\": \"" + text.json + "\"}\n";
+  if (comm.rank() == 0) test::write_bytes(dir.path() + "/x.jsonl", lines);
+  comm.barrier();
+  const std::string path = dir.path() + "/x.h5";
+  run(comm, {{"en", Mark::new_language, dir.path() + "/x.jsonl"}}, path, BadLinePolicy::error);
+  const auto sizes = read_text_sizes(path, static_cast<std::int64_t>(texts.size()));
+  BOOST_REQUIRE(sizes.has_value());
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    BOOST_TEST(sizes->bytes[i] == texts[i].bytes, texts[i].json);
+    BOOST_TEST(sizes->words[i] == texts[i].words, texts[i].json);
   }
   comm.barrier();
 }

@@ -73,7 +73,8 @@ def write_experts(path, experts=EXPERTS):
 
 
 def write_eval(path, stage, ppl=PPL, experts=EXPERTS):
-    languages = {lang: {"ppl": ppl[stage].get(lang, 80.0), "nll": 4.0, "tokens": 10240} for lang in LANGUAGES}
+    languages = {lang: {"ppl": ppl[stage].get(lang, 80.0), "nll": 4.0, "tokens": 10240, "documents": 270, "words": 7000, "bytes": 40000,
+                        "word_perplexity": None, "byte_perplexity": 2.8, "bits_per_byte": 1.5} for lang in LANGUAGES}
     found = {"format": "neuronmoe-eval", "format_version": 1, "model": "base",
              "checkpoint": None if stage == "dense" else stage, "config": {}, "perplexity": languages,
              "continuation": {lang: {"acc": acc, "stderr": 0.03, "n": 200} for lang, acc in ACC[stage].items()}}

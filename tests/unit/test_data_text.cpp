@@ -184,6 +184,38 @@ BOOST_AUTO_TEST_CASE(token_file_round_trip) {
   BOOST_TEST(file.language_index("el") == 1);
   BOOST_TEST(file.language_index("zh") == -1);
   BOOST_TEST(file.info().tokenizer_sha256 == "tok");
+  BOOST_TEST(!file.info().bos_id.has_value());  // as an older program wrote it
+  BOOST_TEST(!read_text_sizes(dir / "t.h5", 2).has_value());
+}
+
+BOOST_AUTO_TEST_CASE(sizes_of_texts) {
+  const test::TempDir dir;
+  const auto comm = comm::make_local_communicator();
+  const auto write = [&](std::vector<std::uint64_t> bytes, std::vector<std::uint64_t> words,
+                         std::int32_t bos_id) {
+    write_token_file(*comm, dir / "t.h5",
+                     {{1, 2, 9, 3, 9}, {3, 2}, {1, 0}, {0, 1}, std::move(bytes), std::move(words)},
+                     {10, 9, "tok", "in", {"en", "el"}, bos_id});
+  };
+  write({7, 0}, {8, 1}, 3);
+  BOOST_TEST((TokenFile(dir / "t.h5").info().bos_id == 3));
+  const auto sizes = read_text_sizes(dir / "t.h5", 2);
+  BOOST_TEST((sizes->bytes == std::vector<std::uint64_t>{7, 0}));
+  BOOST_TEST((sizes->words == std::vector<std::uint64_t>{8, 1}));
+  const auto refused = [&](std::string_view word) {
+    return expect_error(ErrorCode::bad_data, {"t.h5", word}, [&] { read_text_sizes(dir / "t.h5", 2); });
+  };
+  write({7, 0}, {9, 1}, -1);
+  BOOST_TEST(refused("document 0 has 7 bytes and 9 words") == "");
+  write({7, 0}, {1, 0}, -1);
+  BOOST_TEST(refused("document 1 has 0 bytes and 0 words") == "");
+  write({7, std::uint64_t{1} << 40}, {1, 1}, -1);
+  BOOST_TEST(refused("document 1 has 1099511627776 bytes") == "");
+  for (const std::int32_t bos_id : {10, -2}) {
+    write({7, 0}, {8, 1}, bos_id);
+    BOOST_TEST(expect_error(ErrorCode::bad_data, {"t.h5: bos_id " + std::to_string(bos_id)},
+                            [&] { TokenFile file(dir / "t.h5"); }) == "");
+  }
 }
 
 BOOST_AUTO_TEST_CASE(tokenizers_that_cannot_be_read) {

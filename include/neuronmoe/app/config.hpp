@@ -69,10 +69,10 @@ struct ConvertConfig {
 struct EvaluationConfig {
   std::vector<std::string> texts;          ///< LANG:tokens.h5
   std::vector<std::string> continuations;  ///< LANG:PATH.jsonl
-  std::int64_t max_tokens = 10240;
-  std::int64_t block = 128;
-  std::int64_t limit = 200;
-  std::uint64_t seed = 42;
+  std::int64_t max_tokens = 0;
+  std::int64_t block = 0;
+  std::int64_t limit = 0;
+  std::uint64_t seed = 42;  ///< not read any more; configs that name it stay valid
 };
 
 /// [loglikelihood]
@@ -197,14 +197,23 @@ void for_each_field(Config& c, F&& f) {
   f("evaluation.text", c.evaluation.texts,
     FieldInfo{.help = "LANG:tokens.h5 for the perplexity; repeatable"});
   f("evaluation.max_tokens", c.evaluation.max_tokens,
-    FieldInfo{.help = "tokens per language; 0 = all", .unit = "tokens", .min = 0, .max = many});
+    FieldInfo{.help = "the first documents of a language that have so many tokens together; 0 = all of them",
+              .unit = "tokens",
+              .min = 0,
+              .max = many});
   f("evaluation.block", c.evaluation.block,
-    FieldInfo{.help = "length of a scored sequence", .unit = "tokens", .min = 2, .max = 1 << 20});
+    FieldInfo{.help =
+                  "most tokens the model is given at once; longer documents are cut into windows; 0 = its "
+                  "max_position_embeddings",
+              .unit = "tokens",
+              .min = 0,
+              .max = 1 << 20});
   f("evaluation.continuation", c.evaluation.continuations,
     FieldInfo{.help = "LANG:PATH.jsonl of items; repeatable"});
   f("evaluation.limit", c.evaluation.limit,
-    FieldInfo{.help = "items per language; 0 = all", .unit = "items", .min = 0, .max = many});
-  f("evaluation.seed", c.evaluation.seed, FieldInfo{.help = "seed of the choice of items"});
+    FieldInfo{.help = "the first items of a language; 0 = all", .unit = "items", .min = 0, .max = many});
+  f("evaluation.seed", c.evaluation.seed,
+    FieldInfo{.help = "not read any more: evaluation.limit takes the first items, no draw"});
 
   f("loglikelihood.requests", c.loglikelihood.requests,
     FieldInfo{.help = "JSON lines of token ids: {\"context\": [..], \"continuation\": [..]} or {\"rolling\": "

@@ -2,6 +2,7 @@
 // tokens.h5: text as token ids with language and old/new mark per document (DESIGN 7). Written by tokenize,
 // read by pretrain, train and evaluate.
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +27,8 @@ struct TokenFileInfo {
   std::int32_t eos_id = -1;
   std::string tokenizer_sha256, inputs_sha256;
   std::vector<std::string> languages;  ///< `lang` of a document is an index into this list
+  /// The tokenizer's BOS, −1: it has none; no value: a file of a program that did not note it.
+  std::optional<std::int32_t> bos_id = {};
 };
 
 /// Documents one after another; each ends with EOS.
@@ -34,6 +37,8 @@ struct TokenDocuments {
   std::vector<std::uint64_t> lengths;  ///< tokens per document, EOS included
   std::vector<std::uint16_t> lang;
   std::vector<std::uint8_t> mark;
+  /// Of each document's text, or both empty on every rank: UTF-8 bytes, and count_words.
+  std::vector<std::uint64_t> bytes = {}, words = {};
   std::int64_t num_docs() const { return static_cast<std::int64_t>(lengths.size()); }
 };
 
@@ -44,6 +49,15 @@ void write_token_file(comm::Communicator& comm, const std::string& path, const T
 
 /// Reads what a token file says about itself, without its tokens. Not collective. @throws Error(bad_data)
 TokenFileInfo read_token_file_info(const std::string& path);
+
+/// Bytes and words of the text that each document of a token file was made from.
+struct TextSizes {
+  std::vector<std::uint64_t> bytes, words;
+};
+/// Reads them; no value if the file has none (an older program wrote it). Not collective.
+/// @throws Error(bad_data) naming the file and the document if they cannot be sizes of its `num_docs` texts
+std::optional<TextSizes> read_text_sizes(const std::string& path, std::int64_t num_docs,
+                                         io::SealCheck seal = io::SealCheck::wanted);
 
 /// A token file in memory. Not collective.
 class TokenFile {

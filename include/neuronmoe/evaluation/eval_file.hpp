@@ -1,10 +1,13 @@
 #pragma once
-// eval.json: what `neuronmoe evaluate` measured; tools/report.py reads it.
+// eval.json: what `neuronmoe evaluate` measured, which tools/report.py reads; and beside it each document's
+// and each item's share.
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "neuronmoe/evaluation/continuation.hpp"
 #include "neuronmoe/evaluation/perplexity.hpp"
 #include "neuronmoe/evaluation/scores.hpp"
 
@@ -19,8 +22,18 @@ struct EvalResults {
   std::map<std::string, std::vector<RouterStatistics::LayerMean>> router;  ///< empty for a dense model
 };
 
+/// Returns a line of JSON for each document: task, set, document, tokens, bytes, words (null: not known),
+/// loglikelihood.
+std::string document_lines(const std::string& set, const HeldOutText& text,
+                           std::span<const LogLikelihood> answers);
+/// Returns a line of JSON for each item: task, set, item, gold, chosen, scores.
+std::string item_lines(const std::string& set, std::span<const ItemResult> items);
+/// Returns the path of those lines: that of eval.json with .items.jsonl for .json.
+std::string items_path(const std::string& eval_path);
+
 std::string eval_json(const EvalResults& results);
-/// Atomic. Rank 0 calls it, inside comm::agree. @throws Error(io|no_space)
-void write_eval_file(const std::string& path, const EvalResults& results);
+/// Writes the lines, then eval.json, each atomically: whoever sees eval.json finds the other. Rank 0 calls
+/// it, inside comm::agree. @throws Error(io|no_space)
+void write_eval_files(const std::string& path, const EvalResults& results, const std::string& lines);
 
 }  // namespace nmoe::evaluation

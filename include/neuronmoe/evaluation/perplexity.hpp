@@ -1,27 +1,22 @@
 #pragma once
-// Perplexity of held-out text, and where the routers send it (QUICKSTART 1 and 5). `neuronmoe evaluate` calls
-// it.
+// Perplexity of held-out text, document by document as lm-evaluation-harness has it, and where the routers
+// send it (QUICKSTART 1 and 5). `neuronmoe evaluate` calls it.
 #include <cstdint>
-#include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
-#include "neuronmoe/comm/execution_context.hpp"
 #include "neuronmoe/data/token_file.hpp"
+#include "neuronmoe/evaluation/log_likelihood.hpp"
 #include "neuronmoe/evaluation/scores.hpp"
-#include "neuronmoe/model/batch.hpp"
 #include "neuronmoe/model/config.hpp"
 #include "neuronmoe/model/observer.hpp"
 
 namespace nmoe::evaluation {
 
-/// log p(labels[t]) per token, 0 where ignored; usually Decoder::token_log_probs. Collective over the
-/// expert-parallel group, hence called equally often on every rank.
-using LogProbFunction = std::function<std::vector<double>(const model::Batch&, model::ActivationObserver*)>;
-
 /// Mean weight of the base expert in each MoE layer: its weight after top-k and renormalisation, 0 for a
-/// token that does not choose it, averaged over tokens. Sums are integers (steps of 2^-30), so ranks and
-/// order do not matter.
+/// token that does not choose it, averaged over the tokens the model reads. Sums are integers (steps of
+/// 2^-30), so ranks and order do not matter.
 class RouterStatistics : public model::ActivationObserver {
  public:
   explicit RouterStatistics(const model::ModelConfig& config);
@@ -42,25 +37,37 @@ class RouterStatistics : public model::ActivationObserver {
   std::vector<std::int64_t> sums_, counts_;  // per MoE layer
 };
 
-struct Perplexity {
-  double nll = 0.0;         ///< mean over tokens, nats
-  std::int64_t tokens = 0;  ///< scored labels
-  double ppl() const;       ///< exp(nll)
-  Scores scores() const { return {{"ppl", ppl()}, {"nll", nll}, {"tokens", tokens}}; }
+/// Documents whose log-likelihoods are measured.
+struct HeldOutText {
+  std::vector<Request> documents;        ///< rolling: the prefix, and its tokens without the EOS at its end
+  std::vector<std::int64_t> numbers;     ///< in the token file, from 0
+  std::optional<data::TextSizes> sizes;  ///< of these documents, if the file has them
 };
 
-/// The first `max_tokens` tokens (0 = all) of the documents in `language`, laid end to end with their EOS.
-/// @throws Error(bad_data) naming the file if it has no such language or fewer than two tokens of it
-std::vector<std::int32_t> language_stream(const data::TokenFile& file, const std::string& language,
-                                          std::int64_t max_tokens);
+/// Returns the token that a document is predicted from, lm-eval's prefix_token_id: the BOS of the tokenizer,
+/// or else EOS.
+std::int32_t prefix_of(const data::TokenFileInfo& info);
 
-/// Cuts `ids` into blocks; each token but a block's first is predicted from the block before it; EOS labels
-/// do not count. Blocks are batched independently of the rank count, batch b runs on rank b mod R, and sums
-/// are added in block order: the same result on any number of ranks.   Collective; the same result on every
-/// rank.
-/// @param routers may be null
-Perplexity measure_perplexity(comm::ExecutionContext& context, std::span<const std::int32_t> ids,
-                              std::int64_t block, std::int32_t eos_id, const LogProbFunction& log_probs,
-                              RouterStatistics* routers);
+/// Returns the documents in `language`, in the order of the file: all of them, or as many of the first as
+/// have max_tokens tokens together (0 = all). None is cut.
+/// @throws Error(bad_data) naming the file if it has no such language or no token to predict
+HeldOutText held_out_text(const data::TokenFile& file, const std::optional<data::TextSizes>& sizes,
+                          const std::string& language, std::int64_t max_tokens);
+
+/// Of all documents together.
+struct Perplexity {
+  double log_likelihood = 0.0;  ///< nats
+  std::int64_t tokens = 0;      ///< scored
+  std::int64_t documents = 0;
+  std::optional<std::int64_t> bytes = {}, words = {};
+  double nll() const;  ///< mean over tokens, nats
+  double ppl() const;  ///< exp(nll)
+  /// Per token, and per word and byte as lm-eval has them (null if their number is not known).
+  Scores scores() const;
+};
+
+/// Adds the answers of the documents up in their order: their rolling log-likelihoods, as
+/// measure_log_likelihoods gives them for the requests.
+Perplexity perplexity_of(const HeldOutText& text, std::span<const LogLikelihood> answers);
 
 }  // namespace nmoe::evaluation

@@ -96,9 +96,10 @@ class Decoder {
   std::vector<double> token_log_probs(const Batch& batch, ActivationObserver* observer = nullptr);
   /// Log-probabilities of labels at chosen tokens, any number at each; the lm-head runs on those alone. Every
   /// label's bits are those of token_log_probs where rows of products are independent
-  /// (ops::cpu::rows_are_independent). Labels of the batch are not read. Collective over the expert-parallel
-  /// group.
-  std::vector<LabelScore> label_scores(const Batch& batch, std::span<const LabelAt> labels);
+  /// (ops::cpu::rows_are_independent). Labels of the batch are not read; an observer may watch. Collective
+  /// over the expert-parallel group.
+  std::vector<LabelScore> label_scores(const Batch& batch, std::span<const LabelAt> labels,
+                                       ActivationObserver* observer = nullptr);
   /// Logits of what may follow the last of `ids`, [1, V] acc on the host, and adds their keys and values to
   /// the cache, behind whose tokens they stand. No ids: takes part in the pass and returns {}. Collective
   /// over the expert-parallel group, each rank with a sequence of its own. @throws Error(internal) if the
