@@ -76,6 +76,14 @@ class Exchange:
             self.found.update(files.read_answers(requests, answers))
             self.provenance = files.provenance_of(requests, answers)
 
+    def write_texts(self, prompts: list[str], how: files.Generation, lm: "NeuronMoE") -> list[str]:
+        with tempfile.TemporaryDirectory(prefix="neuronmoe-", dir=os.environ.get("NMOE_SHARED_TMP")) as folder:
+            asked, written = os.path.join(folder, "prompts.jsonl"), os.path.join(folder, "texts.jsonl")
+            with open(asked, "w", encoding="utf-8") as stream:
+                stream.writelines(json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in prompts)
+            files.launch(how.command(asked, written, lm.model_dir, lm.checkpoint, lm.options), lm.ranks)
+            return files.read_texts(written, len(prompts))
+
 
 def load_tokenizer(model: str) -> Any:
     try:
@@ -154,9 +162,21 @@ class NeuronMoE(TemplateLM):
         return [answer.loglikelihood for answer in answers]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        names = sorted({str(request.task_name) for request in requests})
-        raise FileError(f"{', '.join(names)}: this task lets the model write, which neuronmoe cannot do yet; choose tasks with "
-                        "output_type multiple_choice, loglikelihood or loglikelihood_rolling", EXIT_CONFIG)
+        """Texts of `neuronmoe generate`, cut where the first string of `until` begins."""
+        names = ", ".join(sorted({str(request.task_name) for request in requests}))
+        if self.exchange.mode != "run":
+            raise FileError(f"{names}: this task lets the model write, which only `run` can do", EXIT_CONFIG)
+        if self.encoder.bos != "auto":
+            raise FileError(f"{names}: this task lets the model write, behind what the tokenizer's own rule puts in front; use bos=auto",
+                            EXIT_CONFIG)
+        texts, groups = [""] * len(requests), {}
+        for place, request in enumerate(requests):
+            groups.setdefault(files.Generation.of(request.args[1]), []).append(place)
+        for how, places in groups.items():
+            for place, text in zip(places, self.exchange.write_texts([requests[i].args[0] for i in places], how, self)):
+                texts[place] = files.until_first(text, requests[place].args[1].get("until"))
+                self.cache_hook.add_partial("generate_until", requests[place].args, texts[place])
+        return texts
 
 
 # ---------------------------------------------------------------- benchmarks with shots of their own

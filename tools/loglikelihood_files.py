@@ -147,6 +147,42 @@ def program_command(requests: str, answers: str, model: str, checkpoint: str = "
             + (["--loglikelihood.max_length", str(max_length)] if max_length else []) + list(options))
 
 
+class Generation(NamedTuple):
+    """How `neuronmoe generate` is to write, from what lm-eval asks of a request."""
+    max_tokens: int
+    temperature: float
+    top_p: float
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> "Generation":
+        drawn = bool(settings.get("do_sample", float(settings.get("temperature") or 0) > 0))
+        return cls(int(settings.get("max_gen_toks") or 256), float(settings.get("temperature") or 1) if drawn else 0.0,
+                   float(settings.get("top_p") or 1) if drawn else 1.0)
+
+    def command(self, prompts: str, output: str, model: str, checkpoint: str = "", options: Sequence[str] = ()) -> list[str]:
+        """`generate` and its options, without the launcher."""
+        return (["generate", "--model", model] + (["--resume", checkpoint] if checkpoint else [])
+                + ["--generate.prompt_file", prompts, "--generate.max_tokens", str(self.max_tokens), "--generate.temperature",
+                   str(self.temperature), "--generate.top_p", str(self.top_p), "--output", output] + list(options))
+
+
+def until_first(text: str, ends: str | Sequence[str] | None) -> str:
+    """`text` up to where the first of `ends` begins."""
+    found = [at for end in ([ends] if isinstance(ends, str) else ends or ()) if end and (at := text.find(end)) >= 0]
+    return text[:min(found)] if found else text
+
+
+def read_texts(path: str, count: int) -> list[str]:
+    """The texts in an output of `neuronmoe generate`."""
+    try:
+        texts = [json.loads(line)["text"] for line in lines_of(path, "run `neuronmoe generate` again")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileError(f"{path}: not an output of `neuronmoe generate` ({error}); run it again") from error
+    if len(texts) != count:
+        raise FileError(f"{path}: {len(texts)} texts, {count} were asked for; run `neuronmoe generate` again")
+    return texts
+
+
 def launch(command: Sequence[str], ranks: int) -> None:
     """Runs the program through launch/run.sh; its output goes to standard error, where it says how far it is."""
     script = os.path.join(ROOT, "launch", "run.sh")

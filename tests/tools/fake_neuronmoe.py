@@ -18,6 +18,8 @@ def main():
     output = options["--output"]
     if command == "loglikelihood":
         return answer(options)
+    if command == "generate":
+        return write_texts(options)
     rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
     if not os.path.exists(options["--config"]):
         return 78
@@ -49,6 +51,15 @@ def main():
         open(os.path.join(output, "complete"), "w").close()
     else:
         write_output(command, output)
+    return 0
+
+
+def write_texts(options):
+    """Each prompt backwards, with the options it was written with."""
+    how = [options[f"--generate.{name}"] for name in ("max_tokens", "temperature", "top_p")]
+    with open(options["--generate.prompt_file"], encoding="utf-8") as stream, open(options["--output"], "w", encoding="utf-8") as out:
+        for line in stream:
+            out.write(json.dumps({"text": f"{json.loads(line)['prompt'][::-1]} {how}\nmore"}) + "\n")
     return 0
 
 

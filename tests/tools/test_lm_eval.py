@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -104,14 +105,35 @@ class Plugin(Folder):
     def test_registered_and_refuses_what_the_program_cannot(self):
         self.assertIs(sys.modules["lm_eval.api.registry"].MODELS["neuronmoe"], plugin.NeuronMoE)
         request = type("Request", (), {"task_name": "gsm8k", "args": ("a", {})})
-        with self.assertRaisesRegex(files.FileError, "gsm8k: this task lets the model write"):
-            self.model().generate_until([request])
+        with self.assertRaisesRegex(files.FileError, "gsm8k: this task lets the model write, behind .* use bos=auto"):
+            self.model(bos="no").generate_until([request])
+        lm = self.model()
+        lm.exchange = plugin.Exchange()
+        lm.exchange.mode = "write"
+        with self.assertRaisesRegex(files.FileError, "gsm8k: this task lets the model write, which only `run` can do"):
+            lm.generate_until([request])
         with self.assertRaisesRegex(files.FileError, "0 tokens; 1 to 4096"):
             self.model()._loglikelihood_tokens([(("context", ""), [1], [])])
         with self.assertRaisesRegex(files.FileError, "model=DIR is missing"):
             plugin.NeuronMoE()
         info = self.model(bos="no", max_length=77).get_model_info()["neuronmoe"]
         self.assertEqual((info["bos"], info["max_length"]), ("no", 77))
+
+    def test_texts(self):
+        settings = [{"until": ["\n", "zz"], "max_gen_toks": 9, "do_sample": False, "temperature": 0.7}, {"until": "x"},
+                    {"max_gen_toks": 9, "do_sample": True, "temperature": 0.5, "top_p": 0.9}, {"max_gen_toks": 9}]
+        requests = [type("Request", (), {"task_name": "gsm8k", "args": (prompt, how)})
+                    for prompt, how in zip(("abc\nd", "xyz", "ä", "last"), settings)]
+        lm, environment = self.model(), {"NMOE_BINARY": os.path.join(HERE, "fake_neuronmoe.py")}
+        with unittest.mock.patch.dict(os.environ, environment):
+            lm.cache_hook = type("Hook", (), {"add_partial": staticmethod(lambda *a: None)})
+            texts = lm.generate_until(requests)
+        self.assertEqual(texts, ["d", "zy", "ä ['9', '0.5', '0.9']\nmore", "tsal ['9', '0.0', '1.0']\nmore"])
+        self.assertEqual(files.until_first("a stop b", ["b", "stop", ""]), "a ")
+        self.assertEqual(files.until_first("a", None), "a")
+        (self.folder / "t.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+        with self.assertRaisesRegex(files.FileError, "t.jsonl: 1 texts, 2 were asked for"):
+            files.read_texts(str(self.folder / "t.jsonl"), 2)
 
     def test_an_answer_that_is_not_there(self):
         lm = self.model()
