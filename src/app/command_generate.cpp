@@ -7,8 +7,6 @@
 
 #include "commands.hpp"
 #include "model_setup.hpp"
-#include "neuronmoe/app/schema.hpp"
-#include "neuronmoe/app/version.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/comm/agree.hpp"
@@ -18,6 +16,7 @@
 #include "neuronmoe/io/json_file.hpp"
 #include "neuronmoe/io/same_file.hpp"
 #include "neuronmoe/model/key_value_cache.hpp"
+#include "output_origin.hpp"
 #include "standard_output.hpp"
 
 namespace nmoe::app {
@@ -25,6 +24,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr io::FileFormat texts_format{"neuronmoe-generate", 1};
 constexpr std::string_view replacement =
     "\xEF\xBF\xBD";  // U+FFFD: bytes that are no character, yet or at all
 
@@ -117,9 +117,8 @@ class Typist {
   std::size_t shown_ = 0;
 };
 
-void write_output(const AppConfig& config, const std::string& checkpoint,
-                  const std::vector<std::string>& prompts, const std::vector<evaluation::Generated>& texts,
-                  const data::Tokenizer& tokenizer) {
+void write_output(const AppConfig& config, const LoadedModel& loaded, const std::vector<std::string>& prompts,
+                  const std::vector<evaluation::Generated>& texts, const data::Tokenizer& tokenizer) {
   std::string lines;
   for (std::size_t i = 0; i < texts.size(); ++i) {
     nlohmann::ordered_json line;
@@ -129,17 +128,10 @@ void write_output(const AppConfig& config, const std::string& checkpoint,
     line["ended"] = texts[i].ended;
     lines += line.dump() + "\n";
   }
-  nlohmann::ordered_json origin;
-  origin["format"] = "neuronmoe-generate";
-  origin["format_version"] = 1;
-  origin["version"] = version();
-  origin["model"] = config.run.model;
-  origin["checkpoint"] = checkpoint.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(checkpoint);
+  nlohmann::ordered_json origin = output_origin(texts_format, config, loaded, "generate");
   origin["tokenizer_sha256"] = tokenizer.sha256();
-  for (const auto& [key, value] : recorded_options(config, "generate")) origin["config"][key] = value;
   origin["lines_sha256"] = sha256_text(lines);
-  io::write_file_atomically(config.run.output + ".json", origin.dump(2) + "\n");
-  io::write_file_atomically(config.run.output, lines);  // last: who sees it finds the other
+  write_with_origin(config.run.output, lines, origin);
 }
 
 }  // namespace
@@ -198,7 +190,7 @@ int run_generate(comm::ExecutionContext& context, const AppConfig& config) {
       print(i + 1 < found.size() ? "\n\n" : "");
     }
     print("\n");
-    if (!config.run.output.empty()) write_output(config, loaded.checkpoint, texts, found, *tokenizer);
+    if (!config.run.output.empty()) write_output(config, loaded, texts, found, *tokenizer);
   });
   return 0;
 }

@@ -1,19 +1,16 @@
 // neuronmoe loglikelihood: answers to requests in token ids, for the dense model or a checkpoint.
 #include <cmath>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "commands.hpp"
 #include "model_setup.hpp"
-#include "neuronmoe/app/schema.hpp"
-#include "neuronmoe/app/version.hpp"
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/evaluation/log_likelihood.hpp"
-#include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/file_format.hpp"
 #include "neuronmoe/io/file_hash.hpp"
 #include "neuronmoe/io/same_file.hpp"
+#include "output_origin.hpp"
 
 namespace nmoe::app {
 namespace {
@@ -40,24 +37,6 @@ void require_finite(std::span<const evaluation::LogLikelihood> answers,
                "activations overflow in {}",
                config.run.model, loaded.checkpoint.empty() ? "" : " with the experts of ", loaded.checkpoint,
                config.loglikelihood.requests, requests[r].line, name_of(config.train.dtype));
-}
-
-/// What the answers were made from.
-std::string provenance(const AppConfig& config, const LoadedModel& loaded, const std::string& requests_hash,
-                       std::int64_t max_length, const std::string& answers) {
-  nlohmann::ordered_json json;
-  json["format"] = answers_format.name;
-  json["format_version"] = answers_format.version;
-  json["version"] = version();
-  json["model"] = config.run.model;
-  json["checkpoint"] =
-      loaded.checkpoint.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(loaded.checkpoint);
-  json["config"] = nlohmann::ordered_json::object();
-  for (const auto& [key, value] : recorded_options(config, "loglikelihood")) json["config"][key] = value;
-  json["max_length"] = max_length;
-  json["requests_hash"] = requests_hash;
-  json["answers_sha256"] = sha256_text(answers);
-  return json.dump(2) + "\n";
 }
 
 }  // namespace
@@ -87,9 +66,11 @@ int run_loglikelihood(comm::ExecutionContext& context, const AppConfig& config) 
   comm::agree(context.world, [&] {
     if (context.world.rank() != 0) return;
     const std::string text = evaluation::answer_lines(answers);
-    io::write_file_atomically(config.run.output + ".json",
-                              provenance(config, loaded, requests_hash, max_length, text));
-    io::write_file_atomically(config.run.output, text);  // last: who sees it finds the other
+    nlohmann::ordered_json origin = output_origin(answers_format, config, loaded, "loglikelihood");
+    origin["max_length"] = max_length;
+    origin["requests_hash"] = requests_hash;
+    origin["answers_sha256"] = sha256_text(text);
+    write_with_origin(config.run.output, text, origin);
   });
   context.log.info("{}: written", config.run.output);
   return 0;

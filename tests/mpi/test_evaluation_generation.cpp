@@ -60,8 +60,7 @@ std::vector<std::vector<std::int32_t>> write(comm::Communicator& comm, int exper
 
 BOOST_AUTO_TEST_CASE(same_texts_on_any_number_of_ranks) {
   const auto alone = comm::make_local_communicator();
-  for (const evaluation::Sampling& sampling :
-       {evaluation::Sampling{}, evaluation::Sampling{1.5, 0.95, 7}}) {
+  for (const evaluation::Sampling& sampling : {evaluation::Sampling{}, evaluation::Sampling{1.5, 0.95, 7}}) {
     for (const int count : {1, 7}) {
       const auto expected = write(*alone, 1, count, sampling);
       for (int size = 1; size <= world().size(); ++size)

@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import sys
-import tempfile
 import unittest
 import zipfile
 
@@ -17,26 +16,12 @@ sys.path.insert(0, os.path.join(ROOT, "tools"))
 import benchmark_readers as readers  # noqa: E402
 import benchmark_table  # noqa: E402
 import benchmark_tasks  # noqa: E402
+from records import BELEBELE, Folder  # noqa: E402
 
 OKAPI = {"instruction": "Miért [x] kék?", "option_a": " A fény. ", "option_b": "B", "option_c": "C", "option_d": "", "answer": "C"}
-BELEBELE = {"flores_passage": "Text.", "question": " Who? ", "mc_answer1": "w", "mc_answer2": "x", "mc_answer3": "y", "mc_answer4": "z",
-            "correct_answer_num": "2"}
 HELLASWAG = {"ctx_a": "A man [title] sits.", "ctx_b": "he", "activity_label": "Roof", "endings": ["a [step] b", "c", "d", "e"],
              "label": "3"}
 MMLU = {"question": " What? ", "choices": ["p", "q", "r", "s"], "answer": 1, "subject": "world_religions"}
-
-
-class Folder(unittest.TestCase):
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = pathlib.Path(folder.name)
-
-    def write(self, name, *records):
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        return str(path)
 
 
 class Readers(Folder):

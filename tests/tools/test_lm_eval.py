@@ -5,10 +5,8 @@ import contextlib
 import io
 import json
 import os
-import pathlib
 import subprocess
 import sys
-import tempfile
 import unittest
 import unittest.mock
 
@@ -19,22 +17,7 @@ sys.path[:0] = [os.path.join(ROOT, "tools"), FAKES]
 import lm_eval_neuronmoe as plugin  # noqa: E402
 import loglikelihood_files as files  # noqa: E402
 import transformers  # noqa: E402
-
-BELEBELE = {"flores_passage": "Text.", "question": " Who? ", "mc_answer1": "w", "mc_answer2": "x", "mc_answer3": "y", "mc_answer4": "z",
-            "correct_answer_num": "2"}
-
-
-class Folder(unittest.TestCase):
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = pathlib.Path(folder.name)
-
-    def write(self, name, *records):
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        return str(path)
+from records import BELEBELE, Folder  # noqa: E402
 
 
 class Files(Folder):
