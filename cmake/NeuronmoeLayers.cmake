@@ -47,6 +47,11 @@ if(NMOE_WITH_CUDA)
     COMPILE_OPTIONS -Xcompiler=-Wno-maybe-uninitialized)
 endif()
 nmoe_add_layer(ops SUBDIRS cpu cpu/${gemm_dir} LINK nmoe_tensor OpenMP::OpenMP_CXX ${gemm_lib})
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+  # Called where the CPU has it, in builds for any CPU too. GCC fuses products and sums from -O2 on.
+  set_source_files_properties(${PROJECT_SOURCE_DIR}/src/ops/cpu/gemm_onednn/few_rows.cpp PROPERTIES
+    COMPILE_OPTIONS "-O3;-mavx512f;-mfma;-ffp-contract=fast")
+endif()
 target_compile_definitions(nmoe_ops PRIVATE NMOE_WITH_CUDA=$<BOOL:${NMOE_WITH_CUDA}>)  # ops/check.hpp
 if(NMOE_WITH_CUDA)
   target_include_directories(nmoe_ops PRIVATE ${PROJECT_SOURCE_DIR}/src/tensor/cuda/device)

@@ -58,25 +58,34 @@ BOOST_AUTO_TEST_CASE(gradients) {
 }
 
 // A token's result has the same bits however many tokens are multiplied with it, and wherever it stands among
-// them; on CPUs where oneDNN does not keep to one order of additions, the same numbers but for rounding.
+// them; on CPUs where oneDNN does not keep to one order of additions, the same numbers but for rounding. Sums
+// of more than 768 terms are cut; widths are those of real models, where oneDNN changes between its kernels.
 BOOST_AUTO_TEST_CASE(rows_do_not_depend_on_their_company) {
-  for (const DType dtype : {DType::float32, DType::bfloat16}) {
-    for (const auto& [in, out] :
-         {std::pair<std::int64_t, std::int64_t>{24, 40}, {128, 344}, {344, 128}, {130, 515}}) {
+  for (const auto& [in, out] : {std::pair<std::int64_t, std::int64_t>{24, 40},
+                                {128, 344},
+                                {344, 128},
+                                {130, 515},
+                                {385, 1},
+                                {576, 6},
+                                {769, 17},
+                                {896, 128},
+                                {1537, 33},
+                                {2048, 192},
+                                {4864, 64}}) {
+    for (const DType dtype : {DType::float32, DType::bfloat16}) {
       const std::int64_t tokens = 600;
       const Tensor x = random_tensor({tokens, in}, dtype, 1), w = random_tensor({out, in}, dtype, 2);
-      Tensor whole({tokens, out}, dtype), part({tokens, out}, dtype);
+      Tensor whole({tokens, out}, DType::float32), part({tokens, out}, DType::float32);
       ops::linear_forward(whole.view(), x.view(), w.view(), {}, stream);
       for (const std::int64_t first : {0, 1, 37}) {
-        for (const std::int64_t count : {1, 2, 3, 7, 15, 16, 17, 31, 64, 100, 257, 515, 516}) {
+        for (const std::int64_t count : {1, 2, 3, 7, 15, 16, 17, 31, 64, 100, 199, 257, 515, 516}) {
           ops::linear_forward(part.view().rows(0, count), x.view().rows(first, count), w.view(), {}, stream);
-          const ConstTensorView expected = whole.view().rows(first, count);
-          if (ops::cpu::rows_are_independent()) {
-            BOOST_TEST(values(part.view().rows(0, count)) == values(expected),
-                       boost::test_tools::per_element());
+          const auto found = values(part.view().rows(0, count)),
+                     expected = values(whole.view().rows(first, count));
+          if (dtype == DType::float32 && ops::cpu::rows_are_independent()) {
+            BOOST_TEST((found == expected), "float32 rows of " << in << " x " << out << ", " << count);
           } else {
-            check_close("rows", values(part.view().rows(0, count)), values(expected),
-                        tolerance(Kind::sum, dtype));
+            check_close("rows", found, expected, tolerance(Kind::sum, DType::float32));
           }
         }
       }

@@ -10,8 +10,6 @@ namespace nmoe::ops::cpu {
 enum class Scratch {
   gemm_wide_a,  // operands of oneDNN as float
   gemm_wide_b,
-  gemm_few_rows,  // products of fewer rows than oneDNN adds in one order
-  gemm_few_sums,
   gemm_packed_a,  // panels of our own loops
   gemm_packed_b,
   linear_wide,

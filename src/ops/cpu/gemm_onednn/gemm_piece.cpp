@@ -9,6 +9,7 @@
 #include "../gemm.hpp"
 #include "../scratch.hpp"
 #include "../threads.hpp"
+#include "few_rows.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/handle.hpp"
 #include "neuronmoe/ops/backends.hpp"
@@ -193,27 +194,27 @@ void sgemm(const GemmShape& s, const float* a, const float* b, float* c, bool ac
 
 }  // namespace
 
-// On CPUs with AVX-512 oneDNN adds in another order below 16 rows, and in the same order for any number from
-// 16 on. On smaller CPUs the order also depends on the rest of rows and on sizes, in ways that no rule here
-// covers.
+// On CPUs with AVX-512 oneDNN's sgemm adds `most_terms` products one after the other, then the next, and cuts
+// the rest in halves if there are fewer than twice as many; some of its kernels do so only if the whole sum
+// has fewer, and none below 16 rows or for one column. On smaller CPUs the order depends on sizes in ways
+// that no rule here covers.
 bool rows_are_independent() {
   static const bool avx512 = dnnl_get_effective_cpu_isa() >= dnnl_cpu_isa_avx512_core;
   return avx512;
 }
 
+// Every element has that order of additions, whatever comes with it.
 void gemm_piece(const GemmShape& s, const float* a, const float* b, float* c, bool accumulate) {
-  constexpr std::int64_t fewest_rows = 16;
-  if (s.transpose_a || s.m >= fewest_rows || !rows_are_independent()) return sgemm(s, a, b, c, accumulate);
-  float *rows = scratch<float, Scratch::gemm_few_rows>(fewest_rows * s.k),
-        *sums = scratch<float, Scratch::gemm_few_sums>(fewest_rows * s.n);
-  std::fill(rows + s.m * s.k, rows + fewest_rows * s.k, 0.0F);
-  std::fill(sums + s.m * s.n, sums + fewest_rows * s.n, 0.0F);
-  for (std::int64_t i = 0; i < s.m; ++i) {
-    std::copy_n(a + i * s.lda, s.k, rows + i * s.k);
-    if (accumulate) std::copy_n(c + i * s.ldc, s.n, sums + i * s.n);
-  }
-  sgemm({false, s.transpose_b, fewest_rows, s.n, s.k, s.k, s.ldb, s.n}, rows, b, sums, accumulate);
-  for (std::int64_t i = 0; i < s.m; ++i) std::copy_n(sums + i * s.n, s.n, c + i * s.ldc);
+  if (s.transpose_a || !rows_are_independent()) return sgemm(s, a, b, c, accumulate);
+  if (s.n == 1) return one_column(s, a, b, c, accumulate);
+  if (s.m <= most_few_rows) return few_rows(s, a, b, c, accumulate);
+  const std::int64_t whole =
+      s.k > 2 * most_terms && s.k % most_terms != 0 ? (s.k / most_terms - 1) * most_terms : 0;
+  GemmShape piece = s;
+  piece.k = whole;
+  if (whole > 0) sgemm(piece, a, b, c, accumulate);
+  piece.k = s.k - whole;
+  sgemm(piece, a + whole, b + whole * (s.transpose_b ? 1 : s.ldb), c, accumulate || whole > 0);
 }
 
 // Tokens are the rows of C in forward and input gradients, and the inner extent in weight gradients.
