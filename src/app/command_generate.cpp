@@ -10,6 +10,7 @@
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/comm/agree.hpp"
+#include "neuronmoe/data/chat_template.hpp"
 #include "neuronmoe/data/jsonl.hpp"
 #include "neuronmoe/evaluation/generation.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
@@ -71,10 +72,11 @@ std::vector<std::int32_t> end_tokens(const std::string& model_dir, const model::
 
 std::vector<evaluation::Prompt> encode(const std::vector<std::string>& texts,
                                        const data::Tokenizer& tokenizer,
+                                       const std::optional<data::ChatTemplate>& chat,
                                        const model::ModelConfig& architecture, std::int64_t max_length) {
   std::vector<evaluation::Prompt> prompts;
   for (const std::string& text : texts) {
-    evaluation::Prompt prompt{tokenizer.encode_sentence(text)};
+    evaluation::Prompt prompt{chat ? tokenizer.encode(chat->render(text)) : tokenizer.encode_sentence(text)};
     NMOE_CHECK(!prompt.ids.empty(), bad_data,
                "a prompt is empty and {} puts no BOS in front; write a word of it", tokenizer.name());
     NMOE_CHECK(static_cast<std::int64_t>(prompt.ids.size()) < max_length, bad_data,
@@ -101,20 +103,21 @@ class Typist {
   Typist(const data::Tokenizer& tokenizer, const std::string& prompt) : tokenizer_(tokenizer) {
     print(for_terminal(prompt));
   }
-  void show(const evaluation::Generated& text, bool complete) {
-    const std::string all = tokenizer_.decode(text.ids);
-    std::size_t end = all.size();
-    while (!complete && end >= replacement.size() &&
-           std::string_view(all).substr(0, end).ends_with(replacement))
-      end -= replacement.size();
-    if (end <= shown_) return;
-    print(for_terminal(std::string_view(all).substr(shown_, end - shown_)));
-    shown_ = end;
+  void show(const evaluation::Generated& text, bool last) {
+    // Only the newest tokens are decoded, behind those printed last: how a token is spelled may depend on the
+    // one before it.
+    const std::span<const std::int32_t> ids = text.ids;
+    const std::string before = tokenizer_.decode(ids.subspan(begin_, printed_ - begin_));
+    const std::string now = tokenizer_.decode(ids.subspan(begin_));
+    if (now.size() <= before.size() || (!last && now.ends_with(replacement))) return;
+    print(for_terminal(std::string_view(now).substr(before.size())));
+    begin_ = printed_;
+    printed_ = ids.size();
   }
 
  private:
   const data::Tokenizer& tokenizer_;
-  std::size_t shown_ = 0;
+  std::size_t begin_ = 0, printed_ = 0;  // tokens
 };
 
 void write_output(const AppConfig& config, const LoadedModel& loaded, const std::vector<std::string>& prompts,
@@ -155,7 +158,9 @@ int run_generate(comm::ExecutionContext& context, const AppConfig& config) {
   std::vector<evaluation::Prompt> prompts;
   evaluation::GenerationLimits limits{generate.max_tokens, architecture.max_position_embeddings, {}};
   comm::agree(context.world, [&] {
-    prompts = encode(texts, *tokenizer, architecture, limits.max_length);
+    std::optional<data::ChatTemplate> chat;
+    if (generate.chat) chat = data::ChatTemplate::load(fs::path(tokenizer->path()).parent_path().string());
+    prompts = encode(texts, *tokenizer, chat, architecture, limits.max_length);
     limits.end_tokens = end_tokens(config.run.model, architecture, *tokenizer);
   });
   std::int64_t longest = 0;
@@ -166,6 +171,7 @@ int run_generate(comm::ExecutionContext& context, const AppConfig& config) {
                              decoder.stream().device());
   // Ranks write side by side, a terminal shows one text after another.
   const bool typed = context.world.size() == 1 || prompts.size() == 1;
+  const std::string behind_prompt = generate.chat ? "\n\n" : "";
   std::optional<Typist> typist;
   std::size_t typing = prompts.size();
   const auto found = evaluation::generate_texts(
@@ -174,19 +180,19 @@ int run_generate(comm::ExecutionContext& context, const AppConfig& config) {
         if (restart) cache.clear();
         return decoder.next_logits(ids, cache);
       },
-      [&](std::size_t number, const evaluation::Generated& so_far) {
+      [&](std::size_t number, const evaluation::Generated& so_far, bool last) {
         if (!typed || context.world.rank() != 0) return;
         if (typing != number) {
           if (typist) print("\n\n");
-          typist.emplace(*tokenizer, texts[number]);
+          typist.emplace(*tokenizer, texts[number] + behind_prompt);
           typing = number;
         }
-        typist->show(so_far, so_far.ended);
+        typist->show(so_far, last);
       });
   comm::agree(context.world, [&] {
     if (context.world.rank() != 0) return;
     for (std::size_t i = 0; !typed && i < found.size(); ++i) {
-      Typist(*tokenizer, texts[i]).show(found[i], true);
+      Typist(*tokenizer, texts[i] + behind_prompt).show(found[i], true);
       print(i + 1 < found.size() ? "\n\n" : "");
     }
     print("\n");

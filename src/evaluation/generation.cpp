@@ -92,11 +92,11 @@ std::vector<Generated> generate_texts(comm::ExecutionContext& context, std::span
     now->text.ended =
         std::find(limits.end_tokens.begin(), limits.end_tokens.end(), token) != limits.end_tokens.end();
     if (!now->text.ended) ids.push_back(token);
-    if (on_token) on_token(now->number, now->text);
     const auto length = static_cast<std::int64_t>(prompts[now->number].ids.size() + ids.size());
-    if (now->text.ended || static_cast<std::int64_t>(ids.size()) >= limits.max_tokens ||
-        length >= limits.max_length)
-      finish();
+    const bool last = now->text.ended || static_cast<std::int64_t>(ids.size()) >= limits.max_tokens ||
+                      length >= limits.max_length;
+    if (on_token) on_token(now->number, now->text, last);
+    if (last) finish();
   };
   while (true) {
     if (!now && next < prompts.size()) {

@@ -36,16 +36,20 @@ std::vector<std::vector<std::int32_t>> write(comm::Communicator& comm, int exper
   perturb(decoder, 9, 0.3);
   model::KeyValueCache cache(config, DType::float32, 40, Device::cpu);
   std::size_t told = 0;
+  int ends = 0;
   const auto texts = evaluation::generate_texts(
       test.context, prompts(count), sampling, {12, 20, {2}},
       [&](std::span<const std::int32_t> ids, bool restart) {
         if (restart) cache.clear();
         return decoder.next_logits(ids, cache);
       },
-      [&](std::size_t number, const evaluation::Generated&) {
+      [&](std::size_t number, const evaluation::Generated&, bool last) {
         BOOST_TEST(static_cast<int>(number) % comm.size() == comm.rank());
+        ends += last ? 1 : 0;
         ++told;
       });
+  BOOST_TEST(ends ==
+             (count + comm.size() - 1 - comm.rank()) / comm.size());  // one for each text of this rank
   std::vector<std::vector<std::int32_t>> result;
   for (std::size_t i = 0; i < texts.size(); ++i) {
     const std::size_t length = texts[i].ids.size();

@@ -85,6 +85,7 @@ struct LogLikelihoodConfig {
 struct GenerateConfig {
   std::vector<std::string> prompts;
   std::string prompt_file, tokenizer;
+  bool chat = false;
   std::int64_t max_tokens = 128;
   double temperature = 0.0, top_p = 1.0;
   std::uint64_t seed = 42;
@@ -229,6 +230,8 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "more of them: .txt, one on a line, or .jsonl, {\"prompt\": \"...\"} on a line"});
   f("generate.tokenizer", c.generate.tokenizer,
     FieldInfo{.help = "tokenizer file or directory", .unset = "the model's"});
+  f("generate.chat", c.generate.chat,
+    FieldInfo{.help = "prompts are messages of a user, put into the tokenizer's chat template"});
   f("generate.max_tokens", c.generate.max_tokens,
     FieldInfo{.help = "most tokens of a continuation", .unit = "tokens", .min = 1, .max = 1 << 20});
   f("generate.temperature", c.generate.temperature,

@@ -38,8 +38,8 @@ struct GenerationLimits {
 /// Gives logits of the next token of a sequence whose new tokens are `ids` ({}: another rank's turn; returns
 /// {}); `restart` says that they begin a sequence. Collective.
 using NextLogits = std::function<Tensor(std::span<const std::int32_t> ids, bool restart)>;
-/// Called on the rank that writes text `number` after every token.
-using OnToken = std::function<void(std::size_t number, const Generated& so_far)>;
+/// Called on the rank that writes text `number` after every token; `last` says that none follows.
+using OnToken = std::function<void(std::size_t number, const Generated& so_far, bool last)>;
 
 /// Continues every prompt; prompt i is written by rank i mod the number of ranks, the random numbers are a
 /// function of seed, i and the place in the text, so neither depends on the number of ranks. Returns the
