@@ -77,8 +77,8 @@ fi
 [[ -z $target ]] || config_options+=(--target "$target")
 assignments=$($python "$root/launch/pipeline_config.py" "${configs[@]}" --work "$work" --split "$split" \
   "${config_options[@]}") || exit $?
-source="" vocab_size="" character_coverage="" base="" corpus_words=()
-eval "$assignments" # source, target, vocab_size, character_coverage, base, corpus_words: quoted by the tool
+source="" vocab_size="" character_coverage="" base="" prompts="" corpus_words=()
+eval "$assignments" # source, target, vocab_size, character_coverage, base, prompts, corpus_words: quoted by the tool
 logs=$work/logs stamps=$work/.stamps
 mkdir -p "$logs" "$stamps/$target" "$logs/$target" "$work/tokens" "$work/$target"
 started_in=$PWD
@@ -126,8 +126,8 @@ trap '[[ -z $step_pid ]] || stop_step' EXIT
 # ---------------------------------------------------------------- one step
 declare -A keys
 timings=()
-step_number=0 num_steps=13
-[[ -z $base ]] || num_steps=11
+step_number=0 num_steps=17
+[[ -z $base ]] || num_steps=15
 [[ -z $control ]] || num_steps=$((num_steps + 5))
 
 # watch LOG: waits for the step; says every ten seconds how far it is, by the newest line of its log; returns its code.
@@ -271,6 +271,19 @@ nmoe "$target/allocate" whole "$target/experts.cfg" analyze "$target/allocate.cf
 nmoe "$target/eval-dense" whole "$target/eval-dense.json" "pretrain tokenize-$split" "$target/evaluate.cfg" \
   evaluate --model base
 expand "$target" "$target/allocate"
+prompt_files=(corpus/text/"$split"/{"$source","$target"}.jsonl) prompt_options=()
+if [[ -n $prompts ]]; then
+  prompt_files=("$prompts") prompt_options=(--lines)
+fi
+keys[$target/prompt-text]=$(cat "${prompt_files[@]}" | sha256sum | cut -d' ' -f1)
+step "$target/prompts" draft "$target/prompts.jsonl" "$target/prompt-text" "config/$target/generate.cfg" \
+  $python "$root/tools/make_prompts.py" --output "$target/prompts.jsonl.draft" "${prompt_options[@]}" "${prompt_files[@]}"
+nmoe "$target/texts-dense" whole "$target/texts-dense.jsonl" "pretrain $target/prompts" "$target/generate.cfg" \
+  generate --model base
+for stage in stage1 stage2; do
+  nmoe "$target/texts-$stage" whole "$target/texts-$stage.jsonl" "$target/prompts $target/$stage" "$target/generate.cfg" \
+    generate --model base --resume "$target/$stage"
+done
 nmoe "$target/specialize" whole "$target/expert_neurons.h5" "corpus $target/stage1" "$target/specialize.cfg" \
   specialize --model base --resume "$target/stage1"
 if [[ $control == uniform ]]; then

@@ -21,7 +21,7 @@ STAGES = ("pretrain", "stage1", "stage2")
 # Own sections: key -> default (None = required). The program's sections are passed on and checked by the program.
 OWN = {
     "pipeline": {"source": None, "target": None, "replay": None, "languages": None, "model": "", "base": "",
-                 "continuation": "", "analysis": "", "stage1": "", "stage2": ""},
+                 "continuation": "", "analysis": "", "stage1": "", "stage2": "", "prompts": ""},
     "tokenizer": {"vocab_size": "", "character_coverage": "0.9995"},
     "control": {"experts": "3"},
     "text": {"seed": "1", "sentences": "500", "held_out": "1000", "documents": "0"},
@@ -33,9 +33,9 @@ DATA = ("tokens", "lang", "mark")  # of [data.*] in such a file: likewise
 TRAINING = ("pretrain", "stage1", "stage2")
 PASSED = {"analysis": ("analyze", "specialize"), "allocation": ("allocate",), "evaluation": ("evaluate",), "train": TRAINING,
           "neurons": ("analyze", "allocate", "specialize"), "lbl": TRAINING, "router": TRAINING, "pack": TRAINING,
-          "plan": TRAINING, "comm": ("tokenize", "analyze", "specialize", "evaluate", *TRAINING),
-          "run": ("tokenize", "analyze", "allocate", "specialize", "evaluate", *TRAINING), "sense": ("analyze", "specialize"),
-          "expert_ap": ("specialize",), "tokenize": ("tokenize",)}
+          "plan": TRAINING, "comm": ("tokenize", "analyze", "specialize", "evaluate", "generate", *TRAINING),
+          "run": ("tokenize", "analyze", "allocate", "specialize", "evaluate", "generate", *TRAINING), "sense": ("analyze", "specialize"),
+          "expert_ap": ("specialize",), "tokenize": ("tokenize",), "generate": ("generate",)}
 OPEN = tuple(f"{stage}.{part}" for stage in STAGES for part in ("train", "mix")) + ("corpus",)
 
 
@@ -235,6 +235,9 @@ def step_files(config, target, split):
         f"{target}/stage1.cfg": train_text(config, "stage1", target, languages, replay),
         f"{target}/stage2.cfg": train_text(config, "stage2", target, languages, replay),
         f"{target}/specialize.cfg": section_text("analysis", analysis) + passed(config, "specialize", but=("analysis",)),
+        f"{target}/generate.cfg": section_text("generate", {"max_tokens": "40", **config.get("generate", {}),
+                                                            "prompt_file": f"{target}/prompts.jsonl"})
+        + passed(config, "generate", but=("generate",)),
         f"{target}/evaluate.cfg": section_text("evaluation", evaluation) + passed(config, "evaluate", but=("evaluation",)),
     }
     if not own["base"]:
@@ -318,6 +321,12 @@ def main(argv=None):
         target = options.target or config["pipeline"]["target"]
         files = step_files(config, target, options.split)
         base, corpus = "", []
+        prompts = config["pipeline"]["prompts"]
+        if prompts:
+            found = beside(prompts, options.config)
+            if found is None:
+                raise ConfigError(f"[pipeline] prompts = {prompts}: no such file beside {options.config[-1]}")
+            prompts = os.path.abspath(found)
         if config["pipeline"]["base"]:
             base = find_base(config, options.config)
             corpus = corpus_words(config, words(config["pipeline"]["languages"]))
@@ -338,6 +347,7 @@ def main(argv=None):
                         ("character_coverage", config["tokenizer"]["character_coverage"])):
         print(f"{name}={shlex.quote(value)}")
     print(f"base={shlex.quote(base)}")
+    print(f"prompts={shlex.quote(prompts)}")
     print(f"corpus_words=({' '.join(shlex.quote(word) for word in corpus)})")
     return 0
 

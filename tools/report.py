@@ -46,6 +46,9 @@ class Journey:
         self.counts = data.union_counts(self.neurons, [self.source, target])
         if len(self.guided.experts) != len(self.counts):
             raise data.ReportError(f"experts.cfg has {len(self.guided.experts)} layers, neurons.h5 {len(self.counts)}")
+        texts = {name: os.path.join(work, target, f"texts-{stage}.jsonl")
+                 for name, stage in (("dense base", "dense"), ("stage 1", "stage1"), ("stage 2", "stage2"))}
+        self.texts = {name: data.read_texts(path) for name, path in texts.items() if os.path.exists(path)}
         corpus = os.path.join(work, "corpus", "corpus.json")
         self.corpus_path, self.corpus = corpus, data.read_json(corpus) if os.path.exists(corpus) else None
         self.configs = sorted(glob.glob(os.path.join(glob.escape(work), "config", "*.cfg"))
@@ -212,12 +215,22 @@ def print_table(header, cells):
             print("  ".join("-" * w for w in widths))
 
 
+def continuations(journey):
+    """[(prompt, [(model, continuation)])] of the models that continued them."""
+    prompts = {prompt: [] for texts in journey.texts.values() for prompt, _ in texts}
+    for name, texts in journey.texts.items():
+        for prompt, text in texts:
+            prompts[prompt].append((name, text))
+    return list(prompts.items())
+
+
 # ---------------------------------------------------------------- page
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1a202c}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}img{max-width:100%}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.25rem .6rem;border-bottom:1px solid #cbd5e0;
 text-align:right}td:first-child,th:first-child{text-align:left}.note{color:#4a5568;font-size:.9rem}
+.texts td:last-child{text-align:left;white-space:pre-wrap}
 pre{background:#f7fafc;padding:.6rem;overflow:auto;font-size:.8rem}"""
 
 
@@ -292,6 +305,11 @@ def write_page(journey, path):
                     "in stage 2 pays for both stages.</p>" if others else "</p>"))
     parts.append("<ul>" + "".join(f"<li>{escape(line)}</li>" for line in verdict(journey)) + "</ul>")
     parts += pictures(journey)
+    if journey.texts:
+        parts.append("<h2>The same prompts, continued</h2><p class=note>always the most probable token</p>")
+    for prompt, texts in continuations(journey):
+        parts.append(f"<p><b>{escape(prompt)}</b></p><table class=texts>" + "".join(
+            f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>" for name, text in texts) + "</table>")
     parts.append("<h2>Where the numbers come from</h2><ul class=note>"
                  + "".join(f"<li>{escape(line)}</li>" for line in provenance(journey)) + "</ul>")
     for name in journey.configs:
@@ -334,6 +352,10 @@ def main(argv=None):
     print()
     for line in lines:
         print("* " + data.plain(line))
+    for prompt, texts in continuations(journey):
+        print(f"\n{data.plain(prompt)} ...")
+        for name, text in texts:
+            print(f"  {name:10}  {data.plain(text.replace(chr(10), ' '))}")
     print(f"\nreport: {os.path.abspath(output)}")
     if options.check:
         broken = broken_inequalities(journey)

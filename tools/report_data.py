@@ -196,6 +196,13 @@ def read_eval(path):
     return found
 
 
+def read_texts(path):
+    """[(prompt, continuation)] of a file of `neuronmoe generate`."""
+    with reading(path), open(path, encoding="utf-8") as stream:
+        texts = [json.loads(line) for line in stream]
+        return [(str(text["prompt"]), str(text["text"])) for text in texts]
+
+
 class Run:
     """One expert allocation carried through both stages: its folder holds experts.cfg, stage1, stage2, eval-*.json."""
 

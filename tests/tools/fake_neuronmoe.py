@@ -18,7 +18,7 @@ def main():
     output = options["--output"]
     if command == "loglikelihood":
         return answer(options)
-    if command == "generate":
+    if command == "generate" and "--config" not in options:  # as the plug-in of lm-eval calls it
         return write_texts(options)
     rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
     if not os.path.exists(options["--config"]):
@@ -91,6 +91,12 @@ def write_output(command, output):
     if command == "tokenize":
         with open(output, "w", encoding="utf-8") as stream:
             stream.write(command + "\n")
+        return
+    if command == "generate":
+        with open(os.path.join(os.path.dirname(output), "prompts.jsonl"), encoding="utf-8") as stream:
+            prompts = [json.loads(line)["prompt"] for line in stream]
+        with open(output, "w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps({"prompt": prompt, "text": prompt + "!", "ids": [1], "ended": True}) + "\n" for prompt in prompts)
         return
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import synthetic  # here: the other steps start faster without h5py

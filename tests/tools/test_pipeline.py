@@ -30,6 +30,10 @@ def make_corpus(work):
     with open(os.path.join(folder, "tokenizer.txt"), "w", encoding="utf-8") as stream:
         for i in range(400):
             stream.write(f"sentence {i} about the colour of table {i * i} and γραμμή {i * 7}\n")
+    os.makedirs(os.path.join(folder, "text", "test"))
+    for lang, text in (("en", "This is a text of ten words, no fewer than that."), ("el", "μία γραμμή")):
+        with open(os.path.join(folder, "text", "test", lang + ".jsonl"), "w", encoding="utf-8") as stream:
+            stream.write(json.dumps({"text": "short"}) + "\n" + json.dumps({"text": text}) + "\n")
 
 
 @unittest.skipUnless(SPM and shutil.which("mpirun"), "sentencepiece and Open MPI are not installed")
@@ -99,7 +103,10 @@ class Pipeline(unittest.TestCase):
         self.assertEqual(code, 0, out)
         self.assertEqual([call[0] for call in self.calls()], [
             "tokenize", "tokenize", "pretrain", "analyze", "allocate", "evaluate", "train", "train", "evaluate",
-            "evaluate", "specialize"])
+            "evaluate", "generate", "generate", "generate", "specialize"])
+        with open(os.path.join(self.work, "el", "prompts.jsonl"), encoding="utf-8") as stream:
+            self.assertEqual([json.loads(line) for line in stream], [{"prompt": "This is a text of"}, {"prompt": "short"}])
+        self.assertIn("This is a text of ...\n  dense base  This is a text of!", out)
         stage2 = [options for command, options in self.calls() if command == "train"][1]
         self.assertEqual((stage2["--stage"], stage2["--train.init_from"], stage2["--resume"]), ("2", "el/stage1", "auto"))
         self.assertIn("all inequalities hold", out)
@@ -108,7 +115,7 @@ class Pipeline(unittest.TestCase):
         code, out = self.call()
         self.assertEqual(code, 0)
         self.assertEqual(len(self.calls()), before)
-        self.assertEqual(out.count("reusing:"), 12)
+        self.assertEqual(out.count("reusing:"), 16)
 
     def own_model(self):
         """Options for a base and text of the user's own."""
@@ -131,18 +138,23 @@ class Pipeline(unittest.TestCase):
         code, out = self.call()
         self.assertEqual(code, 0, out)
         self.assertEqual([call[0] for call in self.calls()], [
-            "tokenize", "tokenize", "analyze", "allocate", "evaluate", "train", "train", "evaluate", "evaluate", "specialize"])
-        self.assertIn("step 11 of 11", out)
+            "tokenize", "tokenize", "analyze", "allocate", "evaluate", "train", "train", "evaluate", "evaluate", "generate",
+            "generate", "generate", "specialize"])
+        self.assertIn("step 15 of 15", out)
         self.assertEqual(os.readlink(os.path.join(self.work, "base")), os.path.dirname(self.work) + "/my model")
         with open(os.path.join(self.work, "config", "tokenize-train.cfg"), encoding="utf-8") as stream:
             self.assertIn("tokenizer = base\n", stream.read())
         with open(os.path.join(self.work, "el", "report.html"), encoding="utf-8") as stream:
             self.assertIn("el.jsonl", stream.read())
         code, out = self.call()
-        self.assertEqual((code, out.count("reusing:")), (0, 10), out)
+        self.assertEqual((code, out.count("reusing:")), (0, 14), out)
+        prompts = os.path.join(os.path.dirname(self.work), "my prompts.txt")
+        with open(prompts, "w", encoding="utf-8") as stream:
+            stream.write("First this\nthen that\n")
         with open(os.path.join(os.path.dirname(self.work), "my model", "config.json"), "w", encoding="utf-8") as stream:
             stream.write('{"another": "model"}')
-        code, out = self.call()
+        code, out = self.call("--set", f"pipeline.prompts={prompts}")
+        self.assertIn("then that ...\n  dense base  then that!", out)
         self.assertEqual(out.count("reusing:"), 0, out)
 
     def test_control_and_second_target_share_the_base(self):
@@ -162,7 +174,7 @@ class Pipeline(unittest.TestCase):
         self.assertEqual(code, 0)
         self.assertIn("reusing:  el/stage1", out)
         self.assertIn("running:  el/stage2", out)
-        self.assertEqual([call[0] for call in self.calls()[before:]], ["train", "evaluate"])
+        self.assertEqual([call[0] for call in self.calls()[before:]], ["train", "evaluate", "generate"])
 
     def test_failed_step_names_itself_and_its_log(self):
         code, out = self.call(FAKE_FAIL="neurons.h5")

@@ -47,6 +47,21 @@ class Report(unittest.TestCase):
         self.assertIn("&lt;not a tag&gt;", page)
         self.assertIn("all inequalities hold", out)
 
+    def test_prompts_are_continued_by_every_model(self):
+        synthetic.write_journey(self.work)
+        for stage, text in (("dense", "one\x1b[2J"), ("stage1", "two\nlines"), ("stage2", "<b>three</b>")):
+            with open(os.path.join(self.work, "el", f"texts-{stage}.jsonl"), "w", encoding="utf-8") as stream:
+                stream.write(json.dumps({"prompt": "Count & go", "text": text}) + "\n")
+        code, out, err = self.call()
+        self.assertEqual((code, err), (0, ""))
+        self.assertIn("Count & go ...\n  dense base  one\\x1b[2J\n  stage 1     two lines\n  stage 2     <b>three</b>\n", out)
+        self.assertIn("<b>Count &amp; go</b>", self.page())
+        self.assertIn("<td>stage 2</td><td>&lt;b&gt;three&lt;/b&gt;</td>", self.page())
+        pathlib.Path(self.work, "el", "texts-stage1.jsonl").write_text('{"prompt": "x"}\n', encoding="utf-8")
+        code, _, err = self.call()
+        self.assertEqual(code, 65)
+        self.assertIn("texts-stage1.jsonl: 'text' is missing", err)
+
     def test_table_and_verdict_are_computed(self):
         synthetic.write_journey(self.work)
         _, out, _ = self.call()
