@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """docs/reproduce.md: what can be made without weights is made with its own commands, and comes out as the paper prints it. The program
 is NMOE_TEST_BINARY. The page's numbers are compared with ../shared/paper-tables where that exists."""
+import configparser
 import csv
 import os
 import re
@@ -91,11 +92,39 @@ class Reproduce(unittest.TestCase):
                 wanted = [[row["layer"], row["layermoe"], row["neuronmoe"]] for row in printed("table9.csv") if row["kind"] == "corrected_layer"]
                 self.assertEqual([line.split() for line in lines[1:25]], wanted)
 
+    def test_table_7(self):
+        """What the command prints is what the page has from the paper."""
+        (command,) = re.findall(r"^    launch/run\.sh 1 (train .*--print-config)$", PAGE, re.M)
+        text = self.run_in_folder(f"{shlex.quote(BINARY)} " + command.replace("configs/", f"{ROOT}/configs/"))
+        config = configparser.ConfigParser(interpolation=None, strict=False)
+        config.read_string(text)
+        rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| `(\w+)\.(\w+)` \|$", PAGE, re.M)
+        self.assertEqual(len(rows), 16)
+        for name, value, section, key in rows:
+            found = config[section][key].split("#")[0].strip()
+            if value == "BF16":
+                self.assertEqual(found, "bfloat16")
+            else:
+                self.assertEqual(float(found), float(value.replace(",", "")), name)
+        if os.path.isdir(PRINTED):
+            wanted = [row["value"] for row in printed("table7.csv")
+                      if row["parameter"] not in ("optimizer", "lr_scheduler", "gradient_accumulation_steps")]
+            self.assertEqual([value.replace(",", "") for _, value, _, _ in rows], wanted)
+
+    def test_table_4_is_rows_of_table_10(self):
+        (command,) = re.findall(r"^\| Table 4 \|.*`(grep .*?)` \|$", PAGE, re.M)
+        os.makedirs(os.path.join(self.folder, "work", "el"))
+        with open(os.path.join(self.folder, "work", "el", "expert_neurons_el.csv"), "w", encoding="utf-8") as stream:
+            stream.write(blocks()["expert"])
+        rows = self.run_in_folder(command).splitlines()
+        self.assertEqual([row.split(",")[3] for row in rows[1:]], "0 0 27 0 61 19 0 278 154 0 179 0 0 405".split())
+
     def test_figures(self):
         self.save_blocks()
         commands = re.findall(r"^    (tools/plot_\w+\.py (?:.*\\\n)*.*)$", PAGE, re.M)
-        self.assertEqual(len(commands), 2)
-        for command, name in zip(commands, ("figure1.png", "figure3.png")):
+        names = ("figure1.png", "figure2-top.png", "figure2-neuronmoe.png", "figure2-layermoe.png", "figure3.png")
+        self.assertEqual(len(commands), len(names))
+        for command, name in zip(commands, names):
             self.tool(command)
             with open(os.path.join(self.folder, name), "rb") as stream:
                 self.assertTrue(stream.read().startswith(b"\x89PNG"))
