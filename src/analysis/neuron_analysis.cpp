@@ -137,8 +137,8 @@ class SlabScorer {
         progress_(context.log, "average precision", static_cast<std::uint64_t>(modules.num_neurons()),
                   "neurons") {}
 
-  /// Appends the scores of a slab on rank 0 and frees the responses. Collective.
-  void score(Modules slab, ResponseStore& store) {
+  /// Appends the scores of a slab on rank 0, hands its responses on and frees them. Collective.
+  void score(Modules slab, ResponseStore& store, const ResponseSink& responses) {
     for (std::size_t m = 0; m < slab.size(); ++m) {
       exchange_site(slice_, context_, store.rows(m), slab[m].width, roles_.num_samples(), 0.0F);
       store.release(m);
@@ -146,6 +146,7 @@ class SlabScorer {
         NMOE_CHECK(slice_.num_tokens[s] > 0, internal, "{}: sample {} was never observed", slab[m].name, s);
       append_scores(statistics_,
                     score_site(context_.world, place_, slice_, slab[m].width, roles_, slab[m].name));
+      if (responses) responses(slab[m], slice_);
       context_.heartbeat.beat();
       const auto done = slab[m].offset + slab[m].width;
       progress_.update(static_cast<std::uint64_t>(done), static_cast<double>(done));
@@ -203,7 +204,7 @@ std::vector<int> analysed_languages(const std::string& wanted, const std::vector
 
 NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const AnalysisConfig& config,
                                  const model::ModelConfig& model, const SampleSet& samples,
-                                 const ObserveFunction& observe, const SampleSet* documents) {
+                                 const ObserveFunction& observe, const AnalysisExtras& extras) {
   NMOE_CHECK(model.num_moe_layers() == 0, config,
              "analyze measures dense models, this one has {} layers with experts; use specialize",
              model.num_moe_layers());
@@ -217,6 +218,7 @@ NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const Analysis
                    modules.num_neurons(), modules.modules().size(), samples.size(), samples.languages.size(),
                    slabs.size());
 
+  const SampleSet* const documents = extras.documents;
   const SampleSet& of_similarity = documents != nullptr ? *documents : samples;
   LayerSimilarity similarity(static_cast<int>(of_similarity.languages.size()), model.num_layers,
                              model.hidden_size, context.stream);
@@ -232,7 +234,7 @@ NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const Analysis
     AnalysisObserver observer(&store, i == 0 && documents == nullptr ? &similarity : nullptr,
                               i == 0 ? &activations : nullptr, samples);
     run_sense_pass(context, samples, config.batch_tokens, config.skip_bos, observe, observer);
-    scorer.score(slabs[i], store);
+    scorer.score(slabs[i], store, extras.responses);
   }
   auto similarities = similarity.finish(context.world, context.stream);
   statistics.lape = activations.finish(context.world, context.stream, analysed);

@@ -195,8 +195,8 @@ void write_score_tables(io::H5File& file, const NeuronStatistics& statistics) {
   file.write("/n_dropped", statistics.n_dropped);
 }
 
-void write_root_attributes(io::H5File& file, const io::FileFormat& format, const Provenance& provenance,
-                           std::string_view definition) {
+void write_provenance(io::H5File& file, const io::FileFormat& format, const Provenance& provenance,
+                      std::string_view definition) {
   file.write_format(format);
   file.write_attribute("/", "model_sha256", std::string_view(provenance.model_sha256));
   file.write_attribute("/", "tokenizer_sha256", std::string_view(provenance.tokenizer_sha256));
@@ -206,6 +206,11 @@ void write_root_attributes(io::H5File& file, const io::FileFormat& format, const
   file.write_attribute("/", "seed", provenance.seed);
   if (!provenance.bos.empty()) file.write_attribute("/", "bos", std::string_view(provenance.bos));
   file.write_attribute("/", "definition", definition);
+}
+
+void write_root_attributes(io::H5File& file, const io::FileFormat& format, const Provenance& provenance,
+                           std::string_view definition) {
+  write_provenance(file, format, provenance, definition);
   file.write_attribute("/", "tie_rule",
                        "equal responses enter together (scikit-learn average_precision_score)");
   file.write_attribute("/", "positive_class",

@@ -144,6 +144,7 @@ SampleSet tokenize_pools(std::span<const SensePool> pools, const data::Tokenizer
   const std::size_t empty = set.has_bos ? 1 : 0;  // a sentence without tokens of its own
   for (std::size_t p = 0; p < pools.size(); ++p) {
     set.languages.push_back(pools[p].language);
+    set.paths.push_back(pools[p].path);
     std::int64_t kept = 0, dropped = 0, tokens = 0;
     for (std::size_t i = 0; i < pools[p].sentences.size(); ++i) {
       std::vector<std::int32_t> ids = ids_of(pools[p].sentences[i], tokenizer, max_tokens, empty);
@@ -153,16 +154,16 @@ SampleSet tokenize_pools(std::span<const SensePool> pools, const data::Tokenizer
       }
       ++kept;
       tokens += static_cast<std::int64_t>(ids.size());
-      set.samples.push_back(
-          {static_cast<int>(p), std::move(ids),
-           pools[p].drawn_for.empty() ? std::vector<std::uint8_t>() : pools[p].drawn_for[i]});
+      set.samples.push_back({static_cast<int>(p), std::move(ids),
+                             pools[p].drawn_for.empty() ? std::vector<std::uint8_t>() : pools[p].drawn_for[i],
+                             false, pools[p].position_of(i)});
     }
     std::int64_t negatives = 0;
-    for (const auto& sentence : pools[p].negatives) {
-      std::vector<std::int32_t> ids = ids_of(sentence, tokenizer, max_tokens, empty);
+    for (std::size_t i = 0; i < pools[p].negatives.size(); ++i) {
+      std::vector<std::int32_t> ids = ids_of(pools[p].negatives[i], tokenizer, max_tokens, empty);
       if (ids.empty()) continue;
       ++negatives;
-      set.samples.push_back({static_cast<int>(p), std::move(ids), {}, true});
+      set.samples.push_back({static_cast<int>(p), std::move(ids), {}, true, static_cast<std::int64_t>(i)});
     }
     set.num_negatives.push_back(negatives);
     set.num_dropped_negatives.push_back(std::ssize(pools[p].negatives) - negatives);

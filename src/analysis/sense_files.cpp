@@ -67,6 +67,7 @@ void read_sense_object(SensePool& pool, Negatives negatives) {
 
 struct JsonLine {
   std::string text, language, place;  // language: empty if the line has none
+  std::int64_t position;              // of the line, from 0
 };
 
 /// Lines with text; blank ones are passed over. Ids, as text or numbers, may not come twice.
@@ -89,6 +90,7 @@ std::vector<JsonLine> read_json_lines(const std::string& path) {
     JsonLine& entry = lines.emplace_back();
     entry.text = line["text"].get<std::string>();
     entry.place = place;
+    entry.position = number - 1;
     if (line.contains("lang")) {
       NMOE_CHECK(line["lang"].is_string() && !line["lang"].get<std::string>().empty(), bad_data,
                  "{}: \"lang\" is {}, wanted a language code", place, line["lang"].dump());
@@ -126,6 +128,7 @@ void read_labelled_lines(std::vector<SensePool>& pools, const std::string& path)
         std::find_if(begin, pools.end(), [&](const auto& p) { return p.language == line.language; });
     SensePool& pool = known != pools.end() ? *known : add_pool(pools, line.language, path);
     pool.sentences.push_back(std::move(line.text));
+    pool.positions.push_back(line.position);
   }
   NMOE_CHECK(pools.size() > first, bad_data, "{}: no sentence in it", path);
 }
@@ -165,11 +168,15 @@ std::vector<SensePool> read_sense_pools(std::span<const std::string> specs, Nega
     const auto [language, path] = split_spec(spec, "analysis.sense", "LANG:PATH.json or PATH.jsonl");
     SensePool pool{language, path, {}, {}};
     if (path.ends_with(".jsonl"))
-      for (auto& line : read_lines_of(language, path)) pool.sentences.push_back(std::move(line.text));
+      for (auto& line : read_lines_of(language, path)) {
+        pool.sentences.push_back(std::move(line.text));
+        pool.positions.push_back(line.position);
+      }
     else
       read_sense_object(pool, negatives);
     SensePool& added = add_pool(pools, language, path);
     added.sentences = std::move(pool.sentences);
+    added.positions = std::move(pool.positions);
     added.negatives = std::move(pool.negatives);
     added.num_unused_negatives = pool.num_unused_negatives;
   }
@@ -188,9 +195,13 @@ void draw_shared(std::vector<SensePool>& pools, std::int64_t max_sentences, std:
   NMOE_CHECK(max_sentences > 0, config, "analysis.sentences = {} must be positive", max_sentences);
   for (auto& pool : pools) {
     std::vector<std::string> kept;
-    for (const std::size_t i : draw(pool.sentences.size(), max_sentences, seed, pool.language))
+    std::vector<std::int64_t> positions;
+    for (const std::size_t i : draw(pool.sentences.size(), max_sentences, seed, pool.language)) {
       kept.push_back(std::move(pool.sentences[i]));
+      positions.push_back(pool.position_of(i));
+    }
     pool.sentences = std::move(kept);
+    pool.positions = std::move(positions);
   }
 }
 
@@ -206,13 +217,16 @@ void redraw_pools(std::vector<SensePool>& pools, std::span<const int> analysed, 
         drawn[i][static_cast<std::size_t>(g)] = 1;
     }
     std::vector<std::string> kept;
+    std::vector<std::int64_t> positions;
     pool.drawn_for.clear();
     for (std::size_t i = 0; i < drawn.size(); ++i) {
       if (std::find(drawn[i].begin(), drawn[i].end(), 1) == drawn[i].end()) continue;
       kept.push_back(std::move(pool.sentences[i]));
+      positions.push_back(pool.position_of(i));
       pool.drawn_for.push_back(std::move(drawn[i]));
     }
     pool.sentences = std::move(kept);
+    pool.positions = std::move(positions);
   }
 }
 

@@ -154,7 +154,7 @@ int main(int argc, char** argv) {
   };
   const auto body = [&](comm::ExecutionContext& context) {
     if (!print_config) {
-      const app::OutputClaim claim(context, *command, config.run.output);
+      const app::OutputClaim claim(context, command->output, config.run.output);
       app::verify_model(context, config.run.model);
       return command->function(context, config);
     }

@@ -21,17 +21,18 @@ namespace fs = std::filesystem;
 constexpr std::int64_t least_free_bytes = 64 * 1024;
 
 /// What the path is, without following where it cannot be told. @throws Error(io)
-fs::file_type type_of(const std::string& path) {
+fs::file_type type_of(const std::string& option, const std::string& path) {
   std::error_code error;
   const fs::file_type type = fs::status(path, error).type();
-  NMOE_CHECK(type != fs::file_type::none, io, "--output {}: {}; choose another", path, error.message());
+  NMOE_CHECK(type != fs::file_type::none, io, "{} {}: {}; choose another", option, path, error.message());
   return type;
 }
 
 /// mkdir -p that remembers what it made.
-void make_directories(const std::string& directory, std::vector<std::string>& made) {
+void make_directories(const std::string& option, const std::string& directory,
+                      std::vector<std::string>& made) {
   std::vector<std::string> missing;
-  for (fs::path path = directory; !path.empty() && type_of(path.string()) == fs::file_type::not_found;
+  for (fs::path path = directory; !path.empty() && type_of(option, path.string()) == fs::file_type::not_found;
        path = path.parent_path())
     missing.insert(missing.begin(), path.string());
   io::make_directories(directory);
@@ -50,25 +51,27 @@ void make_directories(const std::string& directory, std::vector<std::string>& ma
 
 }  // namespace
 
-OutputClaim::OutputClaim(comm::ExecutionContext& context, const Command& command, const std::string& output) {
-  if (command.output == OutputKind::none || output.empty()) return;
+OutputClaim::OutputClaim(comm::ExecutionContext& context, OutputKind kind, const std::string& output,
+                         std::string option)
+    : option_(std::move(option)) {
+  if (kind == OutputKind::none || output.empty()) return;
   comm::agree(context.world, [&] {
-    if (context.world.rank() == 0) claim(context, command.output, output);
+    if (context.world.rank() == 0) claim(context, kind, output);
   });
   context.heartbeat.owns_output = true;
 }
 
 void OutputClaim::claim(comm::ExecutionContext& context, OutputKind kind, const std::string& output) {
-  const fs::file_type type = type_of(output);
+  const fs::file_type type = type_of(option_, output);
   if (kind == OutputKind::file)
     NMOE_CHECK(type != fs::file_type::directory && !output.ends_with('/'), config,
-               "--output {} is a directory; name the file to write", output);
+               "{} {} is a directory; name the file to write", option_, output);
   else
     NMOE_CHECK(type == fs::file_type::directory || type == fs::file_type::not_found, config,
-               "--output {} is a file; name a directory", output);
+               "{} {} is a file; name a directory", option_, output);
   fs::path path = fs::absolute(output).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
-  make_directories(kind == OutputKind::run ? path.string() : path.parent_path().string(), made_);
+  make_directories(option_, kind == OutputKind::run ? path.string() : path.parent_path().string(), made_);
   io::require_free_space(path.string(), least_free_bytes);
   // In a directory that is filled step by step; beside what appears by a rename.
   const std::string lock = kind == OutputKind::run ? (path / ".lock").string() : path.string() + ".lock";

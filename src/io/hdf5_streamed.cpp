@@ -65,6 +65,36 @@ void H5File::write_ranges(const std::string& name, ElementType type, std::span<c
                  });
 }
 
+void H5File::make_dataset(const std::string& name, ElementType type, std::span<const std::int64_t> shape) {
+  impl_->collectively([&] {
+    NMOE_CHECK(impl_->writable, internal, "{} is open for reading", impl_->path);
+    TypeId holder;
+    impl_->create_dataset(name, impl_->file_type(type, holder), shape);
+  });
+}
+
+void H5File::write_into(const std::string& name, ElementType type, std::span<const FileRange> ranges,
+                        const void* packed) {
+  TypeId holder;
+  hid_t element = no_id;
+  DatasetId dataset;
+  impl_->collectively([&] {
+    NMOE_CHECK(impl_->writable, internal, "{} is open for reading", impl_->path);
+    element = impl_->file_type(type, holder);
+    dataset = DatasetId(H5Dopen2(impl_->file, name.c_str(), H5P_DEFAULT));
+    if (!dataset) fail_hdf5(ErrorCode::internal, "open", impl_->path, name);
+    const SpaceId space(H5Dget_space(dataset.get()));
+    select_ranges(space.get(), ranges, impl_->path, name);  // refused on one rank, refused on all
+  });
+  for_each_piece(impl_->comm, count_of(ranges), piece_bytes / size_of(type),
+                 [&](std::int64_t first, std::int64_t count) {
+                   impl_->collectively([&] {
+                     impl_->write_piece(dataset, name, element, part_of(ranges, first, count),
+                                        static_cast<const char*>(packed) + first * size_of(type));
+                   });
+                 });
+}
+
 void H5File::read_ranges(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
                          std::span<const FileRange> ranges,
                          const std::function<void(std::int64_t, std::span<const char>)>& take) {

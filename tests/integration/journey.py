@@ -222,6 +222,7 @@ def measure(work):
         check(all(np.array_equal(a["selected"][l][:], b["selected"][l][:]) for l in LANGUAGES), "same neurons selected on both")
         check(a["ap"].shape == (3, 4 * (48 + 48 + 32 + 32 + 32 + 16 + 16)), f"AP of every neuron: {a['ap'].shape}")
         check(float(a["ap"][:].max()) > 0.9, "some neuron knows its language")
+    responses(work, arguments)
     beginnings(work)
     ties(work, arguments)
     run(2, "allocate", "--config", work / "toy.cfg", "--allocation.neurons", work / "neurons1.h5", "--output", work / "experts.cfg")
@@ -231,6 +232,31 @@ def measure(work):
     # Toy neurons are so clear-cut (AP 1.0) that ties put all experts into layer 0: train a list with 2 and 3 experts.
     run(1, "allocate", "--allocation.mode", "list", "--allocation.list", "2,1,3,2", "--output", work / "list.cfg")
     return [2, 1, 3, 2]
+
+
+def responses(work, arguments):
+    """Numbers for analyses of one's own: on any number of ranks, enough for `score`; options that say nothing are refused."""
+    chosen = [*arguments, "--analysis.response_modules", "layers.2,down_proj", "--output", work / "again.h5", "--analysis.responses"]
+    for ranks in (1, 3):
+        _, err = run(ranks, *chosen, work / f"responses{ranks}.h5")
+        check("responses of 320 neurons in 10 modules" in err and " MB will be written" in err, "its size is said")
+    run(2, "score", "--score.input", work / "responses3.h5", "--output", work / "scores.h5")
+    with h5py.File(work / "responses1.h5") as a, h5py.File(work / "responses3.h5") as b, h5py.File(work / "scores.h5") as scores, \
+            h5py.File(work / "neurons1.h5") as neurons:
+        check(a["responses"].dtype == "f4" and np.array_equal(a["responses"][:], b["responses"][:]), "same responses on 1 and 3 ranks")
+        rows = np.concatenate([np.arange(int(n), int(n + w)) for n, w in zip(b["module/first_neuron"][:], b["module/width"][:])])
+        check(np.array_equal(scores["ap"][:], neurons["ap"][:][:, rows]), "`score` finds the AP of analyze in them")
+    for what, options, said in [
+            ("no such module", ["--analysis.responses", work / "refused-r.h5", "--analysis.response_modules", "layers.4"],
+             "'layers.4' names no module; choose from model (all of them), layers.0 to layers.3, mlp.down_proj, "),
+            ("no modules", ["--analysis.responses", work / "refused-r.h5"], "analysis.response_modules is not"),
+            ("no file", ["--analysis.response_modules", "layers.0"], "analysis.responses, the file they go to, is not"),
+            ("a directory", ["--analysis.responses", work, "--analysis.response_modules", "layers.0"], "--analysis.responses"),
+            ("the other output", ["--analysis.responses", f"{work}/./refused-n.h5", "--analysis.response_modules", "layers.0"], "is --output too")]:
+        _, err = run(2, *arguments, "--output", work / "refused-n.h5", *options, code=78)
+        lines = [line for line in err.splitlines() if "neuronmoe: error" in line]
+        check(len(lines) == 1 and said in lines[0], f"{what}: {lines}")
+        check(not list(work.glob("refused-*")), f"{what}: nothing is left")
 
 
 def ties(work, arguments):

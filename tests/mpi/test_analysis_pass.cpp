@@ -13,34 +13,14 @@
 #include "neuronmoe/base/philox.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
-#include "support/fake_analysis.hpp"
 #include "support/mpi_fixture.hpp"
+#include "support/toy_analysis.hpp"
 
 using namespace nmoe;
 using namespace nmoe::analysis;
 using namespace nmoe::test;
 
 namespace {
-
-SampleSet toy_samples(int per_language = 23, bool bos = true) {
-  std::vector<SensePool> pools;
-  const char* names[] = {"en", "el", "tr"};
-  for (int g = 0; g < 3; ++g) pools.push_back({names[g], "toy", "none", toy_sentences(g, per_language + g)});
-  const ByteTokenizer tokenizer(bos);
-  return tokenize_pools(pools, tokenizer, 29);
-}
-
-// The dense toy model: every module of the table and the MLP input.
-ObserveFunction dense_model(const model::ModelConfig& config) {
-  return [config](const model::Batch& batch, model::ActivationObserver& observer) {
-    const auto rows = rows_of(batch);
-    const ModuleTable table(config);
-    for (const auto& module : table.modules())
-      offer(observer, {module.layer, module.projection, -1}, module.width, rows);
-    for (int l = 0; l < config.num_layers; ++l)
-      offer(observer, {l, model::Projection::mlp_input, -1}, config.hidden_size, rows);
-  };
-}
 
 int chosen_expert(const FakeRow& row, int layer, int num_experts) {
   return (row.id * 7 + layer) % num_experts;
@@ -333,7 +313,7 @@ BOOST_AUTO_TEST_CASE(similarity_from_documents) {
   options.ap_min = 0.2;
   TestContext many(world());
   const auto result =
-      analyse_neurons(many.context, options, config, samples, dense_model(config), &documents);
+      analyse_neurons(many.context, options, config, samples, dense_model(config), {&documents});
   const auto alone = analyse_neurons(many.context, options, config, documents, dense_model(config));
   const auto without = analyse_neurons(many.context, options, config, samples, dense_model(config));
   if (world().rank() != 0) return;

@@ -4,6 +4,7 @@
 // and 4.1).
 #include <concepts>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -23,7 +24,7 @@ constexpr auto enum_names(EmptyPolicy) {
 
 /// Options of `analyze` and `specialize`.
 struct AnalysisConfig {
-  std::string tokenizer, languages, csv;
+  std::string tokenizer, languages, csv, responses, response_modules;
   EmptyPolicy empty = EmptyPolicy::zero;
   std::vector<std::string> sense, similarity_text;
   std::int64_t top_k = 0, max_tokens = 256, sentences = 500, batch_tokens = 4096, seed = 1234;
@@ -92,6 +93,12 @@ void for_each_field(Config& c, F&& f) {
                   "instead of one set for all"});
   f("analysis.csv", c.csv,
     FieldInfo{.help = "analyze: also write expertise.csv and friends into this directory"});
+  f("analysis.responses", c.responses,
+    FieldInfo{.help = "analyze: also write the responses of analysis.response_modules, a number for every "
+                      "neuron and sentence, into this HDF5 file"});
+  f("analysis.response_modules", c.response_modules,
+    FieldInfo{.help = "analyze: modules of analysis.responses, comma-separated; an entry is a part of names "
+                      "between dots: layers.3, mlp.down_proj, layers.3.mlp, or model for all of them"});
   f("analysis.ap_high", c.ap_high,
     FieldInfo{.help = "specialize: a neuron counts as specialised from this AP on", .min = 0, .max = 1});
   f("expert_ap.every", c.every,
@@ -107,6 +114,17 @@ void for_each_field(Config& c, F&& f) {
 /// Indices into `pools` of the languages to analyse. @throws Error(config) naming the ones there are
 std::vector<int> analysed_languages(const std::string& wanted, const std::vector<std::string>& pools);
 
+struct SiteResponses;
+/// Receives the responses of one module after another, in the order of the ModuleTable, as exchange_site
+/// deals them to the ranks. Collective.
+using ResponseSink = std::function<void(const Module& module, const SiteResponses& mine)>;
+
+/// What analyse_neurons does besides its own work.
+struct AnalysisExtras {
+  const SampleSet* documents = nullptr;  ///< of layer similarity
+  ResponseSink responses = {};           ///< is handed every module, if there is one
+};
+
 /// Neuron table of a dense model. Result on rank 0, empty elsewhere; the same bits for any rank count and any
 /// analysis.memory_mb as long as the forward of a batch is. Where the responses of all neurons do not fit,
 /// the sentences are run again for the next slab of modules: no file is spilt, and the same forward gives the
@@ -115,6 +133,6 @@ std::vector<int> analysed_languages(const std::string& wanted, const std::vector
 /// @throws Error(config) for a model with experts, Error(bad_data) for a NaN response, naming module and unit
 NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const AnalysisConfig& config,
                                  const model::ModelConfig& model, const SampleSet& samples,
-                                 const ObserveFunction& observe, const SampleSet* documents = nullptr);
+                                 const ObserveFunction& observe, const AnalysisExtras& extras = {});
 
 }  // namespace nmoe::analysis

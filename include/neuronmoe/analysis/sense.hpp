@@ -30,7 +30,13 @@ struct SensePool {
   std::vector<std::string> sentences;
   std::vector<std::string> negatives = {};  ///< by Negatives::file those of its file, else empty
   std::int64_t num_unused_negatives = 0;    ///< length of a list that is not used
+  /// Where each sentence stands in its file, from 0: in the list, or its line; empty: as they are here.
+  std::vector<std::int64_t> positions = {};
   std::vector<std::vector<std::uint8_t>> drawn_for = {};  ///< [sentences][pools] after redraw_pools, or empty
+
+  std::int64_t position_of(std::size_t sentence) const {
+    return positions.empty() ? static_cast<std::int64_t>(sentence) : positions[sentence];
+  }
 };
 
 /// Reads sense files (METHOD 1.1) and JSONL. `LANG:PATH.json` is an object with sentences.positive = [text]
@@ -61,8 +67,9 @@ struct SampleSet {
     std::vector<std::int32_t> ids;
     std::vector<std::uint8_t> drawn_for = {};  ///< [pools] after redraw_pools, else empty: for all
     bool negative = false;                     ///< of the pool's own negatives, in whatever language
+    std::int64_t position = 0;                 ///< in its file, as in SensePool
   };
-  std::vector<std::string> languages;  ///< of the pools
+  std::vector<std::string> languages, paths;  ///< of the pools
   std::vector<Sample> samples;
   /// Per pool, of its positives; tokens of the kept ones.
   std::vector<std::int64_t> num_kept, num_dropped, num_tokens;

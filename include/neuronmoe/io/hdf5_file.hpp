@@ -142,6 +142,13 @@ class H5File {
   /// size).
   void write_streamed(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
                       const std::function<void(std::int64_t begin, std::span<char> bytes)>& fill);
+  /// Makes a dataset whose elements write_into gives, in any number of calls; those it never gives are
+  /// undefined.
+  void make_dataset(const std::string& name, ElementType type, std::span<const std::int64_t> shape);
+  /// Writes this rank's ranges of a dataset that make_dataset made: `packed`, as in write_ranges, at most 64
+  /// MiB at a time.
+  void write_into(const std::string& name, ElementType type, std::span<const FileRange> ranges,
+                  const void* packed);
   /// One-dimensional array of fixed-length UTF-8 strings.
   void write_strings(const std::string& name, const std::vector<std::string>& values);
   /// Table of records; `data` points at `num_records` structs of `record_bytes` bytes. Packed in the file.
