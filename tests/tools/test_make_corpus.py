@@ -92,6 +92,33 @@ class Readers(Folder):
             with self.assertRaisesRegex(CorpusError, "g.jsonl.zst: zstd cannot read it"):
                 list(corpus_readers.documents([self.write("g.jsonl.zst", b"no zstd")]))
 
+    def test_the_documented_line_for_parquet(self):
+        """As docs/your-model.md has it, with a reader that stands for pyarrow, which Debian lacks."""
+        with open(os.path.join(os.path.dirname(TOOLS), "docs", "your-model.md"), encoding="utf-8") as page:
+            (line,) = [text.strip() for text in page if text.startswith("    parquet/bin/python -c")]
+        os.makedirs(self.path("pyarrow"))
+        self.write("pyarrow/__init__.py", "")
+        self.write("pyarrow/parquet.py", """
+class ParquetFile:
+    def __init__(self, path):
+        self.texts = open(path, encoding="utf-8").read().split("|")
+    def iter_batches(self, columns):
+        assert columns == ["text"]
+        return [Batch(self.texts[:2]), Batch(self.texts[2:])]
+class Batch:
+    def __init__(self, texts):
+        self.column = lambda i: self
+        self.to_pylist = lambda: texts
+""")
+        for folder in ("el", "text"):
+            os.makedirs(self.path(folder))
+        self.write("el/a.parquet", "\u03ad\u03bd\u03b1|two\nlines|\"three\"")
+        self.write("el/b.parquet", "four")
+        subprocess.run(["bash", "-ec", line.replace("parquet/bin/python", "/usr/bin/python3")], cwd=self.folder, check=True,
+                       env=dict(os.environ, PYTHONPATH=self.folder))
+        self.assertEqual([text for text in corpus_readers.documents([self.path("text/el.jsonl.gz")])],
+                         ["\u03ad\u03bd\u03b1", "two\nlines", "\"three\"", "four"])
+
     def test_words(self):
         a, b = self.write("a.jsonl", ""), self.write("b.jsonl", "")
         self.assertEqual(corpus_readers.expand([f"en={self.folder}/*.jsonl", f"el={b},{a}"]), {"en": [a, b], "el": [b, a]})
