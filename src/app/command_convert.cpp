@@ -29,15 +29,18 @@ model::ModelForm detect_form(const std::string& path) {
   return model::ModelForm::checkpoint;  // a run directory, or an error that says what was looked for
 }
 
-/// For a model card: stage, steps and data sets of the run that a step directory belongs to.
+/// For a model card: stage, data sets and step of the run that a step directory belongs to; "" for a
+/// checkpoint that convert made, which no run has.
 std::string origin_of(const std::string& step_dir) {
+  if (!fs::exists(fs::path(step_dir) / "state.h5")) return "";
   std::string stage, marks;
   for (const Assignment& a : parse_ini(train::stored_config(step_dir), step_dir)) {
     if (a.key == "train.stage") stage = a.value;
     if (a.key.starts_with("data.") && a.key.ends_with(".mark"))
       marks += (marks.empty() ? "" : ", ") + a.key.substr(5, a.key.size() - 10) + " (" + a.value + ")";
   }
-  return "Trained in stage " + stage + (marks.empty() ? "" : " on the data sets " + marks) + ", checkpoint " +
+  return "Trained in stage " + stage +
+         (marks.empty() ? "" : "; languages, as its data sets are named: " + marks) + "; checkpoint " +
          fs::path(step_dir).filename().string() + ".";
 }
 
@@ -65,7 +68,7 @@ int run_convert(comm::ExecutionContext& context, const AppConfig& config) {
   conversion.max_shard_bytes = config.convert.max_shard_bytes;
   conversion.release_router = config.train.router_compat == model::RouterCompat::release;
   conversion.version = version();
-  if (conversion.from == model::ModelForm::checkpoint && conversion.to == model::ModelForm::transformers)
+  if (conversion.from == model::ModelForm::checkpoint && is_for_transformers(conversion.to))
     conversion.origin = on_rank_zero(context, [&] { return origin_of(conversion.input); });
   conversion.beat = [&context] { context.heartbeat.beat(); };
   context.log.info("{} is a {}", conversion.input, form);

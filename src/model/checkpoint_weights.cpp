@@ -9,6 +9,7 @@
 #include <map>
 #include <set>
 
+#include "all_finite.hpp"
 #include "neuronmoe/tensor/device.hpp"
 
 namespace nmoe::model {
@@ -43,26 +44,6 @@ io::ElementType element_type_of(const std::string& dtype) {
   if (dtype == "F64") return io::ElementType::float64;
   if (dtype == "BF16") return io::ElementType::bfloat16;
   return dtype == "F16" ? io::ElementType::float16 : io::ElementType::float32;
-}
-
-template <typename T>
-bool all_finite_of(ConstTensorView values) {
-  const auto* const first = static_cast<const T*>(values.raw());
-  using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
-  return std::all_of(first, first + values.num_elements(),
-                     [](T value) { return std::isfinite(static_cast<Wide>(value)); });
-}
-
-/// Whether a tensor on the host holds neither infinity nor NaN.
-bool all_finite(ConstTensorView values) {
-  switch (values.dtype()) {
-    case DType::float64:
-      return all_finite_of<double>(values);
-    case DType::bfloat16:
-      return all_finite_of<bfloat16>(values);
-    default:
-      return all_finite_of<float>(values);
-  }
 }
 
 }  // namespace

@@ -17,7 +17,7 @@
 #include "neuronmoe/model/adapter.hpp"
 #include "neuronmoe/model/checkpoint_weights.hpp"
 #include "neuronmoe/model/hf_model.hpp"
-#include "padded_export.hpp"
+#include "transformers_export.hpp"
 
 namespace nmoe::model {
 
@@ -29,10 +29,10 @@ namespace fs = std::filesystem;
 struct Opened {
   ModelConfig config;
   TensorSources tensors;
-  std::string files;        // directory whose other files go along, or ""
-  std::string base;         // name of the dense model
-  std::string base_hash;    // its identity, "" if not known
-  PaddedModel padded = {};  // transformers: beside the tensors, which are the padded ones then
+  std::string files;                // directory whose other files go along, or ""
+  std::string base;                 // name of the dense model
+  std::string base_hash;            // its identity, "" if not known
+  TransformersModel exported = {};  // for transformers: beside the tensors, which are all of it then
 };
 
 /// config.json, tokenizer, licence...: all plain files that are neither weights nor ours.
@@ -115,12 +115,13 @@ void require_sensible(const Conversion& c, const ModelConfig& config) {
   NMOE_CHECK(
       !mixture || c.to != ModelForm::huggingface, config,
       "{} is a mixture of experts; set convert.to = transformers for a padded copy that transformers has "
-      "a class for, or convert.to = adapter for its experts alone",
+      "a class for, transformers-code for one in its own size with Python, or adapter for its experts alone",
       c.input);
   NMOE_CHECK(mixture || c.to != ModelForm::adapter, config,
              "{} is a dense model: it has no experts to put into an adapter", c.input);
-  NMOE_CHECK(mixture || c.to != ModelForm::transformers, config,
-             "{} is a dense model, nothing of it needs padding; set convert.to = huggingface", c.input);
+  NMOE_CHECK(mixture || !is_for_transformers(c.to), config,
+             "{} is a dense model, which transformers has a class for; set convert.to = huggingface",
+             c.input);
 }
 
 /// Tokenizer, chat template, licence and the like: what an export takes over from the directory of its base.
@@ -139,14 +140,12 @@ std::string model_card(const Opened& model, const Conversion& c) {
   return fmt::format(
       "---\nlibrary_name: transformers\n---\n\nA mixture of experts made by neuronmoe {} from {} (SHA-256 of "
       "config.json and "
-      "weights: {}).\n\n* Experts per layer, base included: {}; {} per token.\n* In this copy: {}. Experts "
-      "of zeros "
-      "are never chosen; the numbers are those of the checkpoint it was exported from.\n{}\nThe licence of "
-      "the base "
-      "applies.\n",
+      "weights: {}).\n\n* Experts per layer, base included: {}; {} per token.\n* In this copy: {}. {} The "
+      "numbers "
+      "are those of the checkpoint it was exported from.\n{}\nThe licence of the base applies.\n",
       c.version, model.base.empty() ? "an unnamed base" : fs::path(model.base).filename().string(),
-      model.base_hash, fmt::join(model.config.num_experts, ","), model.config.top_k, model.padded.layout,
-      c.origin.empty() ? "" : "* " + c.origin + "\n");
+      model.base_hash, fmt::join(model.config.num_experts, ","), model.config.top_k, model.exported.layout,
+      model.exported.note, c.origin.empty() ? "" : "* " + c.origin + "\n");
 }
 
 /// Files of an export beside its weights. Rank 0.
@@ -156,12 +155,14 @@ void write_export_files(const Opened& model, const Conversion& c, const std::str
     if (goes_with_export(name))
       io::write_file_atomically(directory + "/" + name,
                                 io::read_file((fs::path(model.files) / name).string(), max_bytes));
-  io::write_file_atomically(directory + "/config.json", model.padded.config_json);
+  for (const TextFile& file : model.exported.files)
+    io::write_file_atomically(directory + "/" + file.name, file.text);
+  io::write_file_atomically(directory + "/config.json", model.exported.config_json);
   io::write_file_atomically(directory + "/README.md", model_card(model, c));
 }
 
-/// Replaces the experts of `model` by the padded model that transformers can load.
-void pad_for_transformers(Opened& model, const Conversion& c) {
+/// Replaces the experts of `model` by all of a model that transformers loads.
+void export_for_transformers(Opened& model, const Conversion& c) {
   const std::string base = c.base.empty() ? model.base : c.base;
   NMOE_CHECK(!base.empty() && fs::exists(fs::path(base) / "config.json"), config,
              "--model is not set: {} holds experts only; pass the dense model they were trained on", c.input);
@@ -170,18 +171,21 @@ void pad_for_transformers(Opened& model, const Conversion& c) {
              "{}: was trained on a base with hash {}, --model {} has {}; pass the base it was trained on",
              c.input, model.base_hash, base, hash);
   open_dense_model(base);
-  TensorSources dense = dense_tensors(base);
+  TensorSources dense = dense_tensors(base), tensors;
   const auto is_bfloat16 = [](const auto& named) { return named.second.entry.dtype == "BF16"; };
   const bool narrow = std::all_of(dense.begin(), dense.end(), is_bfloat16) &&
                       std::all_of(model.tensors.begin(), model.tensors.end(), is_bfloat16);
   const DType dtype = c.dtype.value_or(narrow ? DType::bfloat16 : DType::float32);
-  for (auto* const tensors : {&dense, &model.tensors})
-    for (auto& [name, source] : *tensors) source = converted(source, dtype);
-  model.padded = pad_experts(model.config, dense, model.tensors, c.input);
-  nlohmann::ordered_json config = nlohmann::ordered_json::parse(model.padded.config_json);
+  for (const auto& [name, source] : model.tensors)
+    tensors[name] = require_finite(converted(source, dtype), c.input);
+  for (const auto& [name, source] : dense)  // what a checkpoint holds itself stays
+    tensors.try_emplace(name, require_finite(converted(source, dtype), base));
+  model.exported = c.to == ModelForm::transformers ? pad_experts(model.config, tensors, c.input)
+                                                   : add_python(model.config, tensors, c.input);
+  nlohmann::ordered_json config = nlohmann::ordered_json::parse(model.exported.config_json);
   config["dtype"] = name_of(dtype);
-  model.padded.config_json = config.dump(2) + "\n";
-  model.tensors = std::move(model.padded.tensors);
+  model.exported.config_json = config.dump(2) + "\n";
+  model.tensors = std::move(model.exported.tensors);
   model.files = base;
 }
 
@@ -198,7 +202,7 @@ void write_huggingface(comm::Communicator& comm, const Opened& model, const Conv
       io::write_tensor_sources((fs::path(directory) / shards[s].file).string(), std::move(part));
     }
     if (comm.rank() != 0) return;
-    if (c.to == ModelForm::transformers)
+    if (is_for_transformers(c.to))
       write_export_files(model, c, directory);
     else
       copy_accompanying_files(model, c, directory);
@@ -245,20 +249,19 @@ std::string convert_model(comm::Communicator& comm, const Conversion& c) {
   comm::agree(comm, [&] {
     model = open_input(c);
     require_sensible(c, model.config);
-    if (c.to == ModelForm::transformers) pad_for_transformers(model, c);
+    if (is_for_transformers(c.to)) export_for_transformers(model, c);
     for (auto& [name, source] : model.tensors) {
       const auto read = source.read;
       source.read = [read, beat = c.beat](std::int64_t begin, std::span<char> out) {
         read(begin, out);
         if (beat) beat();
       };
-      if (c.dtype && c.to != ModelForm::transformers) source = converted(source, *c.dtype);
+      if (c.dtype && !is_for_transformers(c.to)) source = converted(source, *c.dtype);
     }
     if (comm.rank() == 0) begin_output(c, model, tmp);
   });
   try {
-    if (c.to == ModelForm::huggingface || c.to == ModelForm::transformers)
-      write_huggingface(comm, model, c, tmp);
+    if (c.to == ModelForm::huggingface || is_for_transformers(c.to)) write_huggingface(comm, model, c, tmp);
     if (c.to == ModelForm::checkpoint) write_checkpoint(comm, model, c, tmp);
     if (c.to == ModelForm::adapter)
       comm::agree(comm, [&] {
@@ -280,7 +283,7 @@ std::string convert_model(comm::Communicator& comm, const Conversion& c) {
   }
   return fmt::format("{}: {} with {} tensors ({}), {} bytes{}", c.output, name_of(c.to), model.tensors.size(),
                      fmt::join(dtypes, ", "), bytes,
-                     model.padded.layout.empty() ? "" : "; " + model.padded.layout);
+                     model.exported.layout.empty() ? "" : "; " + model.exported.layout);
 }
 
 }  // namespace nmoe::model

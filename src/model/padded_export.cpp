@@ -1,12 +1,12 @@
 // Ernie4_5_Moe of transformers: names, row order and padding.
-#include "padded_export.hpp"
-
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
+
+#include "transformers_export.hpp"
 
 namespace nmoe::model {
 
@@ -60,9 +60,8 @@ io::TensorSource floats(std::vector<float> values, Shape shape) {
 
 class Padding {
  public:
-  Padding(const ModelConfig& config, const TensorSources& dense, const TensorSources& experts,
-          const std::string& where)
-      : config_(config), dense_(dense), experts_(experts), where_(where) {
+  Padding(const ModelConfig& config, const TensorSources& tensors, const std::string& where)
+      : config_(config), source_(tensors), where_(where) {
     require_representable();
     for (int l = 0; l < config.num_layers; ++l) {
       if (!config.is_moe(l)) continue;
@@ -73,11 +72,11 @@ class Padding {
         std::max(config.top_k, *std::max_element(config.num_experts.begin(), config.num_experts.end()));
   }
 
-  PaddedModel pad() {
+  TransformersModel pad() {
     for (const Parameter& p : list_parameters(config_))
       if (p.is_dense() && !is_mlp(p.role)) put_dense(p);
     for (int l = 0; l < config_.num_layers; ++l) put_mlp(l);
-    return {config_json(), std::move(tensors_), layout()};
+    return {config_json(), std::move(tensors_), layout(), "Experts of zeros are never chosen.", {}};
   }
 
  private:
@@ -86,7 +85,8 @@ class Padding {
   void require_representable() const {
     const auto refuse = [&](bool refused, std::string_view what) {
       NMOE_CHECK(!refused, config,
-                 "{}: {}, which transformers' Ernie4_5_Moe has not; set convert.to = adapter", where_, what);
+                 "{}: {}, which transformers' Ernie4_5_Moe has not; set convert.to = transformers-code",
+                 where_, what);
     };
     refuse(config_.qk_norm, "this family has a norm of q and k");
     refuse(config_.release_router, "it was trained with router.compat = release");
@@ -104,14 +104,10 @@ class Padding {
     tensors_[name] = std::move(source);
   }
 
-  const io::TensorSource& find(const TensorSources& tensors, const std::string& name) const {
-    const auto found = tensors.find(name);
-    NMOE_CHECK(found != tensors.end(), bad_data, "{}: tensor {} is missing", where_, name);
-    return found->second;
-  }
+  const io::TensorSource& find(const std::string& name) const { return find_tensor(source_, name, where_); }
 
   void put_dense(const Parameter& p) {
-    const io::TensorSource& source = find(dense_, p.name);
+    const io::TensorSource& source = find(p.name);
     const bool rotated = p.role == Role::q_weight || p.role == Role::k_weight || p.role == Role::q_bias ||
                          p.role == Role::k_bias;
     put(p.name, rotated ? in_pairs(source, config_.head_dim) : source);
@@ -130,7 +126,7 @@ class Padding {
     const int count = config_.num_experts[static_cast<std::size_t>(layer)];
     const int real = count > 1 ? count : padded ? config_.top_k : 1;
     for (const Role role : {Role::gate, Role::up, Role::down}) {
-      const io::TensorSource& base = find(dense_, parameter_name(role, layer));
+      const io::TensorSource& base = find(parameter_name(role, layer));
       if (!padded) {
         put(parameter_name(role, layer), base);
         if (config_.attention_bias) put_zero_bias(parameter_name(role, layer), base.entry);
@@ -141,7 +137,7 @@ class Padding {
         if (e == 0 || (count == 1 && e < real))
           put(name, base);
         else if (e < real)
-          put(name, find(experts_, parameter_name(role, layer, e)));
+          put(name, find(parameter_name(role, layer, e)));
         else
           put(name, zeros(base.entry.dtype, base.entry.shape));
       }
@@ -153,7 +149,7 @@ class Padding {
     // Rows of experts that are never chosen repeat the base's: the softmax keeps its range whatever the
     // logits.
     put(mlp + "gate.weight",
-        count > 1 ? with_rows(converted(find(experts_, parameter_name(Role::router, layer)), DType::float32),
+        count > 1 ? with_rows(converted(find(parameter_name(Role::router, layer)), DType::float32),
                               num_experts_, [count](std::int64_t row) { return row < count ? row : 0; })
                   : zeros("F32", Shape{num_experts_, config_.hidden_size}));
     std::vector<float> bias(static_cast<std::size_t>(num_experts_), never_chosen);
@@ -162,7 +158,7 @@ class Padding {
   }
 
   std::string config_json() const {
-    nlohmann::ordered_json object = nlohmann::ordered_json::parse(model_config_json(config_));
+    nlohmann::ordered_json object = transformers_config(config_);
     for (const char* key : {"attention_bias", "sliding_window"}) object.erase(key);
     object["architectures"] = {"Ernie4_5_MoeForCausalLM"};
     object["model_type"] = "ernie4_5_moe";
@@ -174,13 +170,6 @@ class Padding {
     object["moe_layer_start_index"] = first_;
     object["moe_layer_end_index"] = last_;
     object["moe_layer_interval"] = 1;
-    nlohmann::ordered_json rope =
-        object.value("rope_scaling", nlohmann::ordered_json{{"rope_type", "default"}});
-    rope["rope_theta"] = config_.rope_theta;
-    object["rope_parameters"] = rope;
-    if (config_.bos_token_id < 0) object["bos_token_id"] = nullptr;
-    if (config_.eos_token_id < 0) object["eos_token_id"] = nullptr;
-    object["pad_token_id"] = nullptr;
     return object.dump(2) + "\n";
   }
 
@@ -195,8 +184,7 @@ class Padding {
   }
 
   const ModelConfig& config_;
-  const TensorSources& dense_;
-  const TensorSources& experts_;
+  const TensorSources& source_;
   const std::string& where_;
   int first_ = -1, last_ = -1, num_experts_ = 0;
   TensorSources tensors_;
@@ -204,9 +192,9 @@ class Padding {
 
 }  // namespace
 
-PaddedModel pad_experts(const ModelConfig& config, const TensorSources& dense, const TensorSources& experts,
-                        const std::string& where) {
-  return Padding(config, dense, experts, where).pad();
+TransformersModel pad_experts(const ModelConfig& config, const TensorSources& tensors,
+                              const std::string& where) {
+  return Padding(config, tensors, where).pad();
 }
 
 }  // namespace nmoe::model

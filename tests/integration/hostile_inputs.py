@@ -308,6 +308,8 @@ def impossible_values(work):
         reseal_manifest(bad, file)
         refused(f"{file}: {name}", 65, [bad / file, name.strip("/").split("/")[0]], *train, bad.parent, "--train.steps", "3",
                 "--resume", bad, ranks=2)
+        for form in ("transformers", "transformers-code") if file == "model.h5" else ():
+            refused(f"{form} of it", 65, [bad], "convert", bad, "--model", work / "model", "--convert.to", form, "--output", work / "never")
 
 
 def main():
