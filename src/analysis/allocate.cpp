@@ -79,6 +79,10 @@ Allocation from_neurons(const AllocationConfig& config, const NeuronStatistics& 
   const LayerSizes sizes = sizes_from_neurons(config, statistics);
   Allocation allocation = from_sizes(config, sizes);
   allocation.warnings = sizes.warnings;
+  if (!statistics.provenance.checkpoint_sha256.empty() && config.add_to.empty())
+    allocation.warnings.push_back(config.neurons +
+                                  " was measured on a mixture of experts, whose own are not in this list; "
+                                  "allocation.add_to adds to them");
   if (sizes.top_k_of_all_tied > 0)
     for (auto& line : explain_ties(config, statistics, sizes, rule_of(config)))
       allocation.warnings.push_back(std::move(line));
@@ -113,14 +117,30 @@ Allocation allocate(const AllocationConfig& config, const std::optional<model::M
   return measured(config);
 }
 
+/// METHOD 4.3: the list holds what a layer has and what it gets.
+void add_to_existing(Allocation& allocation, const std::vector<int>& existing, const std::string& from) {
+  NMOE_CHECK(existing.size() == allocation.num_experts.size(), bad_data,
+             "allocation.add_to = {} has {} layers, {} were allocated; pass a mixture of the same base", from,
+             existing.size(), allocation.num_experts.size());
+  allocation.reasons.push_back(fmt::format("added to the experts of {}: {} + (E - 1) of {}", from,
+                                           fmt::join(existing, ","), fmt::join(allocation.num_experts, ",")));
+  for (std::size_t l = 0; l < existing.size(); ++l) {
+    allocation.num_experts[l] += existing[l] - 1;
+    NMOE_CHECK(allocation.num_experts[l] <= model::max_num_experts, config,
+               "layer {} would have {} experts, at most {} are possible; lower allocation.e_max", l,
+               allocation.num_experts[l], model::max_num_experts);
+  }
+}
+
 }  // namespace
 
-Allocation allocate_from_files(const AllocationConfig& config,
-                               const std::optional<model::ModelConfig>& model) {
+Allocation allocate_from_files(const AllocationConfig& config, const std::optional<model::ModelConfig>& model,
+                               const std::vector<int>& existing) {
   NMOE_CHECK(config.neurons.empty() || config.counts.empty(), config,
              "allocation.neurons = {} and allocation.counts = {}: give one of them", config.neurons,
              config.counts);
   Allocation allocation = allocate(config, model);
+  if (!existing.empty()) add_to_existing(allocation, existing, config.add_to);
   if (!model) return allocation;
   const auto counts = model::count_parameters(*model, allocation.num_experts);
   const std::vector<int> uniform(allocation.num_experts.size(), config.experts);

@@ -15,6 +15,11 @@ namespace {
 
 constexpr double bar_quantile = 0.95, taken_share = 0.05;  // of the public script
 
+/// A unit of an expert has no probability over all tokens of a language.
+bool is_dense_gate(const Module& module) {
+  return module.projection == model::Projection::gate && module.expert < 0;
+}
+
 }  // namespace
 
 double activation_entropy(const std::vector<double>& probability) {
@@ -62,7 +67,7 @@ ActivationCounter::ActivationCounter(const ModuleTable& modules, int num_languag
       grouping_(stream, RowGrouping::Empty::kept) {
   for (std::size_t m = 0; m < modules.modules().size(); ++m) {
     const Module& module = modules.modules()[m];
-    if (module.projection != model::Projection::gate) continue;
+    if (!is_dense_gate(module)) continue;
     module_of_layer_[static_cast<std::size_t>(module.layer)] = m;
     begin_of_layer_[static_cast<std::size_t>(module.layer)] = num_units_;
     num_units_ += module.width;
@@ -101,7 +106,7 @@ Lape ActivationCounter::finish(comm::Communicator& comm, Stream& stream, const s
   std::vector<double> entropy, of_unit(analysed.size());
   std::vector<std::uint64_t> uuids;
   for (const Module& module : modules_.modules()) {
-    if (module.projection != model::Projection::gate) continue;
+    if (!is_dense_gate(module)) continue;
     const auto layer = static_cast<std::size_t>(module.layer);
     for (std::int64_t u = 0; u < module.width; ++u) {
       const auto uuid = static_cast<std::size_t>(module.offset + u);

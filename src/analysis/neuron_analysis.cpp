@@ -18,7 +18,8 @@ using Modules = std::span<const Module>;
 
 std::vector<WatchedSite> sites_of(Modules modules) {
   std::vector<WatchedSite> sites;
-  for (const auto& module : modules) sites.push_back({{module.layer, module.projection, -1}, module.width});
+  for (const auto& module : modules)
+    sites.push_back({{module.layer, module.projection, module.expert}, module.width});
   return sites;
 }
 
@@ -143,7 +144,8 @@ class SlabScorer {
       exchange_site(slice_, context_, store.rows(m), slab[m].width, roles_.num_samples(), 0.0F);
       store.release(m);
       for (std::size_t s = 0; s < slice_.num_tokens.size(); ++s)
-        NMOE_CHECK(slice_.num_tokens[s] > 0, internal, "{}: sample {} was never observed", slab[m].name, s);
+        NMOE_CHECK(slice_.num_tokens[s] > 0 || slab[m].expert >= 0, internal,
+                   "{}: sample {} was never observed", slab[m].name, s);
       append_scores(statistics_,
                     score_site(context_.world, place_, slice_, slab[m].width, roles_, slab[m].name));
       if (responses) responses(slab[m], slice_);
@@ -205,9 +207,6 @@ std::vector<int> analysed_languages(const std::string& wanted, const std::vector
 NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const AnalysisConfig& config,
                                  const model::ModelConfig& model, const SampleSet& samples,
                                  const ObserveFunction& observe, const AnalysisExtras& extras) {
-  NMOE_CHECK(model.num_moe_layers() == 0, config,
-             "analyze measures dense models, this one has {} layers with experts; use specialize",
-             model.num_moe_layers());
   const ModuleTable modules(model);
   const auto analysed = analysed_languages(config.languages, samples.languages);
   const SampleRoles roles = samples.roles(analysed);

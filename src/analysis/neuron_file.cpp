@@ -204,6 +204,8 @@ void write_provenance(io::H5File& file, const io::FileFormat& format, const Prov
   file.write_attribute("/", "config", std::string_view(provenance.config));
   file.write_attribute("/", "version", std::string_view(provenance.version));
   file.write_attribute("/", "seed", provenance.seed);
+  if (!provenance.checkpoint_sha256.empty())
+    file.write_attribute("/", "checkpoint_sha256", std::string_view(provenance.checkpoint_sha256));
   if (!provenance.bos.empty()) file.write_attribute("/", "bos", std::string_view(provenance.bos));
   file.write_attribute("/", "definition", definition);
 }
@@ -276,6 +278,8 @@ NeuronStatistics read_neuron_file(const std::string& path) {
   from.config = file.read_string_attribute("/", "config");
   from.version = file.read_string_attribute("/", "version");
   from.seed = file.read_int_attribute("/", "seed");
+  if (file.has_attribute("/", "checkpoint_sha256"))
+    from.checkpoint_sha256 = file.read_string_attribute("/", "checkpoint_sha256");
   if (file.has_attribute("/", "bos")) from.bos = file.read_string_attribute("/", "bos");
   for (std::size_t g = 0; g < languages; ++g)
     statistics.selected.push_back(read_selection(file, statistics, g));

@@ -136,9 +136,9 @@ void write_response_file(comm::ExecutionContext& context, const ResponseFile& wh
                                 mine.num_units * num_samples};
       file.write_into("/responses", io::ElementType::float32, {&range, range.count > 0 ? 1U : 0U},
                       mine.values.data());
-      num_tokens = mine.num_tokens;
+      if (module.expert < 0) num_tokens = mine.num_tokens;  // an expert sees those that are routed to it
     });
-    file.write("/sample/num_tokens", num_tokens);
+    if (!num_tokens.empty()) file.write("/sample/num_tokens", num_tokens);
   });
 }
 

@@ -17,6 +17,18 @@ Module make_module(int layer, const char* name, model::Projection projection, st
   return {fmt::format("model.layers.{}.{}:0", layer, name), layer, projection, -1, width, 0};
 }
 
+/// Down, gate and up of one expert.
+void add_expert(std::vector<Module>& modules, const model::ModelConfig& config, int layer, int expert) {
+  using model::Projection;
+  const auto add = [&](const char* name, Projection projection, std::int64_t width) {
+    modules.push_back({fmt::format("model.layers.{}.mlp.{}.{}:0", layer, expert_name(expert), name), layer,
+                       projection, expert, width, 0});
+  };
+  add("down_proj", Projection::down, config.hidden_size);
+  add("gate_proj", Projection::gate, config.intermediate_size);
+  add("up_proj", Projection::up, config.intermediate_size);
+}
+
 struct Candidate {
   float ap, separation;
   std::uint64_t draw;  // separation and draw are 0 where the rule does not ask for them
@@ -85,9 +97,14 @@ ModuleTable::ModuleTable(const model::ModelConfig& config) {
   const std::int64_t kv = std::int64_t{config.num_key_value_heads} * config.head_dim;
   std::vector<Module> modules;
   for (int l = 0; l < config.num_layers; ++l) {
-    modules.push_back(make_module(l, "mlp.down_proj", Projection::down, config.hidden_size));
-    modules.push_back(make_module(l, "mlp.gate_proj", Projection::gate, config.intermediate_size));
-    modules.push_back(make_module(l, "mlp.up_proj", Projection::up, config.intermediate_size));
+    if (config.is_moe(l)) {
+      for (int e = 0; e < config.num_experts[static_cast<std::size_t>(l)]; ++e)
+        add_expert(modules, config, l, e);
+    } else {
+      modules.push_back(make_module(l, "mlp.down_proj", Projection::down, config.hidden_size));
+      modules.push_back(make_module(l, "mlp.gate_proj", Projection::gate, config.intermediate_size));
+      modules.push_back(make_module(l, "mlp.up_proj", Projection::up, config.intermediate_size));
+    }
     modules.push_back(make_module(l, "self_attn.k_proj", Projection::k, kv));
     modules.push_back(make_module(l, "self_attn.o_proj", Projection::o, config.hidden_size));
     modules.push_back(make_module(l, "self_attn.q_proj", Projection::q, q));
@@ -110,18 +127,10 @@ std::string expert_name(int expert) {
 }
 
 ModuleTable expert_module_table(const model::ModelConfig& config) {
-  using model::Projection;
   std::vector<Module> modules;
   for (int l = 0; l < config.num_layers; ++l) {
-    for (int e = 0; e < config.num_experts[static_cast<std::size_t>(l)]; ++e) {
-      const auto add = [&](const char* name, Projection projection, std::int64_t width) {
-        modules.push_back({fmt::format("model.layers.{}.mlp.{}.{}:0", l, expert_name(e), name), l, projection,
-                           e, width, 0});
-      };
-      add("down_proj", Projection::down, config.hidden_size);
-      add("gate_proj", Projection::gate, config.intermediate_size);
-      add("up_proj", Projection::up, config.intermediate_size);
-    }
+    for (int e = 0; e < config.num_experts[static_cast<std::size_t>(l)]; ++e)
+      add_expert(modules, config, l, e);
   }
   return ModuleTable(std::move(modules));
 }

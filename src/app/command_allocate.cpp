@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <optional>
 
 #include "commands.hpp"
@@ -11,6 +12,7 @@
 #include "neuronmoe/app/version.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/model/checkpoint_weights.hpp"
 #include "neuronmoe/model/config.hpp"
 #include "neuronmoe/model/hf_model.hpp"
 #include "trial_read.hpp"
@@ -30,11 +32,28 @@ std::vector<std::string> provenance_lines(const AppConfig& config) {
   return lines;
 }
 
+/// Experts per layer of the mixture that allocation.add_to names; empty for none.
+std::vector<int> existing_experts(comm::ExecutionContext& context, const AppConfig& config) {
+  const std::string& from = config.allocation.add_to;
+  if (from.empty()) return {};
+  NMOE_CHECK(config.allocation.sweep.empty(), config,
+             "allocation.sweep tries lists for a base: leave allocation.add_to = {} out", from);
+  const bool directory =
+      !on_rank_zero(context, [&] { return std::filesystem::is_directory(from) ? from : ""; }).empty();
+  const std::string checkpoint = directory ? resolve_checkpoint(context, from) : "";
+  std::vector<int> counts;
+  comm::agree(context.world, [&] {
+    counts = directory ? model::read_expert_counts(checkpoint) : model::load_expert_counts(from);
+  });
+  return counts;
+}
+
 }  // namespace
 
 int run_allocate(comm::ExecutionContext& context, const AppConfig& config) {
   require_option(config.run.output, "output", "the experts.cfg to write, or the CSV of allocation.sweep");
   if (!config.allocation.neurons.empty()) verify_h5_inputs(context, {config.allocation.neurons});
+  const std::vector<int> existing = existing_experts(context, config);
   comm::agree(context.world, [&] {
     if (context.world.rank() != 0) return;
     std::optional<model::ModelConfig> model;
@@ -46,7 +65,7 @@ int run_allocate(comm::ExecutionContext& context, const AppConfig& config) {
                        std::count(table.begin(), table.end(), '\n') - 1);
       return;
     }
-    const auto allocation = analysis::allocate_from_files(config.allocation, model);
+    const auto allocation = analysis::allocate_from_files(config.allocation, model, existing);
     analysis::write_experts_cfg(config.run.output, allocation, provenance_lines(config));
     std::string list;
     for (const int count : allocation.num_experts)

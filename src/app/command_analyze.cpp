@@ -1,4 +1,4 @@
-// neuronmoe analyze: which neurons of a dense model answer to which language.
+// neuronmoe analyze: which neurons of a model answer to which language.
 #include <filesystem>
 
 #include "commands.hpp"
@@ -31,12 +31,16 @@ int run_analyze(comm::ExecutionContext& context, const AppConfig& config) {
   const auto& options = config.analysis;
   check_response_options(config);
   const OutputClaim claim(context, OutputKind::file, options.responses, "--analysis.responses");
-  const LoadedModel loaded = load_for_inference(context, config, "", options.dtype);
+  const LoadedModel loaded = load_model_or_checkpoint(context, config, options.dtype);
   const model::ModelConfig& architecture = loaded.decoder->config();
   std::vector<analysis::Module> modules;
   if (!options.responses.empty())
     modules = analysis::find_modules(options.response_modules, analysis::ModuleTable(architecture));
   SenseSetup setup = prepare_sense(context, config, architecture);
+  comm::agree(context.world, [&] {
+    if (!loaded.checkpoint.empty())
+      setup.provenance.checkpoint_sha256 = train::origin_of(loaded.checkpoint).hash;
+  });
   analysis::NeuronStatistics statistics;
   const auto analyze = [&](const analysis::ResponseSink& responses) {
     statistics =

@@ -176,7 +176,7 @@ int run_evaluate(comm::ExecutionContext& context, const AppConfig& config) {
   NMOE_CHECK(!config.evaluation.texts.empty() || !config.evaluation.continuations.empty(), config,
              "nothing to evaluate: give --evaluation.text LANG:tokens.h5 "
              "or --evaluation.continuation LANG:items.jsonl");
-  const LoadedModel loaded = load_model_or_checkpoint(context, config);
+  const LoadedModel loaded = load_model_or_checkpoint(context, config, config.train.dtype);
   Evaluation evaluation(context, config, loaded);
   evaluation.run_tasks();
   comm::agree(context.world, [&] {

@@ -151,7 +151,7 @@ int run_generate(comm::ExecutionContext& context, const AppConfig& config) {
   NMOE_CHECK(!texts.empty(), config, "there is nothing to continue; give --generate.prompt \"text\"{}",
              generate.prompt_file.empty() ? " or --generate.prompt_file"
                                           : ": " + generate.prompt_file + " is empty");
-  const LoadedModel loaded = load_model_or_checkpoint(context, config);
+  const LoadedModel loaded = load_model_or_checkpoint(context, config, config.train.dtype);
   model::Decoder& decoder = *loaded.decoder;
   const model::ModelConfig& architecture = decoder.config();
   const auto tokenizer = load_tokenizer_for(context, generate.tokenizer, config.run.model);

@@ -46,7 +46,7 @@ int run_loglikelihood(comm::ExecutionContext& context, const AppConfig& config) 
   require_option(path, "loglikelihood.requests", "JSON lines of requests in token ids");
   require_option(config.run.output, "output", "the JSON lines of answers to write");
   require_other_output(context, path, config.run.output);
-  const LoadedModel loaded = load_model_or_checkpoint(context, config);
+  const LoadedModel loaded = load_model_or_checkpoint(context, config, config.train.dtype);
   const model::ModelConfig& architecture = loaded.decoder->config();
   const std::int64_t max_length =
       length_or_positions("loglikelihood.max_length", config.loglikelihood.max_length, architecture);

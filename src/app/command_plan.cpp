@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "commands.hpp"
+#include "expanded_architecture.hpp"
 #include "expert_counts.hpp"
 #include "model_setup.hpp"
 #include "neuronmoe/comm/agree.hpp"
@@ -15,7 +16,8 @@
 namespace nmoe::app {
 namespace {
 
-train::PlanInput input_of(const AppConfig& config) {
+/// @param init_from step directory of train.init_from, "" where there is none yet
+train::PlanInput input_of(const AppConfig& config, const std::string& init_from, bool& extends) {
   const std::string& model = config.run.model;
   train::PlanInput input;
   input.model =
@@ -24,13 +26,27 @@ train::PlanInput input_of(const AppConfig& config) {
   input.model.release_router = config.train.router_compat == model::RouterCompat::release;
   input.config = config.train;
   input.num_ranks = config.machine.nodes * config.machine.gpus_per_node;
-  if (config.run.experts.empty()) {
+  if (config.run.experts.empty() && init_from.empty()) {
     input.kind = train::RunKind::pretrain;
   } else {
     input.kind = config.train.stage == 1 ? train::RunKind::stage1 : train::RunKind::stage2;
-    input.model.num_experts = model::load_expert_counts(config.run.experts, input.model.num_layers);
+    ExpandedArchitecture expanded = expanded_architecture(config, input.model, init_from);
+    input.model = std::move(expanded.model);
+    extends = expanded.extends;
   }
   return input;
+}
+
+/// train.init_from as a step directory. A plan may be made before it exists: then "", unless counts of tokens
+/// are wanted of it.
+std::string checkpoint_of(comm::ExecutionContext& context, const train::TrainConfig& config) {
+  const std::string& path = config.init_from;
+  if (path.empty()) return "";
+  const bool needed = config.placement_tokens == train::PlacementTokens::measured;
+  if (needed || !on_rank_zero(context, [&] { return std::filesystem::exists(path) ? path : ""; }).empty())
+    return resolve_checkpoint(context, path);
+  context.log.info("train.init_from = {} does not exist yet: planned without it", path);
+  return "";
 }
 
 /// A plan needs no data, but data that is there has to fit the model, as the run will ask.
@@ -60,12 +76,11 @@ int run_plan(comm::ExecutionContext& context, const AppConfig& config) {
   else
     require_same_directory(context, config.run.model);
   if (!config.run.experts.empty()) io::require_same_file(context.world, config.run.experts);
-  comm::agree(context.world, [&] { input = input_of(config); });
+  const std::string init_from = checkpoint_of(context, config.train);
+  bool extends = false;  // then its tokens were counted for other experts
+  comm::agree(context.world, [&] { input = input_of(config, init_from, extends); });
   check_data(context, config, input.model);
-  const bool measured =
-      config.train.placement_tokens == train::PlacementTokens::measured && !config.train.init_from.empty();
-  input.placed_by = placement_tokens(context, config, input.model,
-                                     measured ? resolve_checkpoint(context, config.train.init_from) : "");
+  input.placed_by = placement_tokens(context, config, input.model, extends ? "" : init_from);
   comm::agree(context.world, [&] {
     if (context.world.rank() != 0) return;
     std::string text = train::plan_report(input, config.machine);

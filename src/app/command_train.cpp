@@ -1,7 +1,9 @@
 // neuronmoe train: stage 1 (new experts and routers) and stage 2 (routers only) of a mixture of experts.
 #include <filesystem>
+#include <numeric>
 
 #include "commands.hpp"
+#include "expanded_architecture.hpp"
 #include "expert_counts.hpp"
 #include "model_setup.hpp"
 #include "neuronmoe/analysis/expert_probe.hpp"
@@ -19,36 +21,6 @@ namespace nmoe::app {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// Expert counts: from the checkpoint that the run starts from, else (stage 1) from --experts.
-model::ModelConfig expanded_architecture(const AppConfig& config, model::ModelConfig architecture,
-                                         const std::string& init_from) {
-  architecture.top_k = config.train.top_k;
-  architecture.release_router = config.train.router_compat == model::RouterCompat::release;
-  std::vector<int> wanted;
-  if (!config.run.experts.empty())
-    wanted = model::load_expert_counts(config.run.experts, architecture.num_layers);
-  if (init_from.empty()) {
-    architecture.num_experts = wanted;
-  } else {
-    architecture = model::apply_checkpoint_config(architecture, init_from);
-    NMOE_CHECK(config.train.top_k == architecture.top_k, config,
-               "train.top_k = {}, but {} was trained with {}; set train.top_k = {}", config.train.top_k,
-               init_from, architecture.top_k, architecture.top_k);
-    const std::string_view compat = name_of(architecture.router_compat());
-    NMOE_CHECK(config.train.router_compat == architecture.router_compat(), config,
-               "router.compat = {}, but {} was trained with {}; set router.compat = {}",
-               name_of(config.train.router_compat), init_from, compat, compat);
-    NMOE_CHECK(wanted.empty() || wanted == architecture.num_experts, config,
-               "--experts {} differs from the experts of train.init_from = {}; leave --experts out",
-               config.run.experts, init_from);
-  }
-  NMOE_CHECK(architecture.num_moe_layers() > 0, config,
-             "{} gives every layer one expert: there is nothing "
-             "to train; raise allocation.e_max or use another list",
-             init_from.empty() ? config.run.experts : init_from);
-  return architecture;
-}
 
 /// Telemetry: the experts measured on the sense sentences every expert_ap.every steps, into the run's
 /// expert_probe.h5. Empty if it is not wanted.
@@ -74,6 +46,10 @@ std::function<void(std::int64_t)> expert_probe(comm::ExecutionContext& context, 
   };
 }
 
+int total(const std::vector<int>& counts) {
+  return std::accumulate(counts.begin(), counts.end(), 0);
+}
+
 }  // namespace
 
 int run_train(comm::ExecutionContext& context, const AppConfig& config) {
@@ -91,10 +67,14 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
   const std::string init_from =
       config.train.init_from.empty() ? "" : resolve_checkpoint(context, config.train.init_from);
   if (!init_from.empty()) require_same_base(context, init_from, config.run.model);
-  model::ModelConfig architecture = load_architecture(context, config.run.model);
+  const model::ModelConfig dense = load_architecture(context, config.run.model);
   if (!config.run.experts.empty()) io::require_same_file(context.world, config.run.experts);
-  comm::agree(context.world, [&] { architecture = expanded_architecture(config, architecture, init_from); });
-  train::MeasuredTokens placed_by = placement_tokens(context, config, architecture, init_from);
+  ExpandedArchitecture expanded;
+  comm::agree(context.world, [&] { expanded = expanded_architecture(config, dense, init_from); });
+  const model::ModelConfig& architecture = expanded.model;
+  // Tokens were counted for other experts than an extended mixture has.
+  train::MeasuredTokens placed_by =
+      placement_tokens(context, config, architecture, expanded.extends ? "" : init_from);
   const data::Mixture mixture =
       load_training_data(context, config, architecture, tokenizers_of(context, config.run.model));
   if (!stage1) require_old_text(config.train, mixture);
@@ -106,10 +86,15 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
                            {architecture, config.train.dtype, train::trainables_of(kind),
                             groups.experts(architecture.num_experts, architecture.top_k,
                                            config.train.expert_placement, placed_by.counts)},
-                           config.run.model, init_from);
-    if (init_from.empty()) decoder->upcycle(config.train.seed);
+                           config.run.model, expanded.extends ? "" : init_from);
+    if (init_from.empty() || expanded.extends) decoder->upcycle(config.train.seed);
+    if (expanded.extends) model::load_old_experts(*decoder, init_from, config.train.extend_router);
     if (context.world.rank() == 0) io::make_directories(config.run.output);
   });
+  if (expanded.extends)
+    context.log.info("experts are added to {}: {} exist and stay frozen, {} are new", init_from,
+                     total(architecture.num_old_experts),
+                     total(architecture.num_experts) - total(architecture.num_old_experts));
   context.log.info("experts, placed by {}:\n{}", placed_by.to_string(),
                    decoder->expert_parallel_group().placement.to_string());
   log_backward(context.log, decoder->freeze_plan(), config.plan.explain);
@@ -117,7 +102,7 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
                       with_steps(config.train, mixture),
                       config.run.output,
                       config.run.resume,
-                      run_identity(context, config, config.run.model),
+                      run_identity(context, config, config.run.model, init_from),
                       expert_probe(context, config, *decoder),
                       std::move(placed_by)};
   train::Trainer trainer(context, run, groups, *decoder, mixture);

@@ -13,7 +13,7 @@ const std::vector<Command>& commands() {
        OutputKind::run,
        true},
       {"analyze",
-       "neurons of a dense model by language, to neurons.h5",
+       "neurons of a model by language, to neurons.h5",
        {"run", "comm", "analysis", "sense"},
        run_analyze,
        OutputKind::file},

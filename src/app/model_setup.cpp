@@ -175,11 +175,10 @@ LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig&
   return loaded;
 }
 
-LoadedModel load_model_or_checkpoint(comm::ExecutionContext& context, const AppConfig& config) {
+LoadedModel load_model_or_checkpoint(comm::ExecutionContext& context, const AppConfig& config, DType dtype) {
   const std::string& resume = config.run.resume;
   const bool dense = resume == train::resume_auto || resume == train::resume_none;
-  return load_for_inference(context, config, dense ? "" : resolve_checkpoint(context, resume),
-                            config.train.dtype);
+  return load_for_inference(context, config, dense ? "" : resolve_checkpoint(context, resume), dtype);
 }
 
 std::unique_ptr<data::Tokenizer> load_tokenizer_for(comm::ExecutionContext& context,
@@ -265,8 +264,10 @@ std::vector<data::DataSetConfig> data_sets_of(const AppConfig& config) {
 }
 
 train::RunIdentity run_identity(comm::ExecutionContext& context, const AppConfig& config,
-                                const std::string& base_model) {
+                                const std::string& base_model, const std::string& init_from) {
   train::RunIdentity identity;
+  if (!init_from.empty())
+    identity.origin = {init_from, on_rank_zero(context, [&] { return train::origin_of(init_from).hash; })};
   identity.resolved_config = config_to_ini(config, false);
   identity.base_model = base_model;
   if (!base_model.empty()) {

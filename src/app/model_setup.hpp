@@ -75,8 +75,8 @@ void require_same_base(comm::ExecutionContext& context, const std::string& check
 LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig& config,
                                const std::string& checkpoint, DType dtype);
 
-/// The dense model, or the checkpoint that --resume names, in train.dtype.
-LoadedModel load_model_or_checkpoint(comm::ExecutionContext& context, const AppConfig& config);
+/// The dense model, or the checkpoint that --resume names.
+LoadedModel load_model_or_checkpoint(comm::ExecutionContext& context, const AppConfig& config, DType dtype);
 
 /// The tokenizer `wanted`, or the one in the model directory.
 std::unique_ptr<data::Tokenizer> load_tokenizer_for(comm::ExecutionContext& context,
@@ -109,7 +109,8 @@ std::int64_t length_or_positions(std::string_view key, std::int64_t length,
 std::vector<data::DataSetConfig> data_sets_of(const AppConfig& config);
 
 /// Who made an output and from what, for checkpoints.
+/// @param init_from step directory whose experts the run starts from, or ""
 train::RunIdentity run_identity(comm::ExecutionContext& context, const AppConfig& config,
-                                const std::string& base_model);
+                                const std::string& base_model, const std::string& init_from = "");
 
 }  // namespace nmoe::app

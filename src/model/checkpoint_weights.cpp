@@ -16,6 +16,15 @@ namespace nmoe::model {
 
 namespace {
 
+constexpr const char* old_experts_dataset = "/num_old_experts";
+
+/// What an extended mixture says about itself; empty for any other. Entries are as the file has them.
+std::vector<int> read_old_experts(io::H5File& file) {
+  if (!file.exists(old_experts_dataset)) return {};
+  const std::vector<std::int32_t> counts = file.read<std::int32_t>(old_experts_dataset);
+  return {counts.begin(), counts.end()};
+}
+
 std::string layer_dataset(int layer, Role role) {
   const auto* const found = std::find_if(layer_datasets.begin(), layer_datasets.end(),
                                          [&](const LayerDataset& dataset) { return dataset.role == role; });
@@ -37,6 +46,8 @@ io::H5File create_model_file(comm::Communicator& comm, const std::string& path, 
   file.write_attribute("/", "dtype", dtype);
   const std::vector<int>& counts = config.num_experts;
   file.write("/num_experts", std::vector<std::int32_t>(counts.begin(), counts.end()));
+  const std::vector<int>& old = config.num_old_experts;
+  if (!old.empty()) file.write(old_experts_dataset, std::vector<std::int32_t>(old.begin(), old.end()));
   return file;
 }
 
@@ -146,17 +157,31 @@ void write_model_file(comm::Communicator& comm, const std::string& path, const M
   file.finish();
 }
 
-ModelConfig apply_checkpoint_config(ModelConfig dense, const std::string& checkpoint_dir) {
+std::vector<int> read_expert_counts(const std::string& checkpoint_dir) {
   io::H5File file = io::H5File::open(checkpoint_dir + "/model.h5", model_file_format);
   const std::vector<std::int32_t> counts = file.read<std::int32_t>("/num_experts");
-  NMOE_CHECK(static_cast<int>(counts.size()) == dense.num_layers, bad_data,
-             "{}/model.h5: made for {} layers, the model has {}; pass the --model it was trained from",
-             checkpoint_dir, counts.size(), dense.num_layers);
+  file.close();
   NMOE_CHECK(std::all_of(counts.begin(), counts.end(),
                          [](std::int32_t c) { return c >= 1 && c <= max_num_experts; }),
              bad_data, "{}/model.h5: /num_experts has an entry outside 1..{}", checkpoint_dir,
              max_num_experts);
-  dense.num_experts.assign(counts.begin(), counts.end());
+  return {counts.begin(), counts.end()};
+}
+
+ModelConfig apply_checkpoint_config(ModelConfig dense, const std::string& checkpoint_dir) {
+  const std::vector<int> counts = read_expert_counts(checkpoint_dir);
+  NMOE_CHECK(static_cast<int>(counts.size()) == dense.num_layers, bad_data,
+             "{}/model.h5: made for {} layers, the model has {}; pass the --model it was trained from",
+             checkpoint_dir, counts.size(), dense.num_layers);
+  io::H5File file = io::H5File::open(checkpoint_dir + "/model.h5", model_file_format);
+  dense.num_experts = counts;
+  dense.num_old_experts = read_old_experts(file);
+  NMOE_CHECK(
+      dense.num_old_experts.empty() ||
+          std::equal(counts.begin(), counts.end(), dense.num_old_experts.begin(), dense.num_old_experts.end(),
+                     [](int all, int old) { return old >= 1 && old <= all; }),
+      bad_data, "{}/model.h5: {} is {}, wanted one entry per layer from 1 to those of /num_experts, {}",
+      checkpoint_dir, old_experts_dataset, fmt::join(dense.num_old_experts, ","), fmt::join(counts, ","));
   dense.top_k = static_cast<int>(file.read_int_attribute("/", "top_k"));
   NMOE_CHECK(dense.top_k >= 1, bad_data, "{}/model.h5: top_k is {}", checkpoint_dir, dense.top_k);
   const bool stored = file.has_attribute("/", "router_compat");  // files of earlier builds have none
@@ -169,45 +194,95 @@ ModelConfig apply_checkpoint_config(ModelConfig dense, const std::string& checkp
   return dense;
 }
 
-void load_checkpoint_weights(Decoder& decoder, const std::string& checkpoint_dir, bool widen) {
-  const std::string path = checkpoint_dir + "/model.h5";
-  io::H5File file = io::H5File::open(path, model_file_format);
-  const std::string stored = file.read_string_attribute("/", "dtype");
-  const bool trained = std::find(weight_dtypes.begin(), weight_dtypes.end(), stored) != weight_dtypes.end();
-  widen = widen && stored == name_of(DType::bfloat16) && decoder.dtype() == DType::float32;
-  NMOE_CHECK(widen || stored == name_of(decoder.dtype()), bad_data,
-             "{}: weights are {}, the run asks for {}; {}", path, stored, name_of(decoder.dtype()),
-             trained ? "set train.dtype = " + stored : "convert them again with convert.dtype = float32");
-  const std::vector<std::int32_t> counts = file.read<std::int32_t>("/num_experts");
-  NMOE_CHECK(std::equal(counts.begin(), counts.end(), decoder.config().num_experts.begin(),
-                        decoder.config().num_experts.end()),
-             bad_data, "{}: /num_experts is {}, the model has {}; pass the experts it was trained with", path,
-             fmt::join(counts, ","), fmt::join(decoder.config().num_experts, ","));
-  for_each_parameter(decoder, [&](Parameter& p) {
-    if (!p.held()) return;
-    const FileLocation location = file_location(decoder.config(), p);
-    if (!file.exists(location.dataset)) {
-      NMOE_CHECK(!is_stored(p), bad_data, "{}: dataset {} is missing", path, location.dataset);
-      return;
-    }
-    const io::FileRange range{location.first_element, p.shape.num_elements()};
-    NMOE_CHECK(product(file.info(location.dataset).shape) == product(location.shape), bad_data,
-               "{}: {} has another shape than the model needs", path, location.dataset);
-    HostSide side(p.value.view(), decoder.stream());
-    if (widen) {
-      std::vector<std::uint16_t> narrow(static_cast<std::size_t>(p.shape.num_elements()));
-      file.read_ranges(location.dataset, io::ElementType::bfloat16, location.shape, {&range, 1},
-                       narrow.data());
+namespace {
+
+/// model.h5 of a checkpoint, opened to fill parameters of a decoder.
+class WeightFile {
+ public:
+  /// @throws Error(bad_data) if its weights have another type than the decoder's
+  WeightFile(Decoder& decoder, const std::string& checkpoint_dir, bool widen)
+      : decoder_(decoder), file_(io::H5File::open(checkpoint_dir + "/model.h5", model_file_format)) {
+    const std::string stored = file_.read_string_attribute("/", "dtype");
+    const bool trained = std::find(weight_dtypes.begin(), weight_dtypes.end(), stored) != weight_dtypes.end();
+    widen_ = widen && stored == name_of(DType::bfloat16) && decoder.dtype() == DType::float32;
+    NMOE_CHECK(widen_ || stored == name_of(decoder.dtype()), bad_data,
+               "{}: weights are {}, the run asks for {}; {}", file_.path(), stored, name_of(decoder.dtype()),
+               trained ? "set train.dtype = " + stored : "convert them again with convert.dtype = float32");
+  }
+  io::H5File& file() { return file_; }
+
+  /// Reads elements from the beginning of the parameter at `location` into `target`, as many as it has.
+  void read(const FileLocation& location, TensorView target, const std::string& name) {
+    const io::FileRange range{location.first_element, target.num_elements()};
+    NMOE_CHECK(product(file_.info(location.dataset).shape) == product(location.shape), bad_data,
+               "{}: {} has another shape than the model needs", file_.path(), location.dataset);
+    HostSide side(target, decoder_.stream());
+    if (widen_) {
+      std::vector<std::uint16_t> narrow(static_cast<std::size_t>(target.num_elements()));
+      file_.read_ranges(location.dataset, io::ElementType::bfloat16, location.shape, {&range, 1},
+                        narrow.data());
       io::safetensors_convert(reinterpret_cast<const char*>(narrow.data()), "BF16", side.view());
     } else {
-      file.read_ranges(location.dataset, io::element_type_of(decoder.dtype()), location.shape, {&range, 1},
-                       side.view().raw());
+      file_.read_ranges(location.dataset, io::element_type_of(decoder_.dtype()), location.shape, {&range, 1},
+                        side.view().raw());
     }
     NMOE_CHECK(all_finite(side.view()), bad_data,
-               "{}: {} holds numbers that are not finite; take another checkpoint", path, p.name);
+               "{}: {} holds numbers that are not finite; take another checkpoint", file_.path(), name);
     side.send();
+  }
+
+ private:
+  Decoder& decoder_;
+  io::H5File file_;
+  bool widen_ = false;
+};
+
+}  // namespace
+
+void load_checkpoint_weights(Decoder& decoder, const std::string& checkpoint_dir, bool widen) {
+  WeightFile weights(decoder, checkpoint_dir, widen);
+  io::H5File& file = weights.file();
+  const ModelConfig& config = decoder.config();
+  const std::vector<std::int32_t> counts = file.read<std::int32_t>("/num_experts");
+  NMOE_CHECK(std::equal(counts.begin(), counts.end(), config.num_experts.begin(), config.num_experts.end()),
+             bad_data, "{}: /num_experts is {}, the model has {}; pass the experts it was trained with",
+             file.path(), fmt::join(counts, ","), fmt::join(config.num_experts, ","));
+  const std::vector<int> old = read_old_experts(file);
+  NMOE_CHECK(
+      old == config.num_old_experts, bad_data,
+      "{}: experts of an earlier stage per layer are {}, the run has {}; pass the train.init_from it was "
+      "begun with",
+      file.path(), old.empty() ? "none" : fmt::format("{}", fmt::join(old, ",")),
+      config.num_old_experts.empty() ? "none" : fmt::format("{}", fmt::join(config.num_old_experts, ",")));
+  for_each_parameter(decoder, [&](Parameter& p) {
+    if (!p.held()) return;
+    const FileLocation location = file_location(config, p);
+    if (!file.exists(location.dataset)) {
+      NMOE_CHECK(!is_stored(p), bad_data, "{}: dataset {} is missing", file.path(), location.dataset);
+      return;
+    }
+    weights.read(location, p.value.view(), p.name);
   });
   file.close();
+}
+
+void load_old_experts(Decoder& decoder, const std::string& checkpoint_dir, ExtendRouter routers) {
+  WeightFile weights(decoder, checkpoint_dir, false);
+  ModelConfig old = decoder.config();
+  old.num_experts = old.num_old_experts;
+  for_each_parameter(decoder, [&](Parameter& p) {
+    if (!p.held() || p.is_dense() || !old.is_moe(p.layer)) return;
+    if (p.is_router()) {
+      if (routers == ExtendRouter::redraw) return;
+      const std::int64_t rows = old.num_experts[static_cast<std::size_t>(p.layer)];
+      FileLocation location = file_location(old, p);
+      location.shape.front() = rows;
+      weights.read(location, p.value.view().rows(0, rows), p.name);
+    } else if (p.expert < old.num_experts[static_cast<std::size_t>(p.layer)]) {
+      weights.read(file_location(old, p), p.value.view(), p.name);
+    }
+  });
+  weights.file().close();
 }
 
 }  // namespace nmoe::model

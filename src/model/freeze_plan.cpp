@@ -19,7 +19,9 @@ FreezePlan make_freeze_plan(const ModelConfig& config, TrainableSet trainable) {
     LayerPlan& layer = plan.layers[static_cast<std::size_t>(l)];
     const bool moe = config.is_moe(l);
     layer.attention_weights = layer.base_mlp_weights = all;
-    layer.experts = moe && (all || trainable == TrainableSet::experts_and_routers);
+    layer.first_trained_expert = all ? 1 : config.first_trained_expert(l);
+    layer.experts = layer.first_trained_expert < config.num_experts[static_cast<std::size_t>(l)] &&
+                    (all || trainable == TrainableSet::experts_and_routers);
     layer.router = moe && trainable != TrainableSet::none;
     layer.layer_input = below;
     layer.mlp_input = below || layer.attention_weights;
@@ -35,7 +37,7 @@ bool FreezePlan::trains(const Parameter& p) const {
   if (p.role == Role::final_norm) return final_norm;
   const LayerPlan& layer = layers[static_cast<std::size_t>(p.layer)];
   if (p.is_router()) return layer.router;
-  if (p.is_new_expert()) return layer.experts;
+  if (p.is_new_expert()) return layer.experts && p.expert >= layer.first_trained_expert;
   return properties(p.role).block == Block::mlp ? layer.base_mlp_weights : layer.attention_weights;
 }
 
@@ -47,10 +49,10 @@ int FreezePlan::last_writer(const Parameter& p) const {
 
 namespace {
 
-std::string list(std::initializer_list<std::pair<bool, const char*>> items) {
+std::string list(std::initializer_list<std::pair<bool, std::string>> items) {
   std::string text;
   for (const auto& [present, name] : items) {
-    if (present) text += (text.empty() ? "" : ", ") + std::string(name);
+    if (present) text += (text.empty() ? "" : ", ") + name;
   }
   return text.empty() ? "nothing" : text;
 }
@@ -65,9 +67,12 @@ std::string FreezePlan::to_string() const {
   const int num_layers = static_cast<int>(layers.size());
   for (int l = num_layers - 1; l >= lowest_layer; --l) {
     const LayerPlan& p = layers[static_cast<std::size_t>(l)];
+    const bool some_are_old = p.experts && p.first_trained_expert > 1;
+    const std::string new_experts =
+        some_are_old ? fmt::format("experts from {} on", p.first_trained_expert) : "new experts";
     const std::string weights = list({{p.attention_weights, "attention and norms"},
                                       {p.base_mlp_weights, "mlp"},
-                                      {p.experts, "new experts"},
+                                      {p.experts, new_experts},
                                       {p.router, "router"}});
     text += fmt::format(
         "segment {}, layer {}: weight gradients: {}; input "

@@ -218,13 +218,14 @@ void MoeLayer::backward_experts(const ExpertGradients& gradients, const MoeSaved
   arriving.reclaim();
 }
 
-Flops moe_flops(const LayerSizes& s, std::span<const std::int64_t> slots_of_expert,
-                std::int64_t num_computed) {
+Flops moe_flops(const LayerSizes& s, std::span<const std::int64_t> slots_of_expert, std::int64_t num_computed,
+                std::int64_t num_trained) {
   Flops flops = router_flops(s);
   const bool input = s.plan.mlp_input;
   for (const Flops& part :
        {feed_forward_flops(s.config, slots_of_expert.front(), input, s.plan.base_mlp_weights),
-        feed_forward_flops(s.config, num_computed, input, s.plan.experts)}) {
+        feed_forward_flops(s.config, num_computed - num_trained, input, false),
+        feed_forward_flops(s.config, num_trained, input, true)}) {
     flops.forward += part.forward;
     flops.backward += part.backward;
   }

@@ -163,7 +163,7 @@ Flops layer_flops(const StepShape& shape, int layer, std::int64_t seq_length, co
   const LayerSizes sizes = shape.layer(layer);
   const Flops attention = attention_flops(sizes, seq_length);
   const Flops mlp = shape.config.is_moe(layer)
-                        ? moe_flops(sizes, routing.slots_of_expert, routing.num_computed)
+                        ? moe_flops(sizes, routing.slots_of_expert, routing.num_computed, routing.num_trained)
                         : feed_forward_flops(shape.config, shape.num_tokens, sizes.plan.mlp_input,
                                              sizes.plan.base_mlp_weights);
   return {attention.forward + mlp.forward, attention.backward + mlp.backward};

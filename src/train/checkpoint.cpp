@@ -1,6 +1,8 @@
 // Checkpoints of a run: the sharded optimizer state and the progress, written and read on any layout.
 #include "neuronmoe/train/checkpoint.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -21,6 +23,8 @@ namespace nmoe::train {
 namespace {
 
 constexpr io::FileFormat optim_format{"neuronmoe-optim", 1};
+constexpr const char* origin_fact = "init_from";
+constexpr const char* origin_hash_fact = "init_from_sha256";
 
 /// One record of optim.h5 /index: where a parameter's state lies in the flat arrays.
 struct IndexRecord {
@@ -265,15 +269,22 @@ std::string save_checkpoint(const comm::ExecutionContext& context, const std::st
     if (world.rank() == 0)
       io::write_file_atomically(directory + "/provenance.json", identity.provenance_json);
   });
-  return io::commit_step(world, run_dir, progress.step,
-                         {{"step", std::to_string(progress.step)},
-                          {"version", identity.version},
-                          {"config_sha256", sha256_text(identity.resolved_config)},
-                          {"base_model", identity.base_model},
-                          {"base_model_sha256", identity.base_model_hash},
-                          {"base_model_files", identity.base_model_files},
-                          {"tokens_sha256", identity.tokens_hash},
-                          {"frozen_sha256", identity.frozen_hash}});
+  io::ManifestFacts facts = {{"step", std::to_string(progress.step)},
+                             {"version", identity.version},
+                             {"config_sha256", sha256_text(identity.resolved_config)},
+                             {"base_model", identity.base_model},
+                             {"base_model_sha256", identity.base_model_hash},
+                             {"base_model_files", identity.base_model_files},
+                             {"tokens_sha256", identity.tokens_hash},
+                             {"frozen_sha256", identity.frozen_hash}};
+  if (!identity.origin.checkpoint.empty()) {
+    facts[origin_fact] = identity.origin.checkpoint;
+    facts[origin_hash_fact] = identity.origin.hash;
+  }
+  const model::ModelConfig& model = optimizer.decoder().config();
+  if (!model.num_old_experts.empty())
+    facts["num_old_experts"] = fmt::format("{}", fmt::join(model.num_old_experts, ","));
+  return io::commit_step(world, run_dir, progress.step, facts);
 }
 
 TrainProgress load_checkpoint(const comm::ExecutionContext& context, const std::string& step_dir,
@@ -298,6 +309,15 @@ TrainProgress load_checkpoint(const comm::ExecutionContext& context, const std::
   });
   read_optimizer(context.world, step_dir + "/optim.h5", optimizer);
   return progress;
+}
+
+Origin stored_origin(const std::string& step_dir) {
+  io::ManifestFacts facts = io::read_manifest_facts(step_dir);
+  return {facts[origin_fact], facts[origin_hash_fact]};
+}
+
+Origin origin_of(const std::string& step_dir) {
+  return {step_dir, sha256_file(step_dir + "/manifest.json")};
 }
 
 std::string stored_config(const std::string& step_dir) {

@@ -12,15 +12,17 @@ namespace nmoe::train {
 
 namespace {
 
-/// Rows of new experts that this rank computes: its own for replicated ones, those of any rank of its group
-/// for the experts it owns.
-std::int64_t rows_computed(const PlanShape& shape, const RoutingLoad& routing, int layer) {
+/// Rows of experts from `first` on that this rank computes: its own for replicated ones, those of any rank of
+/// its group for the experts it owns.
+std::int64_t rows_computed(const PlanShape& shape, const RoutingLoad& routing, int layer, int first) {
   std::int64_t rows = 0;
   for (const int e : shape.placement.replicated_experts(layer)) {
+    if (e < first) continue;
     rows += routing[static_cast<std::size_t>(shape.layout.rank())][static_cast<std::size_t>(layer)]
                    [static_cast<std::size_t>(e)];
   }
   for (const int e : shape.placement.experts_on(layer, shape.layout.expert_parallel_rank())) {
+    if (e < first) continue;
     for (const int source : shape.group_ranks())
       rows += routing[static_cast<std::size_t>(source)][static_cast<std::size_t>(layer)]
                      [static_cast<std::size_t>(e)];
@@ -82,8 +84,11 @@ RankPlan plan_counts(const PlanInput& input, int rank, const RoutingLoad& routin
   const model::StepShape step = shape.step(tokens);
   for (int l = 0; l < input.model.num_layers; ++l) {
     SegmentCounts& segment = plan.segments[static_cast<std::size_t>(freeze.segment_of_layer(l))];
-    const model::LayerRouting of_layer{routing[static_cast<std::size_t>(rank)][static_cast<std::size_t>(l)],
-                                       rows_computed(shape, routing, l)};
+    const model::LayerPlan& layer = freeze.layers[static_cast<std::size_t>(l)];
+    const model::LayerRouting of_layer{
+        routing[static_cast<std::size_t>(rank)][static_cast<std::size_t>(l)],
+        rows_computed(shape, routing, l, 1),
+        layer.experts ? rows_computed(shape, routing, l, layer.first_trained_expert) : 0};
     const model::Flops flops = model::layer_flops(step, l, input.config.seq_length, of_layer);
     segment.forward_flops += flops.forward;
     segment.backward_flops += flops.backward;

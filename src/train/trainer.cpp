@@ -71,6 +71,7 @@ Trainer::Trainer(const comm::ExecutionContext& context, const TrainRun& run, con
       "lbl.scope = global needs all {} micro-batches of a step at once, there are {} ranks; run on {} ranks, "
       "enlarge train.micro_batch_size or set lbl.scope = local",
       num_micro_batches_, context.world.size(), num_micro_batches_);
+  origin_ = run.identity.origin;
   progress_.seed = c.seed;
   progress_.cursors = mixture.cursors(0);
 }

@@ -80,6 +80,13 @@ void Trainer::resume() {
         "{}: was trained on token files with hash {}, now they have {}; the data would change: pass the same "
         "files, or start a new run with train.init_from = {}",
         directory, tokens, run_.identity.tokens_hash, directory);
+    const Origin stored = stored_origin(directory);
+    const bool extends = !decoder_.config().num_old_experts.empty() && run_.kind == RunKind::stage1;
+    NMOE_CHECK(!extends || stored.hash.empty() || stored.hash == origin_.hash, bad_data,
+               "{}: its run began with the experts of {} with hash {}, train.init_from = {} has {}; pass the "
+               "checkpoint it began with, or start a new run in another --output",
+               directory, stored.checkpoint, stored.hash, origin_.checkpoint, origin_.hash);
+    if (!stored.hash.empty()) origin_ = stored;
     changes = config_changes(stored_config(directory), run_.identity.resolved_config);
     require_resumable(directory, changes);
   });
@@ -109,6 +116,7 @@ std::string Trainer::save(RunRecord& record) {
   context_.heartbeat.beat();
   RunIdentity identity = run_.identity;
   identity.frozen_hash = frozen_->digest();
+  identity.origin = origin_;
   if (decoder_.config().num_moe_layers() > 0)
     progress_.expert_tokens =
         plus(sum_over_ranks(context_.world, decoder_.routed_slots(), context_.stream), tokens_before_);

@@ -388,7 +388,7 @@ def plans(work, measured):
     out, _ = run(1, *plan, "--experts", work / "list.cfg")
     check("new experts are placed by expected tokens\n" in out, "plan with expected tokens")
     (work / "other.cfg").write_text("ADA_MOE_NUM_EXPERTS_LIST=3,1,3,2\n")
-    _, err = run(2, *plan, "--experts", work / "other.cfg", *measured, code=65)
+    _, err = run(2, *plan, "--experts", work / "other.cfg", *measured, "--train.placement_tokens_from", work / "s1", code=65)
     check(err.count("neuronmoe: error") == 1 and "tokens of 2,1,3,2 experts per layer, the model has 3,1,3,2" in err, "counts of other experts: one line")
 
 

@@ -73,6 +73,12 @@ BOOST_AUTO_TEST_CASE(stage_1_with_learnt_routing, *boost::unit_test::label("trap
   check_shape(run, false);
 }
 
+BOOST_AUTO_TEST_CASE(stage_1_of_an_extended_mixture) {
+  test::PlannedRun run = shape(train::RunKind::stage1, {3, 2, 1, 3}, 3, 2, 10);
+  run.num_old_experts = {2, 2, 1, 1};
+  check_shape(run, true);
+}
+
 BOOST_AUTO_TEST_CASE(stage_2, *boost::unit_test::label("complaint_memory_estimate")) {
   check_shape(shape(train::RunKind::stage2, {2, 1, 2}, 2, 3, 12), true);
 }

@@ -20,6 +20,7 @@ struct PlannedRun {
   model::ExpertTokens measured = {};                       ///< what owned experts are placed by
   std::int64_t hidden_size = 24, intermediate_size = 400;  ///< several blocks of the norm in every expert
   bool qk_norm = false;                                    ///< as Qwen3
+  std::vector<int> num_old_experts = {};                   ///< of an extended mixture
   std::function<void(model::Decoder&)> prepare = {};       ///< changes the initial weights
 
   PlannedRun(train::RunKind the_kind, std::vector<int> experts)
@@ -46,6 +47,7 @@ inline CountedRun count_run(const PlannedRun& planned, const std::string& direct
   config.hidden_size = planned.hidden_size;
   config.intermediate_size = planned.intermediate_size;
   config.qk_norm = planned.qk_norm;
+  config.num_old_experts = planned.num_old_experts;
   config.top_k = c.top_k;
   config.release_router = c.router_compat == model::RouterCompat::release;
   Stream stream;

@@ -6,6 +6,7 @@
 #include "neuronmoe/base/sha256.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/manifest.hpp"
+#include "neuronmoe/model/checkpoint_weights.hpp"
 #include "neuronmoe/train/trainer.hpp"
 #include "support/mpi_fixture.hpp"
 #include "support/tiny_model.hpp"
@@ -24,13 +25,17 @@ struct TrainingOptions {
   std::int64_t global_batch_size = 10;
   model::ExpertTokens measured = {};  ///< what owned experts are placed by
   train::ReduceEvery reduce_every = train::ReduceEvery::micro_step;
+  std::string extend_from = {};           ///< step directory whose experts the run adds to
+  std::vector<int> num_old_experts = {};  ///< of the mixture there
+  model::ExtendRouter extend_router = model::ExtendRouter::redraw;
 };
 
 /// Returns the SHA-256 of all frozen weights after the run.
 inline std::string run_training(comm::Communicator& world, const std::string& tokens,
                                 const TrainingOptions& options, train::TrainResult* out = nullptr) {
   const train::ParallelGroups groups(world, options.expert_parallel_size);
-  const model::ModelConfig config = tiny_config(options.num_experts);
+  model::ModelConfig config = tiny_config(options.num_experts);
+  config.num_old_experts = options.num_old_experts;
   Stream stream;
   const Logger log(world.rank(), true);
   comm::Heartbeat heartbeat;
@@ -41,6 +46,8 @@ inline std::string run_training(comm::Communicator& world, const std::string& to
                          stream);
   decoder.initialise_dense(4);
   decoder.upcycle(4);
+  if (!options.extend_from.empty())
+    model::load_old_experts(decoder, options.extend_from, options.extend_router);
   train::TrainRun run;
   run.kind = options.kind;
   run.output_dir = options.output;
@@ -54,6 +61,7 @@ inline std::string run_training(comm::Communicator& world, const std::string& to
   run.config.save_every = 3;
   run.identity.resolved_config = "[train]\nsteps = 6\n";
   run.identity.version = "test";
+  if (!options.extend_from.empty()) run.identity.origin = train::origin_of(options.extend_from);
   run.identity.provenance_json = fmt::format("{{\"ranks\": {}}}\n", world.size());
   const data::Mixture mixture =
       data::make_mixture({{.name = "all", .tokens = tokens}}, run.config.seq_length, false, run.config.seed);

@@ -19,7 +19,7 @@ namespace {
 struct Parts {
   io::FileFormat format = model::model_file_format;
   std::optional<std::int64_t> version;
-  std::vector<std::int32_t> counts = {1, 3};
+  std::vector<std::int32_t> counts = {1, 3}, old_counts = {};
   std::int64_t top_k = 2;
   std::map<std::string, std::vector<std::int64_t>> shapes = {{"/model/layers/01/router", {3, 8}},
                                                              {"/model/layers/01/experts/gate", {2, 12, 8}},
@@ -39,6 +39,7 @@ std::string refused(const std::function<void(Parts&)>& change,
     f.write_attribute("/", "top_k", parts.top_k);
     f.write_attribute("/", "dtype", "float32");
     f.write("/num_experts", parts.counts);
+    if (!parts.old_counts.empty()) f.write("/num_old_experts", parts.old_counts);
     for (const auto& [name, shape] : parts.shapes) {
       std::int64_t n = 1;
       for (const std::int64_t extent : shape) n *= extent;
@@ -64,6 +65,10 @@ BOOST_AUTO_TEST_CASE(checkpoints_that_do_not_fit) {
   BOOST_TEST(refused([](Parts& p) { p.counts = {1, 3, 1}; }, {"3 layers", "has 2"}) == "");
   BOOST_TEST(refused([](Parts& p) { p.counts = {1, 0}; }, {"1..4096"}) == "");
   BOOST_TEST(refused([](Parts& p) { p.counts = {1, 2000000000}; }, {"1..4096"}) == "");
+  BOOST_TEST(refused([](Parts& p) { p.old_counts = {1, 2}; }, {}) == "nothing was thrown");
+  BOOST_TEST(refused([](Parts& p) { p.old_counts = {1, 4}; }, {"/num_old_experts is 1,4", "1,3"}) == "");
+  BOOST_TEST(refused([](Parts& p) { p.old_counts = {0, 2}; }, {"/num_old_experts is 0,2", "1,3"}) == "");
+  BOOST_TEST(refused([](Parts& p) { p.old_counts = {1, 2, 1}; }, {"/num_old_experts is 1,2,1", "1,3"}) == "");
   BOOST_TEST(refused([](Parts& p) { p.counts = {1, 4000}; }, {"experts.10.", "missing"}) == "");
   BOOST_TEST(refused([](Parts& p) { p.counts = {2, 3}; }, {"model.layers.0.mlp.", "missing"}) == "");
   BOOST_TEST(refused([](Parts& p) { p.counts = {1, 2}; }, {"router", "[3, 8]", "[2, 8]"}) == "");

@@ -206,6 +206,13 @@ BOOST_AUTO_TEST_CASE(explain_names_writers_and_what_is_kept,
   BOOST_TEST(
       text.find("segment 28, layer 0: weight gradients: new experts, router; input gradients: nothing;") !=
       std::string::npos);
+  model::ModelConfig extended = input.model;  // only layer 0 gets another expert, its seventh
+  extended.num_old_experts = extended.num_experts;
+  ++extended.num_experts[0];
+  const std::string more =
+      model::make_freeze_plan(extended, model::TrainableSet::experts_and_routers).to_string();
+  BOOST_TEST(more.find("layer 0: weight gradients: experts from 6 on, router;") != std::string::npos);
+  BOOST_TEST(more.find("layer 1: weight gradients: router;") != std::string::npos);
   const std::string dense = model::make_freeze_plan(input.model, model::TrainableSet::all).to_string();
   BOOST_TEST(dense.find("also written by segment 0") != std::string::npos);
 }

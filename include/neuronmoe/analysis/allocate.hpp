@@ -14,9 +14,12 @@ namespace nmoe::analysis {
 /// begin with the input's name and hash; with allocation.explain they show the arithmetic of every layer, and
 /// with a model what the allocation costs in parameters.
 /// @param model for parameters, and for the number of layers of mode uniform without an input
+/// @param existing experts per layer, base included, of the mixture that allocation.add_to names: every layer
+/// keeps them and gets the new ones of the allocation on top; empty: the base alone
 /// @throws Error(config) for contradicting options, Error(bad_data) for the inputs
 Allocation allocate_from_files(const AllocationConfig& config,
-                               const std::optional<model::ModelConfig>& model = std::nullopt);
+                               const std::optional<model::ModelConfig>& model = std::nullopt,
+                               const std::vector<int>& existing = {});
 
 /// The table of allocation.sweep as CSV: one row per setting with experts, layers with new experts, new
 /// experts, new, total and active parameters (empty without a model) and the list. A setting that allocates

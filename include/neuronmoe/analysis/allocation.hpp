@@ -49,7 +49,7 @@ constexpr auto enum_names(AllocationMode) {
 
 /// Options of `allocate`.
 struct AllocationConfig {
-  std::string neurons, counts, columns, languages, old_languages, list, overlap, sweep;
+  std::string neurons, counts, columns, languages, old_languages, list, overlap, sweep, add_to;
   AllocationMode mode = AllocationMode::union_size;
   Rounding rounding = Rounding::trunc;
   MinOver min_over = MinOver::nonzero;
@@ -97,6 +97,10 @@ void for_each_field(Config& c, F&& f) {
   f("allocation.sweep", c.sweep,
     FieldInfo{.help = "e_max=4,6;e_min=1,2;threshold=0.5,0.8;top_k=500,1000: instead of experts.cfg write a "
                       "CSV with a row per combination"});
+  f("allocation.add_to", c.add_to,
+    FieldInfo{.help =
+                  "checkpoint, run directory or experts.cfg of a mixture: the new experts of each layer are "
+                  "added to those it has (train.init_from extends it)"});
   f("allocation.list", c.list, FieldInfo{.help = "mode list: experts per layer, comma-separated"});
   f("allocation.similarity_n", c.similarity_n,
     FieldInfo{.help = "mode similarity: N of METHOD 4.2; 0 chooses the "

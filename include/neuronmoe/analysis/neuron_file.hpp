@@ -17,8 +17,9 @@ namespace nmoe::analysis {
 struct Provenance {
   std::string model_sha256, tokenizer_sha256, corpus_sha256, config, version;
   std::int64_t seed = 0;
-  bool own_negatives = false;  ///< Negatives::file
-  std::string bos = {};        ///< data::BosRule of the sentences; "" if it is not known
+  bool own_negatives = false;          ///< Negatives::file
+  std::string checkpoint_sha256 = {};  ///< of the manifest.json of the mixture analyzed; "": a dense model
+  std::string bos = {};                ///< data::BosRule of the sentences; "" if it is not known
 };
 
 /// Everything in neurons.h5: the tables of the statistics, and what they are of. Languages G are the analysed

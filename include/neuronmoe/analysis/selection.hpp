@@ -27,6 +27,7 @@ class ModuleTable {
  public:
   ModuleTable() = default;
   /// The seven projections of every layer in byte-wise order of their names: layers 0, 1, 10, 11, ..., 2, ...
+  /// A layer with experts has gate, up and down of each of them, by the names of expert_module_table.
   explicit ModuleTable(const model::ModelConfig& config);
   /// Takes modules as they are, in order; offsets are computed from the widths.
   explicit ModuleTable(std::vector<Module> modules);

@@ -127,8 +127,8 @@ void for_each_field(Config& c, F&& f) {
   f("run.input", c.run.input,
     FieldInfo{.help = "inspect, convert: the file or directory to read", .layout = true});
   f("run.resume", c.run.resume,
-    FieldInfo{.help = "pretrain, train: auto (newest in the output), none or a step directory; specialize, "
-                      "evaluate, loglikelihood, generate: a checkpoint or run directory",
+    FieldInfo{.help = "pretrain, train: auto (newest in the output), none or a step directory; analyze, "
+                      "specialize, evaluate, loglikelihood, generate: a checkpoint or run directory",
               .layout = true});
   f("run.device", c.run.device,
     FieldInfo{.help = "where the numbers are made", .unset = "auto", .layout = true});

@@ -59,6 +59,17 @@ void write_model_file(comm::Communicator& comm, const std::string& path, const D
 void write_model_file(comm::Communicator& comm, const std::string& path, const ModelConfig& config,
                       const TensorSources& sources);
 
+/// Fills what a mixture that is being extended takes over from its checkpoint: the experts below
+/// first_trained_expert of every layer and, with ExtendRouter::keep, the rows of their routers. Whatever else
+/// the decoder holds stays as it is. Not collective.
+/// @pre the decoder's num_old_experts are the checkpoint's num_experts
+/// @throws Error(bad_data) as load_checkpoint_weights
+void load_old_experts(Decoder& decoder, const std::string& checkpoint_dir, ExtendRouter routers);
+
+/// Experts per layer of a checkpoint directory's model.h5, base included. Not collective.
+/// @throws Error(bad_data) for a count that no layer can have
+std::vector<int> read_expert_counts(const std::string& checkpoint_dir);
+
 /// Expert counts and top_k from a checkpoint directory's model.h5 put into a dense config. Not collective.
 /// @throws Error(bad_data) if the checkpoint does not belong to this architecture, down to the shape of every
 /// tensor, so that nothing is allocated for one that does not; names both values.

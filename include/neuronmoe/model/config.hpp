@@ -18,6 +18,14 @@ constexpr auto enum_names(RouterCompat) {
       {{RouterCompat::none, "none"}, {RouterCompat::release, "release"}});
 }
 
+/// Routers of a mixture that gets more experts: all drawn anew, or the rows of its experts kept and those of
+/// the new ones drawn (METHOD 4.3).
+enum class ExtendRouter { redraw, keep };
+constexpr auto enum_names(ExtendRouter) {
+  return std::to_array<EnumName<ExtendRouter>>(
+      {{ExtendRouter::redraw, "redraw"}, {ExtendRouter::keep, "keep"}});
+}
+
 /// Most experts of a layer, base included.
 inline constexpr int max_num_experts = 4096;
 
@@ -42,6 +50,9 @@ struct ModelConfig {
   bool qk_norm = false;         ///< RMSNorm of each head of q and k, before the rotary embedding
   std::int64_t bos_token_id = -1, eos_token_id = -1;
   std::vector<int> num_experts;
+  /// Of an extended mixture, how many experts of each layer, base included, are from before it was extended:
+  /// stage 1 leaves them as they are. Empty: the base alone.
+  std::vector<int> num_old_experts;
   int top_k = 2;
   /// router.compat = release (METHOD 11 row 38): router logits, expert weights and the combination in the
   /// model's type. Without effect in float32.
@@ -49,6 +60,10 @@ struct ModelConfig {
   RouterCompat router_compat() const { return release_router ? RouterCompat::release : RouterCompat::none; }
 
   bool is_moe(int layer) const { return num_experts[static_cast<std::size_t>(layer)] > 1; }
+  /// The first expert of a layer that stage 1 trains; num_experts[layer] if it trains none there.
+  int first_trained_expert(int layer) const {
+    return num_old_experts.empty() ? 1 : num_old_experts[static_cast<std::size_t>(layer)];
+  }
   int num_moe_layers() const;
 };
 

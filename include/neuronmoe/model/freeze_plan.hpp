@@ -15,8 +15,9 @@ struct LayerPlan {
   bool attention_weights = false;  ///< q, k, v, o and both norms of the layer
   bool base_mlp_weights = false;   ///< dense MLP (or base expert)
   bool experts = false, router = false;
-  bool mlp_input = false;    ///< gradient of the MLP (or MoE) input is needed by something below it
-  bool layer_input = false;  ///< gradient of the layer's input is needed, hence attention backward runs
+  int first_trained_expert = 1;  ///< with `experts`: those from here on; the ones below are frozen
+  bool mlp_input = false;        ///< gradient of the MLP (or MoE) input is needed by something below it
+  bool layer_input = false;      ///< gradient of the layer's input is needed, hence attention backward runs
   bool any_backward() const {
     return attention_weights || base_mlp_weights || experts || router || layer_input;
   }

@@ -131,8 +131,8 @@ class MoeLayer {
 };
 
 /// Returns the work of the layer on rows of its tokens for each expert [E] and on `num_computed` rows of new
-/// experts, whosever they are.
+/// experts, whosever they are, of which `num_trained` are of experts whose weights train.
 Flops moe_flops(const LayerSizes& sizes, std::span<const std::int64_t> slots_of_expert,
-                std::int64_t num_computed);
+                std::int64_t num_computed, std::int64_t num_trained);
 
 }  // namespace nmoe::model

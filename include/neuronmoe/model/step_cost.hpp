@@ -47,6 +47,7 @@ StepBytes reserved_step_bytes(const StepShape& shape);
 struct LayerRouting {
   std::span<const std::int64_t> slots_of_expert;  ///< [E] of its own tokens
   std::int64_t num_computed = 0;                  ///< rows of new experts that it computes, whosever they are
+  std::int64_t num_trained = 0;                   ///< of these, rows of experts whose weights train
 };
 /// Returns the work of a layer; `shape.num_tokens` is that of all micro-batches.
 Flops layer_flops(const StepShape& shape, int layer, std::int64_t seq_length, const LayerRouting& routing);

@@ -28,14 +28,21 @@ struct TrainProgress {
   model::ExpertTokens expert_tokens;
 };
 
+/// The checkpoint whose experts a run started from; empty for a run that started from the dense base.
+struct Origin {
+  std::string checkpoint;  ///< step directory
+  std::string hash;        ///< SHA-256 of its manifest.json, hence of all that it holds
+};
+
 /// What a checkpoint says about the run it belongs to.
 struct RunIdentity {
   std::string resolved_config;   ///< INI without layout keys
   std::string base_model;        ///< directory of the frozen base, or "" in pretrain
   std::string base_model_hash;   ///< model::model_directory_hash of it
   std::string base_model_files;  ///< base_files() of it; "" where they are not known
-  std::string tokens_hash;       ///< of the names and bytes of all token files
-  std::string frozen_hash;       ///< FrozenWeights::digest; the trainer fills it in
+  Origin origin;
+  std::string tokens_hash;  ///< of the names and bytes of all token files
+  std::string frozen_hash;  ///< FrozenWeights::digest; the trainer fills it in
   std::string version;
   std::string provenance_json;  ///< whatever may differ between layouts; written beside, not inside
 };
@@ -54,6 +61,11 @@ std::string save_checkpoint(const comm::ExecutionContext& context, const std::st
 /// @throws Error(bad_data) if it belongs to another model or set of trainables.
 TrainProgress load_checkpoint(const comm::ExecutionContext& context, const std::string& step_dir,
                               model::Decoder& decoder, ShardedOptimizer& optimizer);
+
+/// The origin that a checkpoint says it has; empty if it says nothing.
+Origin stored_origin(const std::string& step_dir);
+/// A committed step directory as the origin of a run.
+Origin origin_of(const std::string& step_dir);
 
 /// The configuration stored in a checkpoint, for comparison with the one a resume is given.
 std::string stored_config(const std::string& step_dir);

@@ -63,6 +63,7 @@ inline constexpr std::string_view resume_auto = "auto", resume_none = "none";
 struct TrainConfig {
   int stage = 1;  ///< 1 new experts + routers; 2 routers only; `pretrain` trains everything and ignores it
   std::string init_from;  ///< checkpoint to start from (step directory or run directory); stage 2 needs one
+  model::ExtendRouter extend_router = model::ExtendRouter::redraw;  ///< if stage 1 adds experts to it
 
   std::int64_t seq_length = 1024;
   std::int64_t micro_batch_size = 32;
@@ -135,7 +136,11 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "what trains: 1 new experts and routers, 2 routers only", .min = 1, .max = 2});
   f("train.init_from", c.init_from,
     FieldInfo{.help = "checkpoint or run directory whose experts and "
-                      "routers the run starts from; needed by stage 2"});
+                      "routers the run starts from; needed by stage 2. In stage 1 --experts may name more "
+                      "than it has: those are added, the others stay frozen"});
+  f("train.extend_router", c.extend_router,
+    FieldInfo{.help = "stage 1 that adds experts to train.init_from: all routers are drawn anew, or the rows "
+                      "of experts that exist are kept and those of new ones drawn"});
   f("train.seq_length", c.seq_length,
     FieldInfo{
         .help = "length of a packed sequence (stage 2: 512)", .unit = "tokens", .min = 2, .max = 1 << 20});

@@ -101,6 +101,7 @@ class Trainer {
   std::int64_t num_micro_batches_ = 0;
   std::optional<FrozenWeights> frozen_;  // from the start of run() on
   std::string resumed_from_;             // the checkpoint this run goes on from, or ""
+  Origin origin_;                        // of the run's experts; as that checkpoint says, if it does
   model::ExpertTokens tokens_before_;    // counted up to there; empty: nothing
 };
 
