@@ -5,6 +5,7 @@
 #                      [--short] [--split tune|test] [--set section.key=value] [--check]
 #
 # With [pipeline] base = DIR it starts from that model and makes no tokenizer and no base; [corpus] lang = PATH... is its text.
+# With [pipeline] extend_from = RUN the target's experts are added to those of that run (a stage 2 of another target).
 # Otherwise expects the text in WORKDIR/corpus, in the layout of tools/prepare_corpus.py. Each finished step leaves a stamp with
 # the hash of its settings and inputs: a second run reuses it, a killed run resumes, changed settings start that step
 # and those after it anew. Settings are tuned with --split tune and reported with --split test (the default).
@@ -77,8 +78,8 @@ fi
 [[ -z $target ]] || config_options+=(--target "$target")
 assignments=$($python "$root/launch/pipeline_config.py" "${configs[@]}" --work "$work" --split "$split" \
   "${config_options[@]}") || exit $?
-source="" vocab_size="" character_coverage="" base="" prompts="" corpus_words=()
-eval "$assignments" # source, target, vocab_size, character_coverage, base, prompts, corpus_words: quoted by the tool
+source="" vocab_size="" character_coverage="" base="" extend_from="" prompts="" corpus_words=()
+eval "$assignments" # source, target, ... and corpus_words: quoted by the tool
 logs=$work/logs stamps=$work/.stamps
 mkdir -p "$logs" "$stamps/$target" "$logs/$target" "$work/tokens" "$work/$target"
 started_in=$PWD
@@ -129,6 +130,7 @@ timings=()
 step_number=0 num_steps=17
 [[ -z $base ]] || num_steps=15
 [[ -z $control ]] || num_steps=$((num_steps + 5))
+[[ -z $extend_from ]] || num_steps=$((num_steps + 1))
 
 # watch LOG: waits for the step; says every ten seconds how far it is, by the newest line of its log; returns its code.
 exec {tick}<> <(:) # never yields a byte: reading it is a sleep that a signal can interrupt
@@ -230,8 +232,8 @@ nmoe() { # nmoe NAME KIND OUTPUT "PARENTS" CONFIG COMMAND OPTIONS...
 # The steps that turn one experts.cfg into measurements. $1 = folder, $2 = step that made its experts.cfg
 expand() {
   local dir=$1 experts=$2 p=$1
-  nmoe "$p/stage1" train "$dir/stage1" "pretrain tokenize-train $experts" "$target/stage1.cfg" \
-    train --model base --experts "$dir/experts.cfg" --stage 1 --resume auto
+  nmoe "$p/stage1" train "$dir/stage1" "pretrain tokenize-train $experts ${origin[*]}" "$target/stage1.cfg" \
+    train --model base --experts "$dir/experts.cfg" --stage 1 --resume auto ${extend_from:+--train.init_from "$extend_from"}
   nmoe "$p/stage2" train "$dir/stage2" "pretrain tokenize-train $p/stage1" "$target/stage2.cfg" \
     train --model base --experts "$dir/experts.cfg" --stage 2 --train.init_from "$dir/stage1" --resume auto
   local stage
@@ -266,8 +268,24 @@ for part in train "$split"; do
   nmoe "tokenize-$part" whole "tokens/$part.h5" "corpus tokenizer" "tokenize-$part.cfg" tokenize
 done
 [[ -n $base ]] || nmoe pretrain train base "tokenizer tokenize-train" pretrain.cfg pretrain --resume auto
-nmoe analyze whole neurons.h5 "pretrain corpus" analyze.cfg analyze --model base
-nmoe "$target/allocate" whole "$target/experts.cfg" analyze "$target/allocate.cfg" allocate --model base
+origin=() neurons=analyze
+if [[ -n $extend_from ]]; then # its neurons are measured on the mixture that it extends
+  newest=""
+  for manifest in "$extend_from"/step_*/manifest.json "$extend_from"/manifest.json; do
+    [[ ! -f $manifest ]] || newest=$manifest
+  done
+  [[ -n $newest ]] || die "[pipeline] extend_from = $extend_from holds no checkpoint (step_*/manifest.json)" 65
+  keys[origin]=$(sha256sum <"$newest" | cut -d' ' -f1)
+  origin=(origin) neurons=$target/analyze
+  nmoe "$neurons" whole "$target/neurons.h5" "pretrain corpus origin" analyze.cfg analyze --model base --resume "$extend_from"
+  nmoe "$target/eval-before" whole "$target/eval-before.json" "pretrain tokenize-$split origin" "$target/evaluate.cfg" \
+    evaluate --model base --resume "$extend_from"
+else
+  rm -f "$target/eval-before.json" "$stamps/$target/eval-before" # of an extension with these names before
+  nmoe analyze whole neurons.h5 "pretrain corpus" analyze.cfg analyze --model base
+fi
+add_to=(${extend_from:+--allocation.neurons "$target/neurons.h5" --allocation.add_to "$extend_from"})
+nmoe "$target/allocate" whole "$target/experts.cfg" "$neurons ${origin[*]}" "$target/allocate.cfg" allocate --model base "${add_to[@]}"
 nmoe "$target/eval-dense" whole "$target/eval-dense.json" "pretrain tokenize-$split" "$target/evaluate.cfg" \
   evaluate --model base
 expand "$target" "$target/allocate"
@@ -288,7 +306,8 @@ nmoe "$target/specialize" whole "$target/expert_neurons.h5" "corpus $target/stag
   specialize --model base --resume "$target/stage1"
 if [[ $control == uniform ]]; then
   mkdir -p "$target/uniform" "$stamps/$target/uniform" "$logs/$target/uniform"
-  nmoe "$target/uniform/allocate" whole "$target/uniform/experts.cfg" analyze "$target/uniform.cfg" allocate --model base
+  nmoe "$target/uniform/allocate" whole "$target/uniform/experts.cfg" "$neurons ${origin[*]}" "$target/uniform.cfg" \
+    allocate --model base "${add_to[@]}"
   expand "$target/uniform" "$target/uniform/allocate"
   report_options+=(--control "$target/uniform")
 fi

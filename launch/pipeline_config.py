@@ -21,7 +21,7 @@ STAGES = ("pretrain", "stage1", "stage2")
 # Own sections: key -> default (None = required). The program's sections are passed on and checked by the program.
 OWN = {
     "pipeline": {"source": None, "target": None, "replay": None, "languages": None, "model": "", "base": "",
-                 "continuation": "", "analysis": "", "stage1": "", "stage2": "", "prompts": ""},
+                 "continuation": "", "analysis": "", "stage1": "", "stage2": "", "extend_from": "", "prompts": ""},
     "tokenizer": {"vocab_size": "", "character_coverage": "0.9995"},
     "control": {"experts": "3"},
     "text": {"seed": "1", "sentences": "500", "held_out": "1000", "documents": "0"},
@@ -259,6 +259,20 @@ def find_base(config, paths):
     raise ConfigError(f"[pipeline] base = {name}: there is no such directory")
 
 
+def find_origin(config, paths, work, target):
+    """The trained mixture that gets more experts: a run or step directory, from here, from WORK or from beside a config file."""
+    name = os.path.expanduser(config["pipeline"]["extend_from"])
+    if not name:
+        return ""
+    for folder in [os.getcwd(), work] + [os.path.dirname(os.path.abspath(path)) for path in reversed(paths)]:
+        path = os.path.realpath(os.path.join(folder, name))
+        if os.path.isdir(path):
+            if (path + "/").startswith(os.path.realpath(os.path.join(work, target)) + "/"):
+                raise ConfigError(f"[pipeline] extend_from = {name} is what the target {target} writes; choose another target or --workdir")
+            return path
+    raise ConfigError(f"[pipeline] extend_from = {name}: there is no such directory")
+
+
 def corpus_words(config, languages):
     """The arguments of tools/make_corpus.py; empty without [corpus]."""
     corpus = config.get("corpus", {})
@@ -327,6 +341,7 @@ def main(argv=None):
             if found is None:
                 raise ConfigError(f"[pipeline] prompts = {prompts}: no such file beside {options.config[-1]}")
             prompts = os.path.abspath(found)
+        origin = find_origin(config, options.config, options.work, target)
         if config["pipeline"]["base"]:
             base = find_base(config, options.config)
             corpus = corpus_words(config, words(config["pipeline"]["languages"]))
@@ -348,6 +363,7 @@ def main(argv=None):
         print(f"{name}={shlex.quote(value)}")
     print(f"base={shlex.quote(base)}")
     print(f"prompts={shlex.quote(prompts)}")
+    print(f"extend_from={shlex.quote(origin)}")
     print(f"corpus_words=({' '.join(shlex.quote(word) for word in corpus)})")
     return 0
 

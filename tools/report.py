@@ -32,10 +32,13 @@ class Journey:
     def __init__(self, options):
         work, target = options.work, options.target
         self.source, self.target, self.split, self.version = options.source, target, options.split, options.version
-        self.neurons = data.read_neurons(os.path.join(work, "neurons.h5"))
+        before = os.path.join(work, target, "eval-before.json")  # of the mixture that an extension adds to
+        self.before = data.read_eval(before) if os.path.exists(before) else None
+        neurons = os.path.join(work, target, "neurons.h5") if self.before else os.path.join(work, "neurons.h5")
+        self.neurons = data.read_neurons(neurons)
         for lang in (self.source, target):
             if lang not in self.neurons["languages"]:
-                raise data.ReportError(f"{work}/neurons.h5: language {lang} was not analysed")
+                raise data.ReportError(f"{neurons}: language {lang} was not analysed")
         self.dense = data.read_eval(os.path.join(work, target, "eval-dense.json"))
         self.guided = data.Run(os.path.join(work, target), "neuron-guided")
         self.control = data.Run(os.path.join(work, options.control), "uniform") if options.control else None
@@ -66,6 +69,9 @@ class Journey:
         """(name, experts, new experts, evaluation) of each line of the table."""
         layers = len(self.guided.experts)
         rows = [("dense base", layers, 0, self.dense)]
+        if self.before:
+            existing = sum(self.guided.existing or self.guided.experts)
+            rows.append(("before, the mixture", existing, existing - layers, self.before))
         for run in [self.guided] + ([self.control] if self.control else []):
             for stage in ("stage1", "stage2"):
                 rows.append((f"{stage[:-1]} {stage[-1]}, {run.label}", run.total, run.new, run.evals[stage]))
@@ -128,6 +134,10 @@ def verdict_allocation(journey):
     lines = [f"Allocation: {','.join(map(str, experts))} = {total} experts, {total - layers} of them new, in "
              f"{sum(e > 1 for e in experts)} of {layers} layers; three in every layer would be {3 * layers}, "
              f"{2 * layers} of them new."]
+    if journey.guided.existing:
+        existing = sum(journey.guided.existing)
+        lines.append(f"Extension: {existing - layers} of the new experts were there before and are frozen, {total - existing} were "
+                     f"added; the comparisons with the base count what both have changed.")
     if layers >= 8 and sum(counts):
         edge = sum(counts[:2] + counts[-2:]) / sum(counts)
         lines.append(f"Neurons of {journey.source} or {journey.target}: {min(counts)} to {max(counts)} per layer; the "

@@ -84,6 +84,17 @@ def read_tie_range(path):
         raise ReportError(f"{path}: {error}") from error
 
 
+def read_existing(path):
+    """The experts per layer that the list of an experts.cfg was added to, base included; None for a list of a base."""
+    beginning, end = "# added to the experts of ", " + (E - 1) of "
+    try:
+        with open(path, encoding="utf-8") as stream:
+            line = next((line for line in stream if line.startswith(beginning) and end in line), None)
+        return line and [int(part) for part in line.rsplit(end, 1)[0].rsplit(": ", 1)[1].split(",")]
+    except (OSError, ValueError, IndexError) as error:
+        raise ReportError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
 def text_of(value):
     return value.decode() if isinstance(value, bytes) else str(value)
 
@@ -209,6 +220,7 @@ class Run:
     def __init__(self, folder, label):
         self.folder, self.label = folder, label
         self.experts = read_experts(os.path.join(folder, "experts.cfg"))
+        self.existing = read_existing(os.path.join(folder, "experts.cfg"))
         self.tie_range = read_tie_range(os.path.join(folder, "experts.cfg"))
         self.evals = {stage: read_eval(os.path.join(folder, f"eval-{stage}.json")) for stage in ("stage1", "stage2")}
         self.metrics = {stage: read_metrics(os.path.join(folder, stage, "metrics.jsonl"))

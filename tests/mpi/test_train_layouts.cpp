@@ -148,6 +148,14 @@ BOOST_AUTO_TEST_CASE(stage_1, *boost::unit_test::label("trap_01") * boost::unit_
                      .scales = {.lm = 0.02, .balancing = 0.01}});
 }
 
+BOOST_AUTO_TEST_CASE(stage_1_of_an_extended_mixture) {
+  check_all_layouts({.num_experts = {6, 2, 1, 3, 4},
+                     .trainable = TrainableSet::experts_and_routers,
+                     .num_steps = 2,
+                     .scales = {.lm = 0.02, .balancing = 0.01},
+                     .num_old_experts = {4, 2, 1, 1, 2}});
+}
+
 BOOST_AUTO_TEST_CASE(stage_2, *boost::unit_test::label("trap_03") * boost::unit_test::label("trap_15") *
                                   boost::unit_test::label("complaint_buckets_and_overlap")) {
   check_all_layouts({.num_experts = {6, 2, 1, 1, 4},

@@ -29,6 +29,7 @@ struct EngineOptions {
   std::function<void(model::Decoder&)> prepare = {};  ///< changes the initial weights
   model::LossScales scales;
   Device device = Device::cpu;
+  std::vector<int> num_old_experts = {};  ///< of an extended mixture
 };
 
 /// Micro-batch m of step s has its own uneven lengths: the same on every layout.
@@ -39,7 +40,8 @@ inline model::BatchBuilder engine_batch(int step, std::int64_t m, std::int64_t v
 
 inline EngineResult run_engine(comm::Communicator& world, const EngineOptions& options) {
   const train::ParallelGroups groups(world, options.expert_parallel_size);
-  const model::ModelConfig config = tiny_config(options.num_experts);
+  model::ModelConfig config = tiny_config(options.num_experts);
+  config.num_old_experts = options.num_old_experts;
   OwnedStream owned(options.device);
   Stream& stream = owned.stream();
   model::Decoder decoder(config, DType::float32, options.trainable,

@@ -51,6 +51,12 @@ def main():
         open(os.path.join(output, "complete"), "w").close()
     else:
         write_output(command, output)
+        if "--allocation.add_to" in options:
+            with open(output, encoding="utf-8") as stream:
+                text = stream.read()
+            counts = text.strip().split("=")[1]
+            with open(output, "w", encoding="utf-8") as stream:
+                stream.write(f"# added to the experts of {options['--allocation.add_to']}: {counts} + (E - 1) of {counts}\n" + text)
     return 0
 
 
@@ -107,7 +113,7 @@ def write_output(command, output):
     elif command == "allocate":
         synthetic.write_experts(output, (3,) * 8 if "uniform" in output else synthetic.EXPERTS)
     elif command == "evaluate":
-        synthetic.write_eval(output, output.rsplit("-", 1)[1].removesuffix(".json"))
+        synthetic.write_eval(output, output.rsplit("-", 1)[1].removesuffix(".json").replace("before", "stage2"))
 
 
 if __name__ == "__main__":

@@ -167,6 +167,40 @@ class Pipeline(unittest.TestCase):
         self.assertIn("reusing:  pretrain", out)
         self.assertIn("running:  hu/stage1", out)
 
+    def test_a_second_target_extends_the_first(self):
+        self.call()
+        origin = os.path.join(self.work, "el", "stage2")
+        os.makedirs(os.path.join(origin, "step_0000000002"))
+        manifest = os.path.join(origin, "step_0000000002", "manifest.json")
+        extend = ["--set", "pipeline.extend_from=el/stage2", "--target", "hu"]
+        code, out = self.call(*extend)
+        self.assertEqual((code, "holds no checkpoint" in out), (65, True), out)
+        with open(manifest, "w", encoding="utf-8") as stream:
+            stream.write("{}")
+        before = len(self.calls())
+        code, out = self.call(*extend)
+        self.assertEqual(code, 0, out)
+        calls = self.calls()[before:]
+        self.assertEqual([call[0] for call in calls], ["analyze", "evaluate", "allocate", "evaluate", "train", "train", "evaluate",
+                                                       "evaluate", "specialize"])
+        self.assertIn("step 14 of 14", out)
+        self.assertEqual((calls[0][1]["--resume"], calls[1][1]["--resume"]), (origin, origin))
+        self.assertEqual((calls[2][1]["--allocation.add_to"], calls[2][1]["--allocation.neurons"]), (origin, "hu/neurons.h5"))
+        self.assertEqual([call[1].get("--train.init_from") for call in calls if call[0] == "train"], [origin, "hu/stage1"])
+        self.assertIn("before, the mixture", out)
+        self.assertIn("were there before and are frozen", out)
+        code, out = self.call(*extend)
+        self.assertEqual((code, out.count("reusing:")), (0, 13), out)
+        with open(manifest, "w", encoding="utf-8") as stream:
+            stream.write("{ }")
+        before = len(self.calls())
+        self.call(*extend)
+        self.assertEqual([call[0] for call in self.calls()[before:]], ["analyze", "evaluate", "allocate", "train", "train", "evaluate",
+                                                                       "evaluate", "specialize"])
+        code, out = self.call("--set", "pipeline.extend_from=el/stage2")
+        self.assertEqual((code, "is what the target el writes" in out), (78, True), out)
+        self.assertTrue(os.path.exists(manifest))
+
     def test_changed_settings_start_that_step_and_later_ones_anew(self):
         self.call()
         before = len(self.calls())

@@ -107,6 +107,12 @@ BOOST_AUTO_TEST_CASE(stage_1_where_the_lowest_layers_are_dense) {
                       {.lm = 0.1, .balancing = 0.5});
 }
 
+BOOST_AUTO_TEST_CASE(stage_1_of_an_extended_mixture) {
+  model::ModelConfig config = test::tiny_config({3, 2, 1, 4});
+  config.num_old_experts = {2, 2, 1, 1};
+  check_all_gradients(config, TrainableSet::experts_and_routers, {.lm = 0.1, .balancing = 0.5});
+}
+
 BOOST_AUTO_TEST_CASE(stage_2_with_both_forms_and_means_of_the_prior_loss) {
   for (const auto form : {ops::LprForm::double_softmax, ops::LprForm::nll}) {
     for (const bool by_expert_count : {true, false}) {
