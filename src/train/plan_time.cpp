@@ -3,7 +3,6 @@
 
 #include <algorithm>
 
-#include "neuronmoe/model/parameter_count.hpp"
 #include "neuronmoe/ops/gpu_libraries.hpp"
 #include "neuronmoe/train/reduce_options.hpp"
 #include "plan_shape.hpp"
@@ -151,20 +150,23 @@ std::vector<LayoutChoice> plan_layouts(PlanInput input, const MachineConfig& mac
 }
 
 std::optional<double> crossover_tokens(const PlanInput& input) {
-  const model::ParameterCount parameters = model::count_parameters(input.model);
-  if (parameters.in_new_experts == 0 || input.kind != RunKind::stage1) return std::nullopt;
+  const model::FreezePlan freeze = model::make_freeze_plan(input.model, trainables_of(input.kind));
+  std::int64_t in_trained_experts = 0;
+  for (const model::Parameter& p : model::list_parameters(input.model, freeze))
+    if (p.is_new_expert() && p.trainable) in_trained_experts += p.shape.num_elements();
+  if (in_trained_experts == 0 || input.kind != RunKind::stage1) return std::nullopt;
   // Bytes per rank without the factor (N − 1)/N, which both sides have.
   const ReduceOptions options = reduce_options(input.config, input.num_ranks);
   const std::int64_t element = size_of(input.config.dtype);
-  const double sharded = static_cast<double>(parameters.in_new_experts) *
-                         static_cast<double>(size_of(options.wire_dtype) + element);
-  const model::FreezePlan freeze = model::make_freeze_plan(input.model, trainables_of(input.kind));
+  const double sharded =
+      static_cast<double>(in_trained_experts) * static_cast<double>(size_of(options.wire_dtype) + element);
   double per_token = 0;
   for (int l = 0; l < input.model.num_layers; ++l) {
     const int e = input.model.num_experts[static_cast<std::size_t>(l)];
     if (e == 1) continue;
     const double slots = static_cast<double>(std::min(e, input.model.top_k)) * (e - 1) / e;
-    const int passes = freeze.layers[static_cast<std::size_t>(l)].mlp_input ? 4 : 3;
+    const model::LayerPlan& layer = freeze.layers[static_cast<std::size_t>(l)];
+    const int passes = 2 + (layer.any_expert_gradient() ? 1 : 0) + (layer.mlp_input ? 1 : 0);
     per_token += slots * passes * static_cast<double>(input.model.hidden_size * element);
   }
   return sharded / per_token;

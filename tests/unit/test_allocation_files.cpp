@@ -52,6 +52,7 @@ NeuronStatistics small_statistics() {
   config.num_attention_heads = 4;
   config.num_key_value_heads = 2;
   config.head_dim = 2;
+  config.num_experts = {1, 1};
   s.modules = ModuleTable(config);
   s.languages = {"en", "el"};
   std::vector<NeuronScore> scores;
@@ -145,6 +146,23 @@ BOOST_AUTO_TEST_CASE(similarity_from_a_column) {
   config.similarity_n = 7;  // 7·(10, 5, 2.5)/17.5 = 4, 2, 1
   const std::vector<int> expected = {4, 2, 1};
   BOOST_TEST(allocate_from_files(config).num_experts == expected, boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(new_experts_add_to_those_that_exist) {
+  AllocationConfig config;
+  config.mode = AllocationMode::list;
+  config.list = "1,2,3";
+  config.add_to = "el/stage2";
+  const std::vector<int> existing = {4, 1, 2}, expected = {4, 2, 4};
+  const auto allocation = allocate_from_files(config, std::nullopt, existing);
+  BOOST_TEST(allocation.num_experts == expected, boost::test_tools::per_element());
+  BOOST_TEST(experts_cfg_text(allocation, {})
+                 .find("# added to the experts of el/stage2: 4,1,2 + (E - 1) of 1,2,3\n") !=
+             std::string::npos);
+  BOOST_CHECK_EXCEPTION(allocate_from_files(config, std::nullopt, {4, 1}), Error, [](const Error& e) {
+    return e.code() == ErrorCode::bad_data &&
+           std::string(e.what()).find("el/stage2 has 2 layers, 3 were allocated") != std::string::npos;
+  });
 }
 
 BOOST_AUTO_TEST_CASE(sweep_has_a_row_per_setting) {

@@ -213,6 +213,9 @@ BOOST_AUTO_TEST_CASE(explain_names_writers_and_what_is_kept,
       model::make_freeze_plan(extended, model::TrainableSet::experts_and_routers).to_string();
   BOOST_TEST(more.find("layer 0: weight gradients: experts from 6 on, router;") != std::string::npos);
   BOOST_TEST(more.find("layer 1: weight gradients: router;") != std::string::npos);
+  train::PlanInput added = input;
+  added.model = extended;  // one expert's gradients travel instead of 21
+  BOOST_TEST(*train::crossover_tokens(added) < *train::crossover_tokens(input) / 15);
   const std::string dense = model::make_freeze_plan(input.model, model::TrainableSet::all).to_string();
   BOOST_TEST(dense.find("also written by segment 0") != std::string::npos);
 }
