@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Makes tests/golden/{llama,qwen,mistral,qwen3,moe} and tests/golden/reference.json: what PyTorch and transformers compute on tiny
-random models, for tests/unit/test_golden_*.cpp and tests/mpi/test_golden_train.cpp. Run by hand, never in CI:
+"""Makes tests/golden/{llama,qwen,mistral,qwen3,moe}, tests/golden/reference.json and tests/golden/interventions.json: what PyTorch and
+transformers compute on tiny random models, for tests/unit/test_golden_*.cpp, tests/unit/test_model_interventions.cpp and
+tests/mpi/test_golden_train.cpp. Run by hand, never in CI:
 
     python3 -m venv venv && venv/bin/pip install torch transformers
-    venv/bin/python tools/make_golden.py [--output tests/golden] [--only mistral qwen3]
+    venv/bin/python tools/make_golden.py [--output tests/golden] [--only mistral qwen3 | --interventions]
 
-`--only` makes dense models again, or new ones, and leaves the rest of the files as they are.
+`--only` makes dense models again, or new ones, and `--interventions` interventions.json from the models that are there;
+both leave the rest of the files as they are.
 Everything is computed in float64 from float32 weights unless it says otherwise, so the oracle's own error is not that
 of the program under test. (transformers keeps RMSNorm and the rotary angles in float32 even then; `float32_error` in
 the file, the distance of a whole float32 run, bounds what that can do.) The seeds are in the file; two runs with the
@@ -17,7 +19,7 @@ import pathlib
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM,
                           Qwen3Config, Qwen3ForCausalLM)
 
@@ -122,6 +124,54 @@ def dense_case(folder, settings, config_class, model_class):
     save_file(tensors({"logits": exact.reshape(-1, exact.shape[-1])}), folder / "bfloat16.safetensors")
     return dict(ids=ids.tolist(), labels=labels.tolist(), loss=loss,
                 float32_error=norm_error(found[torch.float32][0], logits), bfloat16_error=norm_error(rounded, exact))
+
+
+# ---- neurons whose outputs are replaced, by forward hooks -----------------------------------------------------------
+
+# Layers, projections and how many units of each: all of them, those before attention, the last layer, the first one's MLP.
+PROJECTIONS = ["mlp.down_proj", "mlp.gate_proj", "mlp.up_proj", "self_attn.k_proj", "self_attn.o_proj", "self_attn.q_proj",
+               "self_attn.v_proj"]
+REPLACED = [([0, 1], PROJECTIONS, 3), ([0], PROJECTIONS[3:], 5), ([1], PROJECTIONS, 2), ([0], PROJECTIONS[:3], 8)]
+
+
+def replacing(units, values):
+    def hook(_module, _inputs, output):
+        output = output.clone()
+        output[..., units] = values
+        return output
+    return hook
+
+
+def intervention_cases(folder, settings, config_class, model_class, ids):
+    """Log-probabilities of the next tokens of `ids`, sequence by sequence, with each set of neurons replaced."""
+    generator = torch.Generator().manual_seed(DENSE_SEED + 1)
+    model = model_class(config_class(**settings)).to(torch.float64)
+    model.load_state_dict({n: v.double() for n, v in load_file(folder / "model.safetensors").items()}, strict=False)
+    model.tie_weights()
+    cases = []
+    for layers, projections, count in REPLACED:
+        neurons, hooks = [], []
+        for layer in layers:
+            for name in projections:
+                module = model.model.layers[layer].get_submodule(name)
+                units = torch.randperm(module.out_features, generator=generator)[:count]
+                values = torch.randn(count, generator=generator).float().double()
+                values[0] = 0.0
+                hooks.append(module.register_forward_hook(replacing(units, values)))
+                neurons += [[layer, name, u, v] for u, v in zip(units.tolist(), values.tolist())]
+        with torch.no_grad():
+            log_probs = torch.log_softmax(model(input_ids=ids).logits, -1)
+        for hook in hooks:
+            hook.remove()
+        found = log_probs[:, :-1].gather(-1, ids[:, 1:, None]).reshape(-1)
+        cases.append(dict(neurons=neurons, log_probs=[round(value, 9) for value in found.tolist()]))
+    return cases
+
+
+def interventions(output, reference):
+    models = {name: intervention_cases(output / name, *case, torch.tensor(reference[name]["ids"])) for name, case in DENSE.items()}
+    versions = dict(torch=torch.__version__, transformers=transformers.__version__)
+    (output / "interventions.json").write_text(json.dumps(dict(made_by="tools/make_golden.py", **versions, models=models)) + "\n")
 
 
 # ---- the mixture ------------------------------------------------------------------------------------------------
@@ -292,10 +342,13 @@ def main():
     parser.add_argument("--output", default=pathlib.Path(__file__).resolve().parent.parent / "tests/golden",
                         type=pathlib.Path)
     parser.add_argument("--only", nargs="+", choices=DENSE, metavar="MODEL")
+    parser.add_argument("--interventions", action="store_true")
     args = parser.parse_args()
     output = args.output
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    if args.interventions:
+        return interventions(output, json.loads((output / "reference.json").read_text()))
     result = dict(made_by="tools/make_golden.py", torch=torch.__version__, transformers=transformers.__version__,
                   seeds=dict(dense=DENSE_SEED, moe=MOE_SEED, data=DATA_SEED))
     if args.only:
@@ -310,6 +363,7 @@ def main():
         result["moe"] = dict(num_experts=EXPERTS, step=step_cases(output / "moe", state),
                              train=trajectories(output / "moe", state), exact=exact_model(output / "moe"))
     (output / "reference.json").write_text(json.dumps(result) + "\n")
+    interventions(output, result)
     size = sum(f.stat().st_size for f in output.rglob("*") if f.is_file())
     print(f"{output}: {size / 1e6:.2f} MB")
 

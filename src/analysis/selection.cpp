@@ -93,22 +93,23 @@ ModuleTable::ModuleTable(std::vector<Module> modules) : modules_(std::move(modul
 
 ModuleTable::ModuleTable(const model::ModelConfig& config) {
   using model::Projection;
-  const std::int64_t q = std::int64_t{config.num_attention_heads} * config.head_dim;
-  const std::int64_t kv = std::int64_t{config.num_key_value_heads} * config.head_dim;
+  constexpr std::pair<const char*, Projection> ffn[] = {{"mlp.down_proj", Projection::down},
+                                                        {"mlp.gate_proj", Projection::gate},
+                                                        {"mlp.up_proj", Projection::up}};
+  constexpr std::pair<const char*, Projection> attention[] = {{"self_attn.k_proj", Projection::k},
+                                                              {"self_attn.o_proj", Projection::o},
+                                                              {"self_attn.q_proj", Projection::q},
+                                                              {"self_attn.v_proj", Projection::v}};
   std::vector<Module> modules;
   for (int l = 0; l < config.num_layers; ++l) {
-    if (config.is_moe(l)) {
-      for (int e = 0; e < config.num_experts[static_cast<std::size_t>(l)]; ++e)
-        add_expert(modules, config, l, e);
-    } else {
-      modules.push_back(make_module(l, "mlp.down_proj", Projection::down, config.hidden_size));
-      modules.push_back(make_module(l, "mlp.gate_proj", Projection::gate, config.intermediate_size));
-      modules.push_back(make_module(l, "mlp.up_proj", Projection::up, config.intermediate_size));
-    }
-    modules.push_back(make_module(l, "self_attn.k_proj", Projection::k, kv));
-    modules.push_back(make_module(l, "self_attn.o_proj", Projection::o, config.hidden_size));
-    modules.push_back(make_module(l, "self_attn.q_proj", Projection::q, q));
-    modules.push_back(make_module(l, "self_attn.v_proj", Projection::v, kv));
+    const auto add = [&](const auto& projections) {
+      for (const auto& [name, projection] : projections)
+        modules.push_back(make_module(l, name, projection, model::projection_width(config, projection)));
+    };
+    const int experts = config.is_moe(l) ? config.num_experts[static_cast<std::size_t>(l)] : 0;
+    for (int e = 0; e < experts; ++e) add_expert(modules, config, l, e);
+    if (experts == 0) add(ffn);
+    add(attention);
   }
   std::sort(modules.begin(), modules.end(), [](const Module& a, const Module& b) { return a.name < b.name; });
   *this = ModuleTable(std::move(modules));

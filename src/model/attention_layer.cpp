@@ -73,6 +73,10 @@ void AttentionLayer::forward(TensorView y, const ResidualStream& in, const Seque
   ops::linear_forward(q2, xn, weights_.q.value, weights_.q_bias.value, stream);
   ops::linear_forward(k2, xn, weights_.k.value, weights_.k_bias.value, stream);
   ops::linear_forward(v2, xn, weights_.v.value, weights_.v_bias.value, stream);
+  const LayerIntervention replaced = pass.replaced();
+  replaced.apply(Projection::q, q2, stream);
+  replaced.apply(Projection::k, k2, stream);
+  replaced.apply(Projection::v, v2, stream);
   pass.offer(Projection::q, -1, q2, sequence.row_sample);
   pass.offer(Projection::k, -1, k2, sequence.row_sample);
   pass.offer(Projection::v, -1, v2, sequence.row_sample);
@@ -85,6 +89,7 @@ void AttentionLayer::forward(TensorView y, const ResidualStream& in, const Seque
   const TensorView q = config.qk_norm ? normed.q : saved.q, k = config.qk_norm ? normed.k : saved.k;
   attend(saved, q, k, sequence, pass);
   ops::linear_forward(y, saved.o.reshape(wide), weights_.o.value, {}, stream);
+  replaced.apply(Projection::o, y, stream);
   pass.offer(Projection::o, -1, y, sequence.row_sample);
 }
 

@@ -123,6 +123,7 @@ LayerPass Decoder::layer_pass(int l, std::int64_t num_tokens, ActivationObserver
   return {{config_, plan_.layers[static_cast<std::size_t>(l)], l, num_tokens, dtype_},
           memory_,
           observer,
+          intervention_,
           stream_};
 }
 
@@ -148,7 +149,8 @@ ResidualStream Decoder::layer_forward(TensorView y, const ResidualStream& in, co
     const FeedForwardSizes sizes = dense_sizes(pass.sizes);
     saved.mlp = take_buffers<FeedForwardSaved>(memory_, sizes);
     saved.mlp.x = hn;
-    feed_forward_forward(y, saved.mlp, take_buffers<FeedForwardHidden>(memory_, sizes).h, w.mlp, stream_);
+    feed_forward_forward(y, saved.mlp, take_buffers<FeedForwardHidden>(memory_, sizes).h, w.mlp,
+                         pass.replaced(), stream_);
     pass.offer(Projection::gate, -1, saved.mlp.gate, sequence.row_sample);
     pass.offer(Projection::up, -1, saved.mlp.up, sequence.row_sample);
     pass.offer(Projection::down, -1, y, sequence.row_sample);
@@ -156,39 +158,47 @@ ResidualStream Decoder::layer_forward(TensorView y, const ResidualStream& in, co
   return {y, x_mid};
 }
 
-ResidualStream Decoder::run_layers(const Batch& batch, const SequenceInfo& sequence,
-                                   ActivationObserver* observer, bool training) {
-  std::optional<HostObserver> on_host;
-  if (observer != nullptr && stream_.device() != Device::cpu && !observer->takes_device_values())
-    observer = &on_host.emplace(*observer, stream_);
-  Arena& kept = memory_.saved;
+ResidualStream Decoder::run_layers(const Batch& batch, const Passage& passage) {
   const auto take_stream = [&] {
     return take_buffers<StreamBuffer>(memory_, FrameSizes{config_, batch.num_tokens(), dtype_}).x;
   };
-  ResidualStream in{take_stream(), {}};
+  const ResidualStream in{take_stream(), {}};
   // Two buffers take turns below the lowest layer that trains; above it every layer's output is kept.
-  TensorView other = training && plan_.lowest_layer == 0 ? TensorView() : take_stream();
+  const TensorView other = passage.training && plan_.lowest_layer == 0 ? TensorView() : take_stream();
   weights_needed(plan_.embedding_segment());
   ops::embedding_forward(in.x, batch.ids, embedding_.value, stream_);
-  for (int l = 0; l < config_.num_layers; ++l) {
+  return run_layers_from(0, in, other, passage);
+}
+
+ResidualStream Decoder::run_layers_from(int first, ResidualStream in, TensorView other,
+                                        const Passage& passage) {
+  std::optional<HostObserver> on_host;
+  ActivationObserver* observer = passage.observer;
+  if (observer != nullptr && stream_.device() != Device::cpu && !observer->takes_device_values())
+    observer = &on_host.emplace(*observer, stream_);
+  const std::int64_t num_tokens = in.x.dim(0);
+  Arena& kept = memory_.saved;
+  for (int l = first; l < config_.num_layers; ++l) {
     weights_needed(plan_.segment_of_layer(l));
-    const LayerPass pass = layer_pass(l, batch.num_tokens(), observer);
+    if (passage.before_layer) passage.before_layer(l, in);
+    const LayerPass pass = layer_pass(l, num_tokens, observer);
     const Arena::Mark mark = kept.mark();
-    if (training && l >= plan_.lowest_layer) {
+    if (passage.training && l >= plan_.lowest_layer) {
       const std::int64_t before = kept.in_use_bytes();
-      in = layer_forward(take_stream(), in, sequence, pass);
+      const TensorView y = take_buffers<StreamBuffer>(memory_, FrameSizes{config_, num_tokens, dtype_}).x;
+      in = layer_forward(y, in, passage.sequence, pass);
       saved_bytes_[static_cast<std::size_t>(l)] = kept.in_use_bytes() - before;
     } else {
       // Of this layer only what is pending is read again: its memory is used for the next one, which gives
       // the place of the pending tensor to one of its own that it writes after the norm has read that.
       const TensorView before = in.x;
-      in = layer_forward(other, in, sequence, pass);
+      in = layer_forward(other, in, passage.sequence, pass);
       other = before;
       if (l + 1 < config_.num_layers) kept.rewind(mark);
     }
   }
   weights_needed(0);
-  if (training) count_routing();
+  if (passage.training) count_routing();
   return in;
 }
 
@@ -242,9 +252,11 @@ Losses Decoder::forward_backward(const Batch& host_batch, const LossScales& scal
                                  const StatisticsSum& sum_statistics) {
   NMOE_CHECK(host_batch.prefixes.empty(), internal, "a training pass with {} sequences behind prefixes",
              host_batch.prefixes.size());
+  NMOE_CHECK(intervention_ == nullptr, internal, "a training pass with an intervention from layer {} on",
+             intervention_->first_layer());
   if (gradients_.empty()) own_gradients();
   const auto [batch, sequence] = prepare(host_batch);
-  const ResidualStream out = run_layers(batch, sequence, nullptr, true);
+  const ResidualStream out = run_layers(batch, {.sequence = sequence, .training = true});
   std::vector<double> statistics;
   if (sum_statistics) {
     statistics = balancing_statistics(batch);
@@ -285,7 +297,7 @@ Losses Decoder::forward_backward(const Batch& host_batch, const LossScales& scal
 
 void Decoder::observe(const Batch& batch, ActivationObserver& observer) {
   const Prepared prepared = prepare(batch);
-  static_cast<void>(run_layers(prepared.batch, prepared.sequence, &observer, false));
+  static_cast<void>(run_layers(prepared.batch, {prepared.sequence, &observer}));
 }
 
 }  // namespace nmoe::model

@@ -7,11 +7,15 @@
 namespace nmoe::model {
 
 void feed_forward_forward(TensorView y, FeedForwardSaved& saved, TensorView h,
-                          const FeedForwardWeights& weights, Stream& stream) {
+                          const FeedForwardWeights& weights, const LayerIntervention& replaced,
+                          Stream& stream) {
   ops::linear_forward(saved.gate, saved.x, weights.gate.value, {}, stream);
   ops::linear_forward(saved.up, saved.x, weights.up.value, {}, stream);
+  replaced.apply(Projection::gate, saved.gate, stream);
+  replaced.apply(Projection::up, saved.up, stream);
   ops::swiglu_forward(h, saved.gate, saved.up, stream);
   ops::linear_forward(y, h, weights.down.value, {}, stream);
+  replaced.apply(Projection::down, y, stream);
 }
 
 void feed_forward_backward(TensorView dx, ConstTensorView dy, const FeedForwardSaved& saved,

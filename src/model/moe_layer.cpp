@@ -68,12 +68,12 @@ void MoeLayer::run_local(MoeSaved& saved, const LayerPass& pass) const {
   const ScratchScope scope(pass.memory.scratch);
   const auto [h] = take_buffers<FeedForwardHidden>(pass.memory, local_sizes(pass.sizes, n));
   feed_forward_forward(saved.rows.out_rows.rows(0, n.base), saved.base, h.rows(0, n.base), weights_.base,
-                       pass.stream);
+                       pass.replaced(), pass.stream);
   for (const ExpertBlock& block : dispatcher.local_blocks()) {
     const std::int64_t count = block.end - block.begin;
     FeedForwardSaved part = rows_of(saved.replicated, block.begin - n.base, count);
     feed_forward_forward(saved.rows.out_rows.rows(block.begin, count), part, h.rows(0, count),
-                         weights_.experts[static_cast<std::size_t>(block.expert)].front(), pass.stream);
+                         weights_.experts[static_cast<std::size_t>(block.expert)].front(), {}, pass.stream);
   }
 }
 
@@ -90,7 +90,7 @@ void MoeLayer::run_experts(MoeSaved& saved, const Arrivals& inputs, TensorView e
                           saved.experts.up.rows(block.begin, count)};
     feed_forward_forward(
         expert_out.rows(block.begin, count), part, h.rows(0, count),
-        weights_.experts[static_cast<std::size_t>(block.expert)][static_cast<std::size_t>(block.source)],
+        weights_.experts[static_cast<std::size_t>(block.expert)][static_cast<std::size_t>(block.source)], {},
         pass.stream);
   }
 }

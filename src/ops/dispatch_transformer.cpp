@@ -256,4 +256,15 @@ void fill(TensorView x, double value, Stream& stream) {
   cpu::fill(x, value, stream);
 }
 
+void replace_columns(TensorView y, ConstTensorView columns, ConstTensorView values, Stream& stream) {
+  constexpr const char* name = "replace_columns";
+  expect_floating(name, "y", y, 2);
+  expect(name, "columns", columns, {columns.num_elements()}, DType::int32);
+  expect(name, "values", values, columns.shape(), accumulator_of(y.dtype()));
+  if (on_cuda(name, stream, {y, columns, values}))
+    if constexpr (with_cuda) return cuda::replace_columns(y, columns, values, stream);
+  expect_range(name, "columns", columns, 0, y.dim(1));
+  reference::replace_columns(y, columns, values, stream);
+}
+
 }  // namespace nmoe::ops

@@ -210,3 +210,18 @@ BOOST_AUTO_TEST_CASE(argmax) {
     }
   }
 }
+
+BOOST_AUTO_TEST_CASE(replaced_columns) {
+  for (const DType dtype : fast_dtypes) {
+    for (const Size& s : {Size{0, 8}, Size{1, 8}, Size{5, 13}, Size{37, 131}}) {
+      Tensor expected = random_tensor({s.rows, s.width}, dtype, 3), found = on_gpu(expected);
+      const Tensor values = random_tensor({3}, DType::float32, 4);
+      Tensor columns({3}, DType::int32);
+      for (std::int32_t u = 0; u < 3; ++u)
+        columns.data<std::int32_t>()[u] = static_cast<std::int32_t>(s.width) - 1 - 3 * u;
+      ops::reference::replace_columns(expected.view(), columns.view(), values.view(), cpu_stream());
+      ops::replace_columns(found.view(), on_gpu(columns).view(), on_gpu(values).view(), gpu_stream());
+      BOOST_TEST(same_bits(from_gpu(found), expected));
+    }
+  }
+}

@@ -279,6 +279,31 @@ BOOST_AUTO_TEST_CASE(argmax_by_hand) {
   BOOST_CHECK_THROW(ops::argmax_rows(columns.view(), Tensor({3, 0}, DType::float32).view(), stream), Error);
 }
 
+BOOST_AUTO_TEST_CASE(replaced_columns) {
+  const Tensor columns = make_tensor<std::int32_t>({2, 0}, {2});
+  for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16}) {
+    Tensor y = random_tensor({3, 3}, dtype, 1), replacing({2}, accumulator_of(dtype));
+    ops::cast(replacing.view(), make_tensor<double>({1.001, -2}, {2}).view(), stream);
+    std::vector<double> expected = values(y.view());
+    const double rounded = dtype == DType::float64   ? 1.001
+                           : dtype == DType::float32 ? static_cast<double>(1.001F)
+                                                     : static_cast<double>(float(bfloat16(1.001F)));
+    for (std::size_t row = 0; row < 9; row += 3) {
+      expected[row + 2] = rounded;
+      expected[row] = -2;
+    }
+    ops::replace_columns(y.view(), columns.view(), replacing.view(), stream);
+    BOOST_TEST(values(y.view()) == expected, boost::test_tools::per_element());
+    const Tensor none({0}, DType::int32), no_value({0}, accumulator_of(dtype));
+    ops::replace_columns(y.view(), none.view(), no_value.view(), stream);
+    BOOST_TEST(values(y.view()) == expected, boost::test_tools::per_element());
+    Tensor no_row({0, 3}, dtype), narrow({3, 2}, dtype);
+    ops::replace_columns(no_row.view(), columns.view(), replacing.view(), stream);
+    BOOST_CHECK_THROW(ops::replace_columns(narrow.view(), columns.view(), replacing.view(), stream), Error);
+    BOOST_CHECK_THROW(ops::replace_columns(y.view(), columns.view(), no_value.view(), stream), Error);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(embedding) {
   const Tensor table = make_tensor<float>({1, 2, 3, 4, 5, 6}, {3, 2});
   const Tensor ids = make_tensor<std::int32_t>({2, 0, 2}, {3});

@@ -236,7 +236,7 @@ void time_experts(comm::ExecutionContext& context, const model::ModelConfig& con
   const auto piece = [&](std::int64_t first, std::int64_t count) {
     const auto of = [&](std::size_t i) { return wide[i].view().rows(first, count); };
     model::FeedForwardSaved saved{x.view().rows(first, count), of(0), of(1)};
-    model::feed_forward_forward(y.view().rows(first, count), saved, of(2), weights, context.stream);
+    model::feed_forward_forward(y.view().rows(first, count), saved, of(2), weights, {}, context.stream);
     model::feed_forward_backward(dx.view().rows(first, count), y.view().rows(first, count), saved,
                                  {of(3), of(4), of(5), of(6)}, weights, context.stream);
   };

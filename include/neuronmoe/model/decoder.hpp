@@ -83,6 +83,9 @@ class Decoder {
   /// keeps its own).
   void share_gradients();
   void set_hooks(SegmentHooks hooks) { hooks_ = std::move(hooks); }
+  /// From now on every pass has some outputs replaced (null: none); no pass may train then. `intervention`
+  /// outlives that.
+  void set_intervention(const Intervention* intervention) { intervention_ = intervention; }
   /// Forward and backward of one micro-batch; gradients are added into `Parameter::grad`. T = 0 is allowed.
   /// Collective over the expert-parallel group (same number of calls on every rank).
   /// With `sum_statistics` the balancing loss is that of all micro-batches it sums over, and each of them
@@ -100,6 +103,14 @@ class Decoder {
   /// over the expert-parallel group.
   std::vector<LabelScore> label_scores(const Batch& batch, std::span<const LabelAt> labels,
                                        ActivationObserver* observer = nullptr);
+  /// The answers of label_scores without an intervention, then with each of `interventions`; the observer
+  /// watches the first. Each starts where it differs: layers below the first that it touches run once for
+  /// all, and its bits are those of a pass of its own. Collective over the expert-parallel group, with the
+  /// same interventions on every rank. @pre set_intervention has set none
+  std::vector<std::vector<LabelScore>> label_scores_of_each(const Batch& batch,
+                                                            std::span<const LabelAt> labels,
+                                                            std::span<const Intervention> interventions,
+                                                            ActivationObserver* observer = nullptr);
   /// Logits of what may follow the last of `ids`, [1, V] acc on the host, and adds their keys and values to
   /// the cache, behind whose tokens they stand. No ids: takes part in the pass and returns {}. Collective
   /// over the expert-parallel group, each rank with a sequence of its own. @throws Error(internal) if the
@@ -160,9 +171,21 @@ class Decoder {
   };
   /// @param earlier tokens of the one sequence that passes before this one had
   Prepared prepare(const Batch& batch, std::int64_t earlier = 0);
-  /// Residual stream after all layers. Layers the freeze plan needs keep what backward reads when `training`.
-  ResidualStream run_layers(const Batch& batch, const SequenceInfo& sequence, ActivationObserver* observer,
-                            bool training);
+  /// Called with the number of a layer that runs next and the stream that it is given.
+  using LayerHook = std::function<void(int layer, const ResidualStream& in)>;
+  /// What a pass through layers is given besides the stream. Layers the freeze plan needs keep what backward
+  /// reads when `training`.
+  struct Passage {
+    const SequenceInfo& sequence;
+    ActivationObserver* observer = nullptr;
+    bool training = false;
+    LayerHook before_layer = nullptr;
+  };
+  /// Returns the residual stream after all layers.
+  ResidualStream run_layers(const Batch& batch, const Passage& passage);
+  /// The same from layer `first` on, whose input is `in`; `other` [T, D] takes turns with in.x.
+  ResidualStream run_layers_from(int first, ResidualStream in, TensorView other, const Passage& passage);
+  std::vector<LabelScore> score_labels(const ResidualStream& out, std::span<const LabelAt> labels);
   LayerPass layer_pass(int l, std::int64_t num_tokens, ActivationObserver* observer);
   /// The layer's MLP output in y; what the stream is with it.
   ResidualStream layer_forward(TensorView y, const ResidualStream& in, const SequenceInfo& sequence,
@@ -203,6 +226,7 @@ class Decoder {
   std::vector<Tensor> gradients_;  // none before the first training pass, zero_gradients or share_gradients
   bool gradients_shared_ = false;
   SegmentHooks hooks_;
+  const Intervention* intervention_ = nullptr;  // or null
   std::vector<std::int64_t> saved_bytes_;
   std::vector<std::vector<std::int64_t>> routed_slots_;
 };

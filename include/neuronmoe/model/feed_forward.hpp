@@ -45,9 +45,11 @@ void for_each_buffer(FeedForwardHidden& b, const FeedForwardSizes& s, F&& f) {
   f(b.h, Memory::scratch, {s.num_rows, s.width}, s.dtype);
 }
 
-/// y = W_down(SiLU(W_gate x) ⊙ W_up x).   @param[out] y [T, D]   @param h scratch [T, F]
+/// y = W_down(SiLU(W_gate x) ⊙ W_up x), with what `replaced` says of the outputs of the three.
+/// @param[out] y [T, D]   @param h scratch [T, F]
 void feed_forward_forward(TensorView y, FeedForwardSaved& saved, TensorView h,
-                          const FeedForwardWeights& weights, Stream& stream);
+                          const FeedForwardWeights& weights, const LayerIntervention& replaced,
+                          Stream& stream);
 
 /// Scratch of the backward pass, [T, F] each; may be shared between experts.
 struct FeedForwardScratch {

@@ -5,6 +5,7 @@
 
 #include "neuronmoe/model/config.hpp"
 #include "neuronmoe/model/freeze_plan.hpp"
+#include "neuronmoe/model/intervention.hpp"
 #include "neuronmoe/model/observer.hpp"
 #include "neuronmoe/model/step_memory.hpp"
 #include "neuronmoe/tensor/stream.hpp"
@@ -32,10 +33,13 @@ struct LayerSizes {
 struct LayerPass {
   LayerSizes sizes;
   StepMemory& memory;
-  ActivationObserver* observer;  ///< or null
+  ActivationObserver* observer;      ///< or null
+  const Intervention* intervention;  ///< or null; observers see what it leaves
   Stream& stream;
 
   const LayerPlan& plan() const { return sizes.plan; }
+  /// What is replaced of the outputs of attention and of the dense MLP or base expert.
+  LayerIntervention replaced() const { return {intervention, sizes.layer}; }
   /// Hands the observer, if there is one that wants it, the output of a projection.
   void offer(Projection projection, int expert, ConstTensorView values, ConstTensorView row_sample) const {
     const ActivationSite site{sizes.layer, projection, expert};

@@ -2,8 +2,9 @@
 // Sites of the decoder whose outputs can be watched (METHOD 1.3 and 8). analysis implements
 // ActivationObserver; the decoder calls it during forward. A forward with an observer is an evaluation pass,
 // never the training batch.
-#include <string>
+#include <cstdint>
 
+#include "neuronmoe/model/config.hpp"
 #include "neuronmoe/tensor/tensor.hpp"
 
 namespace nmoe::model {
@@ -11,6 +12,9 @@ namespace nmoe::model {
 /// The seven projections in the lexicographic order of METHOD 1.3, and the MLP input (layer similarity,
 /// METHOD 4.1).
 enum class Projection { down, gate, up, k, o, q, v, mlp_input };
+
+/// Returns how many outputs a projection has at a token.
+std::int64_t projection_width(const ModelConfig& config, Projection projection);
 
 /// A place in the decoder. `expert` is −1 for dense projections, 0 for the base and e >= 1 for exp_{e−1} of
 /// MoE layers.

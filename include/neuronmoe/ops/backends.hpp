@@ -35,6 +35,7 @@ decltype(ops::argmax_rows) argmax_rows;
 decltype(ops::add_inplace) add_inplace;
 decltype(ops::cast) cast;
 decltype(ops::fill) fill;
+decltype(ops::replace_columns) replace_columns;
 decltype(ops::route_forward) route_forward;
 decltype(ops::route_backward) route_backward;
 decltype(ops::load_balancing_loss) load_balancing_loss;
@@ -55,7 +56,7 @@ decltype(ops::rank_rows) rank_rows;
 }  // namespace reference
 
 /// Blocked, vectorized and threaded versions for float32 and bfloat16, which hand float64 to the plain loops.
-/// Routing, the auxiliary losses, ranking and argmax_rows have the plain loops alone.
+/// Routing, the auxiliary losses, ranking, argmax_rows and replace_columns have the plain loops alone.
 namespace cpu {
 decltype(ops::linear_forward) linear_forward;
 decltype(ops::linear_backward_input) linear_backward_input;
@@ -114,6 +115,7 @@ decltype(ops::argmax_rows) argmax_rows;
 decltype(ops::add_inplace) add_inplace;
 decltype(ops::cast) cast;
 decltype(ops::fill) fill;
+decltype(ops::replace_columns) replace_columns;
 decltype(ops::route_forward) route_forward;
 decltype(ops::route_backward) route_backward;
 decltype(ops::load_balancing_loss) load_balancing_loss;

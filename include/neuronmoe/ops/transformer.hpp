@@ -83,5 +83,8 @@ void add_inplace(TensorView y, ConstTensorView x, Stream& stream);
 void cast(TensorView dst, ConstTensorView src, Stream& stream);
 /// Every element = value.
 void fill(TensorView x, double value, Stream& stream);
+/// y[t, columns[u]] = values[u] in every row t, rounded to y's dtype (METHOD 1.9).
+/// @param[in,out] y [T, N]   @param columns [U] int32, each once, 0 <= column < N   @param values [U] acc
+void replace_columns(TensorView y, ConstTensorView columns, ConstTensorView values, Stream& stream);
 
 }  // namespace nmoe::ops

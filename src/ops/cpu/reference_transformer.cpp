@@ -304,4 +304,15 @@ void fill(TensorView x, double value, Stream&) {
   });
 }
 
+void replace_columns(TensorView y, ConstTensorView columns, ConstTensorView values, Stream&) {
+  const auto* column = columns.data<std::int32_t>();
+  visit_floating(y.dtype(), [&]<typename T>() {
+    for (std::int64_t t = 0; t < y.dim(0); ++t) {
+      T* row = y.data<T>() + t * y.dim(1);
+      for (std::int64_t u = 0; u < columns.num_elements(); ++u)
+        row[column[u]] = convert<T>(values.data<acc_t<T>>()[u]);
+    }
+  });
+}
+
 }  // namespace nmoe::ops::reference

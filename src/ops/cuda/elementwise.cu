@@ -105,6 +105,21 @@ struct Fill {
   }
 };
 
+/// Element i is unit i mod U of row i / U.
+template <typename T>
+struct ReplaceColumns {
+  T* y;
+  const std::int32_t* columns;
+  const float* values;
+  std::int64_t width, num_columns;
+  template <int N>
+  __device__ void at(std::int64_t i) const {
+    static_assert(N == 1);
+    const std::int64_t row = i / num_columns, u = i % num_columns;
+    y[row * width + columns[u]] = from_float<T>(values[u]);
+  }
+};
+
 /// Scalars of one AdamW step, rounded once on the host as the CPU does it.
 struct AdamWScalars {
   float decay, step_size, root_correction, blend1, blend2, beta2, eps, grad_scale;
@@ -174,6 +189,14 @@ void cast(TensorView dst, ConstTensorView src, Stream& stream) {
 void fill(TensorView x, double value, Stream& stream) {
   visit_element("fill", x.dtype(), [&]<typename T>() {
     for_each<full_pack<T>>(Fill<T>{x.data<T>(), static_cast<float>(value)}, x.num_elements(), {x}, stream);
+  });
+}
+
+void replace_columns(TensorView y, ConstTensorView columns, ConstTensorView values, Stream& stream) {
+  visit_element("replace_columns", y.dtype(), [&]<typename T>() {
+    for_each<1>(ReplaceColumns<T>{y.data<T>(), columns.data<std::int32_t>(), values.data<float>(), y.dim(1),
+                                  columns.num_elements()},
+                y.dim(0) * columns.num_elements(), {y, columns, values}, stream);
   });
 }
 
