@@ -4,6 +4,7 @@
 #include <map>
 
 #include "commands.hpp"
+#include "intervention_setup.hpp"
 #include "model_setup.hpp"
 #include "neuronmoe/app/schema.hpp"
 #include "neuronmoe/app/version.hpp"
@@ -39,12 +40,27 @@ std::vector<LanguagePath> split_language_paths(const std::vector<std::string>& t
 
 class Evaluation {
  public:
-  Evaluation(comm::ExecutionContext& context, const AppConfig& config, const LoadedModel& loaded)
-      : context_(context), config_(config), options_(config.evaluation), decoder_(*loaded.decoder) {
+  Evaluation(comm::ExecutionContext& context, const AppConfig& config, const LoadedModel& loaded,
+             const InterventionSets& sets)
+      : context_(context),
+        config_(config),
+        options_(config.evaluation),
+        decoder_(*loaded.decoder),
+        interventions_(sets.for_decoder(decoder_)) {
     results_.model = config.run.model;
     results_.checkpoint = loaded.checkpoint;
     results_.version = version();
     results_.config = recorded_options(config, "evaluation");
+    if (sets.sets.empty()) return;
+    for (const auto& option : intervention_options(config)) results_.config.push_back(option);
+    evaluation::InterventionMatrix& matrix = results_.interventions.emplace();
+    matrix.replace = name_of(config.intervention.replace);
+    matrix.neurons_path = config.intervention.neurons;
+    matrix.neurons_sha256 = sets.neurons_sha256;
+    matrix.seed = options_.seed;
+    for (std::size_t i = 0; i < sets.sets.size(); ++i)
+      matrix.rows.push_back(
+          {sets.sets[i].language, sets.sets[i].control, sets.sets[i].uuids, interventions_[i].first_layer()});
   }
 
   /// Runs every task on the inputs that the config has for it.
@@ -87,16 +103,35 @@ class Evaluation {
             path);
       evaluation::RouterStatistics routers(decoder_.config());
       const bool mixture = decoder_.config().num_moe_layers() > 0;
-      const auto answers = evaluation::measure_log_likelihoods(context_, text.documents, max_length,
-                                                               label_scores(mixture ? &routers : nullptr));
+      const auto variants =
+          evaluation::measure_variants(context_, text.documents, max_length, 1 + interventions_.size(),
+                                       label_scores(mixture ? &routers : nullptr));
+      const auto& answers = variants.front();
       const auto perplexity = evaluation::perplexity_of(text, answers);
       require_finite(perplexity.ppl(), language, path);
       result.languages[language] = perplexity.scores();
       lines_ += evaluation::document_lines(language, text, answers);
+      if (results_.interventions) add_interventions(language, path, text, variants);
       if (mixture) results_.router[language] = routers.finish(context_.world, context_.stream);
       context_.log.info("{}: perplexity {:.2f} over {} tokens of {} documents, each behind token {}",
                         language, perplexity.ppl(), perplexity.tokens, perplexity.documents,
                         text.documents.front().ids.front());
+    }
+  }
+
+  void add_interventions(const std::string& language, const std::string& path,
+                         const evaluation::HeldOutText& text,
+                         const std::vector<std::vector<evaluation::LogLikelihood>>& variants) {
+    evaluation::InterventionMatrix& matrix = *results_.interventions;
+    evaluation::add_column(matrix, language, variants);
+    for (std::size_t r = 0; r < matrix.rows.size(); ++r) {
+      const evaluation::InterventionRow& row = matrix.rows[r];
+      const evaluation::PairedChange& change = matrix.columns.back().changes[r];
+      require_finite(change.nll, language, path);
+      lines_ += evaluation::intervention_lines(row, language, text.numbers, variants[r + 1]);
+      context_.log.info("{}: {} neurons of {}{} replaced from layer {} on: {:+.4f} +- {:.4f} nats per token",
+                        language, row.uuids.size(), row.control == 0 ? "" : "the size of ", row.language,
+                        row.first_layer, change.nll, change.stderr_);
     }
   }
 
@@ -141,9 +176,9 @@ class Evaluation {
                file.path(), evaluation::prefix_of(file.info()), decoder_.config().vocab_size);
   }
 
-  evaluation::LabelScoreFunction label_scores(model::ActivationObserver* observer) {
+  evaluation::VariantScoreFunction label_scores(model::ActivationObserver* observer) {
     return [this, observer](const model::Batch& batch, std::span<const model::LabelAt> labels) {
-      return decoder_.label_scores(batch, labels, observer);
+      return decoder_.label_scores_of_each(batch, labels, interventions_, observer);
     };
   }
 
@@ -165,6 +200,7 @@ class Evaluation {
   const AppConfig& config_;
   const EvaluationConfig& options_;
   model::Decoder& decoder_;
+  std::vector<model::Intervention> interventions_;
   evaluation::EvalResults results_;
   std::string lines_;
 };
@@ -176,8 +212,14 @@ int run_evaluate(comm::ExecutionContext& context, const AppConfig& config) {
   NMOE_CHECK(!config.evaluation.texts.empty() || !config.evaluation.continuations.empty(), config,
              "nothing to evaluate: give --evaluation.text LANG:tokens.h5 "
              "or --evaluation.continuation LANG:items.jsonl");
+  const bool intervenes = wants_intervention(config);
+  NMOE_CHECK(!intervenes || !config.evaluation.texts.empty(), config,
+             "intervention.neurons = {} is measured on held-out text: give --evaluation.text LANG:tokens.h5",
+             config.intervention.neurons);
+  const InterventionSets sets =
+      intervenes ? load_interventions(context, config, config.intervention.controls) : InterventionSets{};
   const LoadedModel loaded = load_model_or_checkpoint(context, config, config.train.dtype);
-  Evaluation evaluation(context, config, loaded);
+  Evaluation evaluation(context, config, loaded, sets);
   evaluation.run_tasks();
   comm::agree(context.world, [&] {
     if (context.world.rank() == 0)

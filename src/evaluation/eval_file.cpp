@@ -42,11 +42,15 @@ std::string item_lines(const std::string& set, std::span<const ItemResult> items
   return lines;
 }
 
-std::string items_path(const std::string& eval_path) {
-  constexpr std::string_view ending = ".json";
+std::string path_beside(const std::string& eval_path, const std::string& ending) {
+  constexpr std::string_view json = ".json";
   std::string stem = eval_path;
-  if (stem.ends_with(ending)) stem.resize(stem.size() - ending.size());
-  return stem + ".items.jsonl";
+  if (stem.ends_with(json)) stem.resize(stem.size() - json.size());
+  return stem + ending;
+}
+
+std::string items_path(const std::string& eval_path) {
+  return path_beside(eval_path, ".items.jsonl");
 }
 
 std::string eval_json(const EvalResults& results) {
@@ -79,6 +83,9 @@ std::string eval_json(const EvalResults& results) {
 
 void write_eval_files(const std::string& path, const EvalResults& results, const std::string& lines) {
   io::write_file_atomically(items_path(path), lines);
+  if (results.interventions)
+    write_intervention_files(path, *results.interventions,
+                             {results.model, results.checkpoint, results.version, results.config});
   io::write_file_atomically(path, eval_json(results));
 }
 

@@ -8,6 +8,7 @@
 
 #include "neuronmoe/analysis/allocation.hpp"
 #include "neuronmoe/analysis/neuron_analysis.hpp"
+#include "neuronmoe/analysis/neuron_sets.hpp"
 #include "neuronmoe/base/fields.hpp"
 #include "neuronmoe/comm/device_communicator.hpp"
 #include "neuronmoe/comm/mpi_communicator.hpp"
@@ -72,7 +73,14 @@ struct EvaluationConfig {
   std::int64_t max_tokens = 0;
   std::int64_t block = 0;
   std::int64_t limit = 0;
-  std::uint64_t seed = 42;  ///< not read any more; configs that name it stay valid
+  std::uint64_t seed = 42;
+};
+
+/// [intervention], of evaluate and generate: neurons whose outputs are replaced (METHOD 1.9).
+struct InterventionConfig {
+  std::string neurons, languages;
+  analysis::Replacement replace = analysis::Replacement::zero;
+  std::int64_t controls = 1;
 };
 
 /// [loglikelihood]
@@ -106,6 +114,7 @@ struct AppConfig {
   analysis::AllocationConfig allocation;
   train::TrainConfig train;
   EvaluationConfig evaluation;
+  InterventionConfig intervention;
   LogLikelihoodConfig loglikelihood;
   GenerateConfig generate;
   ConvertConfig convert;
@@ -214,7 +223,21 @@ void for_each_field(Config& c, F&& f) {
   f("evaluation.limit", c.evaluation.limit,
     FieldInfo{.help = "the first items of a language; 0 = all", .unit = "items", .min = 0, .max = many});
   f("evaluation.seed", c.evaluation.seed,
-    FieldInfo{.help = "not read any more: evaluation.limit takes the first items, no draw"});
+    FieldInfo{.help = "seed of the random sets of intervention.controls"});
+
+  f("intervention.neurons", c.intervention.neurons,
+    FieldInfo{.help = "neurons.h5 of this model: the neurons selected in it have their outputs replaced"});
+  f("intervention.languages", c.intervention.languages,
+    FieldInfo{.help = "whose neurons, comma-separated (empty: all of the file, one after another); generate: "
+                      "one language"});
+  f("intervention.replace", c.intervention.replace,
+    FieldInfo{.help = "what their outputs become: 0, or the median of the neuron's responses to sentences of "
+                      "other languages (off_p50) or of its own (on_p50)"});
+  f("intervention.controls", c.intervention.controls,
+    FieldInfo{.help = "evaluate: random sets beside each language's, as large in every module and disjoint "
+                      "from all selected neurons",
+              .min = 0,
+              .max = 1000});
 
   f("loglikelihood.requests", c.loglikelihood.requests,
     FieldInfo{.help = "JSON lines of token ids: {\"context\": [..], \"continuation\": [..]} or {\"rolling\": "

@@ -56,6 +56,16 @@ std::vector<LogLikelihood> measure_log_likelihoods(comm::ExecutionContext& conte
                                                    std::span<const Request> requests, std::int64_t max_length,
                                                    const LabelScoreFunction& scores);
 
+/// The same of several variants of a model, each asked once per batch; usually Decoder::label_scores_of_each.
+using VariantScoreFunction = std::function<std::vector<std::vector<model::LabelScore>>(
+    const model::Batch&, std::span<const model::LabelAt>)>;
+/// Returns the answers of `num_variants` variants, [variant][request]; those of one have the bits that
+/// measure_log_likelihoods gives for it.   Collective likewise.
+std::vector<std::vector<LogLikelihood>> measure_variants(comm::ExecutionContext& context,
+                                                         std::span<const Request> requests,
+                                                         std::int64_t max_length, std::size_t num_variants,
+                                                         const VariantScoreFunction& scores);
+
 /// One line of JSON per answer, its sum with 17 digits.
 std::string answer_lines(std::span<const LogLikelihood> answers);
 
