@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "commands.hpp"
+#include "intervention_setup.hpp"
 #include "model_setup.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/sha256.hpp"
@@ -120,8 +121,20 @@ class Typist {
   std::size_t begin_ = 0, printed_ = 0;  // tokens
 };
 
-void write_output(const AppConfig& config, const LoadedModel& loaded, const std::vector<std::string>& prompts,
-                  const std::vector<evaluation::Generated>& texts, const data::Tokenizer& tokenizer) {
+/// The one set of neurons that [intervention] names; none if it names no file.
+InterventionSets intervention_of(comm::ExecutionContext& context, const AppConfig& config) {
+  if (!wants_intervention(config)) return {};
+  InterventionSets found = load_interventions(context, config, 0);
+  NMOE_CHECK(found.sets.size() == 1, config,
+             "intervention.languages names {} languages of {}; a text is written with the neurons of one "
+             "replaced",
+             found.sets.size(), config.intervention.neurons);
+  return found;
+}
+
+void write_output(const AppConfig& config, const LoadedModel& loaded, const InterventionSets& replaced,
+                  const std::vector<std::string>& prompts, const std::vector<evaluation::Generated>& texts,
+                  const data::Tokenizer& tokenizer) {
   std::string lines;
   for (std::size_t i = 0; i < texts.size(); ++i) {
     nlohmann::ordered_json line;
@@ -132,6 +145,10 @@ void write_output(const AppConfig& config, const LoadedModel& loaded, const std:
     lines += line.dump() + "\n";
   }
   nlohmann::ordered_json origin = output_origin(texts_format, config, loaded, "generate");
+  if (!replaced.sets.empty()) {
+    for (const auto& [key, value] : intervention_options(config)) origin["config"][key] = value;
+    origin["neurons_sha256"] = replaced.neurons_sha256;
+  }
   origin["tokenizer_sha256"] = tokenizer.sha256();
   origin["lines_sha256"] = sha256_text(lines);
   write_with_origin(config.run.output, lines, origin);
@@ -151,6 +168,7 @@ int run_generate(comm::ExecutionContext& context, const AppConfig& config) {
   NMOE_CHECK(!texts.empty(), config, "there is nothing to continue; give --generate.prompt \"text\"{}",
              generate.prompt_file.empty() ? " or --generate.prompt_file"
                                           : ": " + generate.prompt_file + " is empty");
+  const InterventionSets replaced = intervention_of(context, config);
   const LoadedModel loaded = load_model_or_checkpoint(context, config, config.train.dtype);
   model::Decoder& decoder = *loaded.decoder;
   const model::ModelConfig& architecture = decoder.config();
@@ -163,6 +181,12 @@ int run_generate(comm::ExecutionContext& context, const AppConfig& config) {
     prompts = encode(texts, *tokenizer, chat, architecture, limits.max_length);
     limits.end_tokens = end_tokens(config.run.model, architecture, *tokenizer);
   });
+  const std::vector<model::Intervention> interventions = replaced.for_decoder(decoder);
+  if (!interventions.empty()) {
+    decoder.set_intervention(&interventions.front());
+    context.log.info("{} neurons of {} are replaced from layer {} on", replaced.sets.front().neurons.size(),
+                     replaced.sets.front().language, interventions.front().first_layer());
+  }
   std::int64_t longest = 0;
   for (const auto& prompt : prompts)
     longest = std::max(longest, static_cast<std::int64_t>(prompt.ids.size()));
@@ -196,7 +220,7 @@ int run_generate(comm::ExecutionContext& context, const AppConfig& config) {
       print(i + 1 < found.size() ? "\n\n" : "");
     }
     print("\n");
-    if (!config.run.output.empty()) write_output(config, loaded, texts, found, *tokenizer);
+    if (!config.run.output.empty()) write_output(config, loaded, replaced, texts, found, *tokenizer);
   });
   return 0;
 }
