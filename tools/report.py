@@ -39,7 +39,9 @@ class Journey:
         for lang in (self.source, target):
             if lang not in self.neurons["languages"]:
                 raise data.ReportError(f"{neurons}: language {lang} was not analysed")
-        self.dense = data.read_eval(os.path.join(work, target, "eval-dense.json"))
+        dense = os.path.join(work, target, "eval-dense.json")
+        self.dense = data.read_eval(dense)
+        self.interventions = data.read_interventions(dense, self.dense)
         self.guided = data.Run(os.path.join(work, target), "neuron-guided")
         self.control = data.Run(os.path.join(work, options.control), "uniform") if options.control else None
         pretrain = os.path.join(work, "base", "checkpoints", "metrics.jsonl")  # a base that was given has none
@@ -176,8 +178,34 @@ def verdict_control(journey):
             "this is a trade-off, not a ranking of placements."]
 
 
+def verdict_interventions(matrix):
+    """For each language's neurons: what becomes of its own text, of the others', and of its own with a random set."""
+    replaced = {"zero": "set to 0", "off_p50": "set to their medians over other languages",
+                "on_p50": "set to their medians over the language"}.get(matrix["replace"], matrix["replace"])
+    lines = []
+    for number, (lang, control, size) in enumerate(matrix["rows"]):
+        if control or lang not in matrix["columns"]:
+            continue
+        own = matrix["columns"].index(lang)
+        change, error = matrix["change"][number], matrix["stderr"][number][own]
+        others = [value for column, value in enumerate(change) if column != own]
+        random = [row[own] for (other, which, _), row in zip(matrix["rows"], matrix["change"]) if other == lang and which]
+        words = f"{change[own]:+.3f} ± {error:.3f} nats per token on {lang}"
+        if others:
+            words += f", {min(others):+.3f} to {max(others):+.3f} on the other languages"
+        if random:
+            words += f"; as many random ones: {min(random):+.3f}" + (f" to {max(random):+.3f}" if len(random) > 1 else "") + f" on {lang}"
+        beats = change[own] - 2 * error > max(others + random, default=0.0)
+        if others and random:
+            words += ": " + ("its own text is hit most" if beats else "its own text does NOT stand out")
+        lines.append(f"Neurons of {lang} ({size} of them) {replaced}: {words}.")
+    return lines
+
+
 def verdict(journey):
     lines = verdict_stages(journey) + verdict_allocation(journey)
+    if journey.interventions:
+        lines += verdict_interventions(journey.interventions)
     if journey.control:
         lines += verdict_control(journey)
     return lines + ["One seed, one narrow domain: this shows the mechanism; it says "
@@ -263,6 +291,7 @@ def pictures(journey):
         "<h2>Language neurons per layer</h2>",
         image(charts.heat_map(per_language, neurons["languages"], layers, "selected neurons (distinct unit indices)"),
               "neurons per layer and language"),
+        *intervention_picture(journey.interventions, charts),
         "<h2>Losses</h2>", image(charts.losses(([("base", [("base", journey.pretrain)])] if journey.pretrain else []) + stages),
               "loss curves"),
         f"<h2>Where the experts speak {html.escape(journey.target)}</h2>",
@@ -276,6 +305,19 @@ def pictures(journey):
         parts += ["<h2>What stage 2 does to the routers</h2>",
                   image(charts.routers(routers, journey.source, journey.target), "router weight of the base expert")]
     return parts
+
+
+def intervention_picture(matrix, charts):
+    if not matrix:
+        return []
+    names = [f"neurons of {lang}" if not control else f"random for {lang}" + (f", {control}" if control > 1 else "")
+             for lang, control, _ in matrix["rows"]]
+    return ["<h2>Do the neurons matter?</h2>",
+            image(charts.change_map(matrix["change"], names, matrix["columns"],
+                                    f"change of log-perplexity, nats per token (outputs replaced: {matrix['replace']})"),
+                  "change of log-perplexity where neurons are replaced"),
+            "<p class=note>Rows: whose selected neurons are replaced in the dense base, and random sets as large in every module "
+            "that share no neuron with any language's. Above 0: the text becomes less probable.</p>"]
 
 
 def provenance(journey):

@@ -56,6 +56,23 @@ def heat_map(values, rows, columns, title, number="{:.0f}"):
     return png(figure)
 
 
+def change_map(values, rows, columns, title):
+    """values[row][column] around 0 as colours, worse in red, with the numbers written in."""
+    data = np.array(values, dtype=float)
+    most = max(float(np.abs(data).max()), 1e-12)
+    figure, axis = plt.subplots(figsize=(max(4.5, 0.8 * len(columns) + 2.8), 0.36 * len(rows) + 1.5))
+    image = axis.imshow(data, aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most)
+    for (i, j), value in np.ndenumerate(data):
+        axis.text(j, i, f"{value:+.3f}", ha="center", va="center", fontsize=8,
+                  color="white" if abs(value) > 0.65 * most else "black")
+    axis.set_xticks(range(len(columns)), columns)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set_xlabel("held-out text")
+    axis.set_title(title, fontsize=10)
+    figure.colorbar(image)
+    return png(figure)
+
+
 def smooth(values, width):
     """Running mean over `width` steps, short at both ends."""
     padded = np.cumsum(np.concatenate([[0.0], values]))

@@ -10,7 +10,8 @@ import numpy as np
 
 
 # What these tools read, with the newest version they know; a test compares it with the program's declarations.
-NEWEST_VERSIONS = {"neuronmoe-neurons": 1, "neuronmoe-expert-neurons": 1, "neuronmoe-scores": 1, "neuronmoe-eval": 1}
+NEWEST_VERSIONS = {"neuronmoe-neurons": 1, "neuronmoe-expert-neurons": 1, "neuronmoe-scores": 1, "neuronmoe-eval": 1,
+                   "neuronmoe-interventions": 1}
 
 
 class ReportError(Exception):
@@ -212,6 +213,31 @@ def read_texts(path):
     with reading(path), open(path, encoding="utf-8") as stream:
         texts = [json.loads(line) for line in stream]
         return [(str(text["prompt"]), str(text["text"])) for text in texts]
+
+
+def read_interventions(path, evaluation):
+    """The matrix that stands beside an evaluation, of the same texts; None if there is none:
+    {"rows": [(language, control, neurons)], "columns": [language], "change", "stderr": [rows][columns], "replace"}."""
+    path = os.path.splitext(path)[0] + ".interventions.h5"
+    if not os.path.exists(path):
+        return None
+    with reading(path), open_h5(path, "interventions") as file:
+        names = [text_of(name) for name in file["row/language"][...]]
+        found = {"rows": list(zip(names, file["row/control"][...].tolist(), file["row/neurons"][...].tolist())),
+                 "columns": [text_of(name) for name in file["column/language"][...]],
+                 "change": file["change"][...].tolist(), "stderr": file["stderr"][...].tolist(),
+                 "replace": text_of(file.attrs["replace"])}
+        shape = (len(found["rows"]), len(found["columns"]))
+        if file["change"].shape != shape or file["stderr"].shape != shape or 0 in shape:
+            raise ReportError(f"{path}: a matrix of {file['change'].shape}, not {shape}")
+        if not all(math.isfinite(x) for name in ("change", "stderr") for row in found[name] for x in row):
+            raise ReportError(f"{path}: a change is no finite number")
+        for language, nll in zip(found["columns"], file["column/nll"][...].tolist()):
+            ppl = evaluation["perplexity"].get(language, {}).get("ppl")
+            if ppl is None or not math.isclose(math.exp(nll), ppl, rel_tol=1e-6):
+                raise ReportError(f"{path}: its untouched perplexity of {language} is {math.exp(nll):.6g}, that of the evaluation "
+                                  f"beside it {ppl}; evaluate again")
+        return found
 
 
 class Run:

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+import math
 import os
 import pathlib
 import re
@@ -109,6 +110,50 @@ class Report(unittest.TestCase):
         self.assertEqual(report_data.plain("a\x1b[2Jé\n$x"), "a\\x1b[2Jé\\n$x")
         import report_charts
         self.assertTrue(report_charts.heat_map([[1.0]], ["$\\undefined{$"], ["$_$"], "$^$").startswith(b"\x89PNG"))
+
+    def write_matrix(self, change, replace="zero"):
+        """A matrix of en and el, each with a random set, beside the dense evaluation."""
+        dense = json.loads(pathlib.Path(self.work, "el", "eval-dense.json").read_text())["perplexity"]
+        with h5py.File(os.path.join(self.work, "el", "eval-dense.interventions.h5"), "w") as file:
+            file.attrs.update({"complete": 1, "format": "neuronmoe-interventions", "format_version": 1, "replace": replace})
+            file["row/language"], file["row/control"], file["row/neurons"] = [b"en", b"en", b"el", b"el"], [0, 1, 0, 1], [100] * 4
+            file["column/language"] = [b"en", b"el"]
+            file["column/nll"] = [math.log(dense[lang]["ppl"]) for lang in ("en", "el")]
+            file["change"], file["stderr"] = change, [[0.01, 0.01]] * 4
+
+    def test_interventions(self):
+        synthetic.write_journey(self.work)
+        self.write_matrix([[0.5, 0.1], [0.02, 0.03], [0.4, 0.3], [0.0, -0.01]])
+        code, out, err = self.call()
+        self.assertEqual((code, err), (0, ""))
+        self.assertIn("Neurons of en (100 of them) set to 0: +0.500 ± 0.010 nats per token on en, +0.100 to +0.100 on the other "
+                      "languages; as many random ones: +0.020 on en: its own text is hit most", out)
+        self.assertIn("as many random ones: -0.010 on el: its own text does NOT stand out", out)
+        page = self.page()
+        self.assertEqual(len(re.findall(r'src="data:image/png;base64,iVBOR', page)), 6)
+        self.assertIn("Do the neurons matter?", page)
+
+    def test_interventions_of_something_else(self):
+        def touched(change):
+            synthetic.write_journey(self.work)
+            self.write_matrix([[0.5, 0.1], [0.02, 0.03], [0.4, 0.3], [0.0, -0.01]])
+            with h5py.File(os.path.join(self.work, "el", "eval-dense.interventions.h5"), "r+") as file:
+                change(file)
+
+        def replace(name, value):
+            def change(file):
+                del file[name]
+                if value is not None:
+                    file[name] = value
+            return change
+
+        for change in (replace("column/nll", [3.0, 4.0]), replace("change", [[1.0, 2.0]]), replace("stderr", None),
+                       replace("change", [[float("nan")] * 2] * 4), replace("column/language", [b"en", b"tr"]),
+                       lambda file: file.attrs.update({"complete": 0}), lambda file: file.attrs.update({"format_version": 2})):
+            touched(change)
+            code, out, err = self.call()
+            self.assertEqual((code, out, err.count("\n")), (65, "", 1), err)
+            self.assertIn("eval-dense.interventions.h5", err)
 
     def test_control(self):
         synthetic.write_journey(self.work, control="el/uniform")
