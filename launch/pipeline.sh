@@ -286,7 +286,7 @@ else
 fi
 add_to=(${extend_from:+--allocation.neurons "$target/neurons.h5" --allocation.add_to "$extend_from"})
 nmoe "$target/allocate" whole "$target/experts.cfg" "$neurons ${origin[*]}" "$target/allocate.cfg" allocate --model base "${add_to[@]}"
-nmoe "$target/eval-dense" whole "$target/eval-dense.json" "pretrain tokenize-$split" "$target/evaluate.cfg" \
+nmoe "$target/eval-dense" whole "$target/eval-dense.json" "pretrain tokenize-$split $neurons" "$target/evaluate-dense.cfg" \
   evaluate --model base
 expand "$target" "$target/allocate"
 prompt_files=(corpus/text/"$split"/{"$source","$target"}.jsonl) prompt_options=()

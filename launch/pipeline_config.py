@@ -35,7 +35,7 @@ PASSED = {"analysis": ("analyze", "specialize"), "allocation": ("allocate",), "e
           "neurons": ("analyze", "allocate", "specialize"), "lbl": TRAINING, "router": TRAINING, "pack": TRAINING,
           "plan": TRAINING, "comm": ("tokenize", "analyze", "specialize", "evaluate", "generate", *TRAINING),
           "run": ("tokenize", "analyze", "allocate", "specialize", "evaluate", "generate", *TRAINING), "sense": ("analyze", "specialize"),
-          "expert_ap": ("specialize",), "tokenize": ("tokenize",), "generate": ("generate",)}
+          "expert_ap": ("specialize",), "tokenize": ("tokenize",), "generate": ("generate",), "intervention": ("evaluate-dense",)}
 OPEN = tuple(f"{stage}.{part}" for stage in STAGES for part in ("train", "mix")) + ("corpus",)
 
 
@@ -217,6 +217,8 @@ def step_files(config, target, split):
     evaluation["text"] = [f"{lang}:tokens/{split}.h5" for lang in languages]
     if asked:
         evaluation["continuation"] = [f"{lang}:corpus/continuation/{split}/{lang}.jsonl" for lang in asked]
+    evaluate = section_text("evaluation", evaluation) + passed(config, "evaluate", but=("evaluation",))
+    intervention = config.get("intervention") and section_text("intervention", dict(config["intervention"], neurons="neurons.h5"))
     allocation = dict(config.get("allocation", {}), neurons="neurons.h5")
     allocation.setdefault("languages", f"{source},{target}")
     try:
@@ -238,7 +240,8 @@ def step_files(config, target, split):
         f"{target}/generate.cfg": section_text("generate", {"max_tokens": "40", **config.get("generate", {}),
                                                             "prompt_file": f"{target}/prompts.jsonl"})
         + passed(config, "generate", but=("generate",)),
-        f"{target}/evaluate.cfg": section_text("evaluation", evaluation) + passed(config, "evaluate", but=("evaluation",)),
+        f"{target}/evaluate.cfg": evaluate,
+        f"{target}/evaluate-dense.cfg": evaluate + (intervention or ""),
     }
     if not own["base"]:
         files["pretrain.cfg"] = (section_text("pretrain", {"model_config": "config/model.json",

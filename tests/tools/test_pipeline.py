@@ -371,6 +371,14 @@ class Config(unittest.TestCase):
         self.assertIn("[expert_ap]\n", files["el/specialize.cfg"])
         self.assertNotIn("[expert_ap]\n", files["el/stage1.cfg"])
 
+    def test_interventions_are_for_the_dense_base(self):
+        without = self.files()
+        self.assertEqual(without["el/evaluate-dense.cfg"], without["el/evaluate.cfg"])
+        files = self.files(extra=[self.write("[intervention]\nreplace = off_p50\n")])
+        self.assertEqual(files["el/evaluate.cfg"], without["el/evaluate.cfg"])
+        self.assertEqual(files["el/evaluate-dense.cfg"],
+                         without["el/evaluate.cfg"] + "[intervention]\nreplace = off_p50\nneurons = neurons.h5\n")
+
     def test_vocabulary_must_agree_with_the_model(self):
         config = pipeline_config.read_files([CONFIG], ["tokenizer.vocab_size=300"])
         with self.assertRaisesRegex(pipeline_config.ConfigError, "vocab_size 4096 differs"):
