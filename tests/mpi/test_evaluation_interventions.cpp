@@ -114,7 +114,7 @@ BOOST_AUTO_TEST_CASE(cells_by_hand) {
   add_column(matrix, "en", std::vector{untouched, touched});
   BOOST_TEST(matrix.columns[0].tokens == 6);
   BOOST_TEST(std::abs(matrix.columns[0].nll - 16.0 / 6) < 1e-15);
-  BOOST_CHECK_THROW(add_column(matrix, "el", std::vector{untouched}), Error);
+  BOOST_CHECK_THROW(add_column(matrix, "el", std::vector<std::vector<LogLikelihood>>{untouched}), Error);
 }
 
 BOOST_AUTO_TEST_CASE(files) {
