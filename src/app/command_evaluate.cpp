@@ -1,4 +1,6 @@
 // neuronmoe evaluate: perplexity per language and the continuation task, for the dense model or a checkpoint.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -129,9 +131,11 @@ class Evaluation {
       const evaluation::PairedChange& change = matrix.columns.back().changes[r];
       require_finite(change.nll, language, path);
       lines_ += evaluation::intervention_lines(row, language, text.numbers, variants[r + 1]);
-      context_.log.info("{}: {} neurons of {}{} replaced from layer {} on: {:+.4f} +- {:.4f} nats per token",
-                        language, row.uuids.size(), row.control == 0 ? "" : "the size of ", row.language,
-                        row.first_layer, change.nll, change.stderr_);
+      const std::string which =
+          row.control == 0 ? row.language : fmt::format("random set {} for {}", row.control, row.language);
+      context_.log.info(
+          "{}: {} neurons of {} replaced, layer {} the lowest: {:+.4f} +- {:.4f} nats per token", language,
+          row.uuids.size(), which, row.first_layer, change.nll, change.stderr_);
     }
   }
 
@@ -178,7 +182,8 @@ class Evaluation {
 
   evaluation::VariantScoreFunction label_scores(model::ActivationObserver* observer) {
     return [this, observer](const model::Batch& batch, std::span<const model::LabelAt> labels) {
-      return decoder_.label_scores_of_each(batch, labels, interventions_, observer);
+      return decoder_.label_scores_of_each(batch, labels, interventions_, observer,
+                                           [this] { context_.heartbeat.beat(); });
     };
   }
 

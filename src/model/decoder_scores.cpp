@@ -121,7 +121,7 @@ std::vector<LabelScore> Decoder::score_labels(const ResidualStream& out, std::sp
 
 std::vector<std::vector<LabelScore>> Decoder::label_scores_of_each(
     const Batch& batch, std::span<const LabelAt> labels, std::span<const Intervention> interventions,
-    ActivationObserver* observer) {
+    ActivationObserver* observer, const std::function<void()>& after_each) {
   NMOE_CHECK(intervention_ == nullptr, internal, "interventions beside one from layer {} on",
              intervention_->first_layer());
   const Prepared prepared = prepare(batch);
@@ -155,6 +155,7 @@ std::vector<std::vector<LabelScore>> Decoder::label_scores_of_each(
     ~Reset() { slot = nullptr; }
   } const reset{intervention_};
   for (const Intervention& one : interventions) {
+    if (after_each) after_each();
     const int first = one.first_layer();
     if (first == config_.num_layers) {
       scores.push_back(scores.front());

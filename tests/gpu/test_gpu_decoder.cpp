@@ -118,6 +118,31 @@ BOOST_AUTO_TEST_CASE(observers_see_the_same) {
               here.decoder->token_log_probs(builder.batch()), {2e-5, 1e-4});
 }
 
+BOOST_AUTO_TEST_CASE(replaced_neurons_change_the_same) {
+  Stream cpu;
+  Run here(DType::float32, model::TrainableSet::none, cpu),
+      there(DType::float32, model::TrainableSet::none, gpu_stream());
+  const model::BatchBuilder builder = batch_of(here.decoder->config().vocab_size);
+  std::vector<model::LabelAt> labels;
+  for (std::int32_t t = 0; t < 76; ++t) labels.push_back({t, t % 19});
+  const std::vector<std::vector<model::ReplacedNeuron>> sets = {
+      {{0, model::Projection::q, 3, 0.5F}, {0, model::Projection::up, 2, 0.0F}},
+      {{2, model::Projection::down, 1, -1.0F}, {2, model::Projection::v, 0, 0.0F}}};
+  const auto scores = [&](Run& run) {
+    std::vector<model::Intervention> interventions;
+    for (const auto& set : sets)
+      interventions.emplace_back(run.decoder->config(), DType::float32, set, run.decoder->stream());
+    std::vector<double> all;
+    for (const auto& variant : run.decoder->label_scores_of_each(builder.batch(), labels, interventions))
+      for (const model::LabelScore& score : variant) all.push_back(score.log_prob);
+    return all;
+  };
+  const std::vector<double> on_cpu = scores(here), on_gpu_ = scores(there);
+  check_close("log p", on_gpu_, on_cpu, {2e-5, 1e-4});
+  for (const std::size_t variant : {1U, 2U})
+    BOOST_TEST(std::abs(on_gpu_[variant * 76 + 70] - on_gpu_[70]) > 1e-3);
+}
+
 BOOST_AUTO_TEST_CASE(ids_outside_the_vocabulary_are_refused) {
   Run there(DType::float32, model::TrainableSet::none, gpu_stream());
   model::BatchBuilder builder;

@@ -237,7 +237,7 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "evaluate: random sets beside each language's, as large in every module and disjoint "
                       "from all selected neurons",
               .min = 0,
-              .max = 1000});
+              .max = 100});
 
   f("loglikelihood.requests", c.loglikelihood.requests,
     FieldInfo{.help = "JSON lines of token ids: {\"context\": [..], \"continuation\": [..]} or {\"rolling\": "

@@ -105,12 +105,12 @@ class Decoder {
                                        ActivationObserver* observer = nullptr);
   /// The answers of label_scores without an intervention, then with each of `interventions`; the observer
   /// watches the first. Each starts where it differs: layers below the first that it touches run once for
-  /// all, and its bits are those of a pass of its own. Collective over the expert-parallel group, with the
-  /// same interventions on every rank. @pre set_intervention has set none
-  std::vector<std::vector<LabelScore>> label_scores_of_each(const Batch& batch,
-                                                            std::span<const LabelAt> labels,
-                                                            std::span<const Intervention> interventions,
-                                                            ActivationObserver* observer = nullptr);
+  /// all, and its bits are those of a pass of its own. `after_each`, if given, is called between them, so
+  /// that the caller can show signs of life. Collective over the expert-parallel group, with the same
+  /// interventions on every rank. @pre set_intervention has set none
+  std::vector<std::vector<LabelScore>> label_scores_of_each(
+      const Batch& batch, std::span<const LabelAt> labels, std::span<const Intervention> interventions,
+      ActivationObserver* observer = nullptr, const std::function<void()>& after_each = nullptr);
   /// Logits of what may follow the last of `ids`, [1, V] acc on the host, and adds their keys and values to
   /// the cache, behind whose tokens they stand. No ids: takes part in the pass and returns {}. Collective
   /// over the expert-parallel group, each rank with a sequence of its own. @throws Error(internal) if the
