@@ -43,12 +43,13 @@ struct Measured {
   std::string lines;
 };
 
-Measured measure(comm::Communicator& comm, const std::vector<int>& experts, int expert_parallel_size) {
+Measured measure(comm::Communicator& comm, const std::vector<int>& experts, int expert_parallel_size,
+                 model::ExpertHome home = model::ExpertHome::owned) {
   TestContext context(comm);
   const train::ParallelGroups groups(comm, expert_parallel_size);
   const model::ModelConfig config = tiny_config(experts);
   model::Decoder decoder(config, DType::float32, model::TrainableSet::none,
-                         groups.experts(config.num_experts), context.stream);
+                         groups.experts(config.num_experts, 0, home), context.stream);
   decoder.initialise_dense(3);
   decoder.upcycle(3);
   perturb(decoder, 9, 0.3);
@@ -93,9 +94,11 @@ BOOST_AUTO_TEST_CASE(same_bytes_on_any_number_of_ranks) {
     BOOST_TEST((column.changes[2].nll == 0.0 && column.changes[2].stderr_ == 0.0));
     for (int size = 1; size <= world().size(); ++size) {
       if (world().size() % size != 0) continue;
-      const Measured found = measure(world(), experts, size);
-      BOOST_TEST((found.lines == expected.lines));
-      BOOST_TEST((intervention_csv(found.matrix) == intervention_csv(expected.matrix)));
+      for (const model::ExpertHome home : {model::ExpertHome::owned, model::ExpertHome::replicated}) {
+        const Measured found = measure(world(), experts, size, home);
+        BOOST_TEST((found.lines == expected.lines));
+        BOOST_TEST((intervention_csv(found.matrix) == intervention_csv(expected.matrix)));
+      }
     }
   }
 }
