@@ -218,6 +218,9 @@ def step_files(config, target, split):
     if asked:
         evaluation["continuation"] = [f"{lang}:corpus/continuation/{split}/{lang}.jsonl" for lang in asked]
     evaluate = section_text("evaluation", evaluation) + passed(config, "evaluate", but=("evaluation",))
+    if config.get("intervention") and own["extend_from"]:
+        raise ConfigError("[intervention] needs the neurons of the dense base, [pipeline] extend_from measures those of a mixture; "
+                          "leave one of them out")
     intervention = config.get("intervention") and section_text("intervention", dict(config["intervention"], neurons="neurons.h5"))
     allocation = dict(config.get("allocation", {}), neurons="neurons.h5")
     allocation.setdefault("languages", f"{source},{target}")
