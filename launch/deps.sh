@@ -69,7 +69,7 @@ apt() { # the last lines of its log if it does not work
     apt-get -q -y -o DPkg::Lock::Timeout="$lock_s" "$@"; do
     if grep -q 'Could not get lock' "$log" && ((SECONDS < until)); then
       echo "deps: another program holds apt's lock; waiting for it ($((until - SECONDS)) s at most)"
-      read -rt 5 -u "$progress_tick" || true
+      pause 5
       continue
     fi
     tail -n 15 "$log" >&2

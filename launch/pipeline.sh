@@ -12,6 +12,8 @@
 # Ctrl-C, TERM and USR1 during a training save a checkpoint and end with 85; a second signal ends at once.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/progress.sh
+source "$root/launch/progress.sh"
 python=/usr/bin/python3 # not the first one in PATH: a pyenv or conda python lacks Debian's h5py
 
 usage() {
@@ -133,11 +135,10 @@ step_number=0 num_steps=17
 [[ -z $extend_from ]] || num_steps=$((num_steps + 1))
 
 # watch LOG: waits for the step; says every ten seconds how far it is, by the newest line of its log; returns its code.
-exec {tick}<> <(:) # never yields a byte: reading it is a sleep that a signal can interrupt
 watch() {
   local log=$1 line last="" code=0 shown=$SECONDS began_step=$SECONDS
   while kill -0 "$step_pid" 2>/dev/null; do
-    read -rt 0.2 -u "$tick" || true
+    pause 0.2
     ((SECONDS - shown >= ${NMOE_PROGRESS_S:-10})) || continue
     shown=$SECONDS
     # A line of progress is preferred: housekeeping says less.

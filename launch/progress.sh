@@ -1,7 +1,12 @@
-# Long commands that say how far they are. Sourced by launch/deps.sh, launch/build.sh and launch/test.sh.
+# Long commands that say how far they are. Sourced by deps.sh, build.sh, evaluate.sh and pipeline.sh.
 # shellcheck shell=bash
 
-exec {progress_tick}<> <(:) # never yields a byte: reading it is a sleep that a signal can interrupt
+# pause SECONDS: a sleep that a signal ends. Not `read -t`: a trap that runs inside it makes bash 5.2 abort now and then
+# ("longjmp causes uninitialized stack frame").
+pause() {
+  sleep "$1" 9>&- & # without the pipeline's lock, which would outlive it
+  wait "$!" || true
+}
 
 # with_progress WHAT LOG COMMAND...: runs the command with its output behind what LOG holds. Every NMOE_PROGRESS_S (10)
 # seconds it prints the newest line of LOG and the time so far. Returns the exit code of the command. Ctrl-C and TERM
@@ -15,7 +20,7 @@ with_progress() {
   env --default-signal=INT,QUIT "$@" >>"$log" 2>&1 </dev/null &
   pid=$!
   while [[ -n $(jobs -pr) ]]; do
-    read -rt 0.3 -u "$progress_tick" || true
+    pause 0.3
     if ((progress_signal && stopped < 0)); then
       echo "$what: stopping" >&2
       stopped=$SECONDS

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Tests of launch/deps.sh, launch/build.sh and launch/quickstart.sh with an apt-get, a dpkg-query and a cmake that only
 pretend. Run: python3 -m unittest discover -s tests/tools"""
+import glob
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -94,6 +96,12 @@ class Launch(unittest.TestCase):
         self.assertEqual(process.returncode, 130)
         self.assertLess(time.monotonic() - began, 10)
         self.assertIn("stopp", err)
+
+    def test_no_script_waits_in_a_read_with_a_timeout(self):
+        """A trap inside one makes bash 5.2 abort, one stop in some fifty on a busy machine."""
+        for script in glob.glob(os.path.join(ROOT, "launch", "*.sh")):
+            with open(script, encoding="utf-8") as stream:
+                self.assertNotRegex(re.sub(r"#.*", "", stream.read()), r"\bread +-\w*t", script)
 
     def test_a_lock_is_waited_for(self):
         open(os.path.join(self.state, "locked"), "w", encoding="utf-8").close()
