@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 
 #include "commands.hpp"
 #include "intervention_setup.hpp"
@@ -224,11 +225,12 @@ int run_evaluate(comm::ExecutionContext& context, const AppConfig& config) {
   const InterventionSets sets =
       intervenes ? load_interventions(context, config, config.intervention.controls) : InterventionSets{};
   const LoadedModel loaded = load_model_or_checkpoint(context, config, config.train.dtype);
-  Evaluation evaluation(context, config, loaded, sets);
-  evaluation.run_tasks();
+  std::optional<Evaluation> evaluation;
+  comm::agree(context.world, [&] { evaluation.emplace(context, config, loaded, sets); });
+  evaluation->run_tasks();
   comm::agree(context.world, [&] {
     if (context.world.rank() == 0)
-      evaluation::write_eval_files(config.run.output, evaluation.results(), evaluation.lines());
+      evaluation::write_eval_files(config.run.output, evaluation->results(), evaluation->lines());
   });
   context.log.info("{}: written", config.run.output);
   return 0;

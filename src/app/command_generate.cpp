@@ -126,9 +126,9 @@ InterventionSets intervention_of(comm::ExecutionContext& context, const AppConfi
   if (!wants_intervention(config)) return {};
   InterventionSets found = load_interventions(context, config, 0);
   NMOE_CHECK(found.sets.size() == 1, config,
-             "intervention.languages names {} languages of {}; a text is written with the neurons of one "
-             "replaced",
-             found.sets.size(), config.intervention.neurons);
+             "a text is written with the neurons of one language of {} replaced, not of {}; name it: "
+             "--intervention.languages {}",
+             config.intervention.neurons, found.sets.size(), found.sets.front().language);
   return found;
 }
 
@@ -181,7 +181,8 @@ int run_generate(comm::ExecutionContext& context, const AppConfig& config) {
     prompts = encode(texts, *tokenizer, chat, architecture, limits.max_length);
     limits.end_tokens = end_tokens(config.run.model, architecture, *tokenizer);
   });
-  const std::vector<model::Intervention> interventions = replaced.for_decoder(decoder);
+  std::vector<model::Intervention> interventions;
+  comm::agree(context.world, [&] { interventions = replaced.for_decoder(decoder); });
   if (!interventions.empty()) {
     decoder.set_intervention(&interventions.front());
     context.log.info("{} neurons of {} are replaced from layer {} on", replaced.sets.front().neurons.size(),
