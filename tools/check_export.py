@@ -122,7 +122,7 @@ def texts_of(program, base, checkpoint, prompts, tokens):
 def compare_greedy(program, base, checkpoint, exports, prompts, tokens):
     good, ours = True, texts_of(program, base, checkpoint, prompts, tokens)
     for export in exports:
-        model, tokenizer = load(export), AutoTokenizer.from_pretrained(export, local_files_only=True)
+        model, tokenizer = load(export), AutoTokenizer.from_pretrained(export, local_files_only=True, trust_remote_code=True)
         for prompt, mine in zip(prompts, ours):
             ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
             told = model.generate(ids, do_sample=False, max_new_tokens=tokens, output_logits=True, return_dict_in_generate=True,
