@@ -287,14 +287,16 @@ else
 fi
 add_to=(${extend_from:+--allocation.neurons "$target/neurons.h5" --allocation.add_to "$extend_from"})
 nmoe "$target/allocate" whole "$target/experts.cfg" "$neurons ${origin[*]}" "$target/allocate.cfg" allocate --model base "${add_to[@]}"
-nmoe "$target/eval-dense" whole "$target/eval-dense.json" "pretrain tokenize-$split $neurons" "$target/evaluate-dense.cfg" \
+dense_parents="pretrain tokenize-$split"
+[[ -n $extend_from ]] || dense_parents+=" analyze" # its neurons may be replaced there
+nmoe "$target/eval-dense" whole "$target/eval-dense.json" "$dense_parents" "$target/evaluate-dense.cfg" \
   evaluate --model base
 expand "$target" "$target/allocate"
 prompt_files=(corpus/text/"$split"/{"$source","$target"}.jsonl) prompt_options=()
 if [[ -n $prompts ]]; then
   prompt_files=("$prompts") prompt_options=(--lines)
 fi
-keys[$target/prompt-text]=$(cat "${prompt_files[@]}" | sha256sum | cut -d' ' -f1)
+keys[$target/prompt-text]=$(cat "${prompt_files[@]}" | sha256sum | cut -d' ' -f1) || die "no text for prompts: ${prompt_files[*]}" 65
 step "$target/prompts" draft "$target/prompts.jsonl" "$target/prompt-text" "config/$target/generate.cfg" \
   $python "$root/tools/make_prompts.py" --output "$target/prompts.jsonl.draft" "${prompt_options[@]}" "${prompt_files[@]}"
 nmoe "$target/texts-dense" whole "$target/texts-dense.jsonl" "pretrain $target/prompts" "$target/generate.cfg" \

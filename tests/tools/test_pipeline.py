@@ -31,7 +31,7 @@ def make_corpus(work):
         for i in range(400):
             stream.write(f"sentence {i} about the colour of table {i * i} and γραμμή {i * 7}\n")
     os.makedirs(os.path.join(folder, "text", "test"))
-    for lang, text in (("en", "This is a text of ten words, no fewer than that."), ("el", "μία γραμμή")):
+    for lang, text in (("en", "This is a text of ten words, no fewer than that."), ("el", "μία γραμμή"), ("hu", "egy sor")):
         with open(os.path.join(folder, "text", "test", lang + ".jsonl"), "w", encoding="utf-8") as stream:
             stream.write(json.dumps({"text": "short"}) + "\n" + json.dumps({"text": text}) + "\n")
 
@@ -182,21 +182,21 @@ class Pipeline(unittest.TestCase):
         self.assertEqual(code, 0, out)
         calls = self.calls()[before:]
         self.assertEqual([call[0] for call in calls], ["analyze", "evaluate", "allocate", "evaluate", "train", "train", "evaluate",
-                                                       "evaluate", "specialize"])
-        self.assertIn("step 14 of 14", out)
+                                                       "evaluate", "generate", "generate", "generate", "specialize"])
+        self.assertIn("step 18 of 18", out)
         self.assertEqual((calls[0][1]["--resume"], calls[1][1]["--resume"]), (origin, origin))
         self.assertEqual((calls[2][1]["--allocation.add_to"], calls[2][1]["--allocation.neurons"]), (origin, "hu/neurons.h5"))
         self.assertEqual([call[1].get("--train.init_from") for call in calls if call[0] == "train"], [origin, "hu/stage1"])
         self.assertIn("before, the mixture", out)
         self.assertIn("were there before and are frozen", out)
         code, out = self.call(*extend)
-        self.assertEqual((code, out.count("reusing:")), (0, 13), out)
+        self.assertEqual((code, out.count("reusing:")), (0, 17), out)
         with open(manifest, "w", encoding="utf-8") as stream:
             stream.write("{ }")
         before = len(self.calls())
         self.call(*extend)
         self.assertEqual([call[0] for call in self.calls()[before:]], ["analyze", "evaluate", "allocate", "train", "train", "evaluate",
-                                                                       "evaluate", "specialize"])
+                                                                       "evaluate", "generate", "generate", "specialize"])
         code, out = self.call("--set", "pipeline.extend_from=el/stage2")
         self.assertEqual((code, "is what the target el writes" in out), (78, True), out)
         self.assertTrue(os.path.exists(manifest))
