@@ -49,35 +49,84 @@ void transpose(float* columns, const float* rows, std::int64_t stride) {
   }
 }
 
-// Panel [count, 16] of op(B): terms from `first` on of the outputs [j, j + outputs).
-void pack(float* panel, const GemmShape& s, const float* b, std::int64_t first, std::int64_t count,
-          std::int64_t j, std::int64_t outputs) {
+// A part of op(B): `count` terms from `first` on, of the outputs [j, j + outputs).
+struct Part {
+  std::int64_t first, count, j, outputs;
+};
+
+// Asks for the terms of the 16 outputs behind a part, row by row as memory holds them: hardware foresees that
+// one stream, not sixteen.
+class Prefetch {
+ public:
+  Prefetch(const GemmShape& s, const float* b, const Part& part)
+      : row_(b + (part.j + width) * s.ldb + part.first), stride_(s.ldb), length_(part.count) {}
+  void ask() {
+    for (std::int64_t i = 0; i < width; ++i) {
+      __builtin_prefetch(row_ + column_, 0, 1);
+      column_ += width;
+      if (column_ >= length_) {
+        column_ = 0;
+        row_ += stride_;
+      }
+    }
+  }
+
+ private:
+  const float* row_;
+  std::int64_t stride_, length_, column_ = 0;
+};
+
+// Panel [terms, 16] of the terms from `l` on of a part.
+void pack(float* panel, const GemmShape& s, const float* b, const Part& part, std::int64_t l,
+          std::int64_t terms) {
   if (!s.transpose_b) {
-    const float* row = b + first * s.ldb + j;
-    for (std::int64_t l = 0; l < count; ++l, row += s.ldb) {
-      if (outputs == width)
-        __builtin_memcpy(panel + l * width, row, width * sizeof(float));
+    const float* row = b + (part.first + l) * s.ldb + part.j;
+    for (std::int64_t t = 0; t < terms; ++t, row += s.ldb) {
+      if (part.outputs == width)
+        __builtin_memcpy(panel + t * width, row, width * sizeof(float));
       else
-        for (std::int64_t o = 0; o < outputs; ++o) panel[l * width + o] = row[o];
+        for (std::int64_t o = 0; o < part.outputs; ++o) panel[t * width + o] = row[o];
     }
     return;
   }
-  const float* rows = b + j * s.ldb + first;
-  const std::int64_t whole = outputs == width ? count / width * width : 0;
-  for (std::int64_t l = 0; l < whole; l += width) transpose(panel + l * width, rows + l, s.ldb);
-  for (std::int64_t l = whole; l < count; ++l)
-    for (std::int64_t o = 0; o < outputs; ++o) panel[l * width + o] = rows[o * s.ldb + l];
+  const float* rows = b + part.j * s.ldb + part.first + l;
+  if (terms == width && part.outputs == width) return transpose(panel, rows, s.ldb);
+  for (std::int64_t t = 0; t < terms; ++t)
+    for (std::int64_t o = 0; o < part.outputs; ++o) panel[t * width + o] = rows[o * s.ldb + t];
 }
 
-// Chains of `Rows` rows, added to `sums`. Compiled with -ffp-contract=fast: a product and its sum are one
-// fused multiply-add.
+// Lengthens the chains of `Rows` rows by `terms` terms. Compiled with -O3 -ffp-contract=fast: a product and
+// its sum are one fused multiply-add.
 template <std::int64_t Rows>
-void add_chains(Vector* sums, const float* a, std::int64_t lda, const float* panel, std::int64_t count) {
-  Vector chain[Rows] = {};
-  for (std::int64_t l = 0; l < count; ++l) {
-    const Vector outputs = load(panel + l * width);
-    for (std::int64_t i = 0; i < Rows; ++i) chain[i] = a[i * lda + l] * outputs + chain[i];
+void lengthen(Vector* chains_of, const float* a, std::int64_t lda, const float* panel, std::int64_t terms) {
+  for (std::int64_t t = 0; t < terms; ++t) {
+    const Vector outputs = load(panel + t * width);
+    for (std::int64_t i = 0; i < Rows; ++i) chains_of[i] = a[i * lda + t] * outputs + chains_of[i];
   }
+}
+
+// Adds a part to the sums of the first `Rows` rows, and leaves its panel for the others: chains of one step
+// and the transposition of the next run side by side.
+template <std::int64_t Rows>
+void add_packing(Vector* sums, float* panel, const GemmShape& s, const float* a, const float* b,
+                 const Part& part) {
+  Vector chain[Rows] = {};
+  Prefetch next(s, b, part);
+  std::int64_t l = 0;
+  for (; l + width <= part.count; l += width) {
+    pack(panel + l * width, s, b, part, l, width);
+    if (s.transpose_b) next.ask();
+    lengthen<Rows>(chain, a + part.first + l, s.lda, panel + l * width, width);
+  }
+  pack(panel + l * width, s, b, part, l, part.count - l);
+  lengthen<Rows>(chain, a + part.first + l, s.lda, panel + l * width, part.count - l);
+  for (std::int64_t i = 0; i < Rows; ++i) sums[i] += chain[i];
+}
+
+template <std::int64_t Rows>
+void add_packed(Vector* sums, const float* a, std::int64_t lda, const float* panel, std::int64_t count) {
+  Vector chain[Rows] = {};
+  lengthen<Rows>(chain, a, lda, panel, count);
   for (std::int64_t i = 0; i < Rows; ++i) sums[i] += chain[i];
 }
 
@@ -85,23 +134,30 @@ void add_chains(Vector* sums, const float* a, std::int64_t lda, const float* pan
 
 void few_rows(const GemmShape& s, const float* a, const float* b, float* c, bool accumulate) {
   alignas(64) float panel[most_terms * width] = {};
-  for (std::int64_t j = 0; j < s.n; j += width) {
-    const std::int64_t outputs = s.n - j < width ? s.n - j : width;
+  Part part{};
+  for (part.j = 0; part.j < s.n; part.j += width) {
+    part.outputs = s.n - part.j < width ? s.n - part.j : width;
+    float* const column = c + part.j;
     Vector sums[most_few_rows] = {};
     if (accumulate)
       for (std::int64_t i = 0; i < s.m; ++i)
-        for (std::int64_t o = 0; o < outputs; ++o) sums[i][o] = c[i * s.ldc + j + o];
-    std::int64_t count = 0;
-    for (std::int64_t first = 0; first < s.k; first += count) {
-      count = next_terms(s.k - first);
-      pack(panel, s, b, first, count, j, outputs);
+        for (std::int64_t o = 0; o < part.outputs; ++o) sums[i][o] = column[i * s.ldc + o];
+    for (part.first = 0; part.first < s.k; part.first += part.count) {
+      part.count = next_terms(s.k - part.first);
       std::int64_t i = 0;
+      if (s.m >= chains) {
+        add_packing<chains>(sums, panel, s, a, b, part);
+        i = chains;
+      } else {
+        add_packing<1>(sums, panel, s, a, b, part);
+        i = 1;
+      }
       for (; i + chains <= s.m; i += chains)
-        add_chains<chains>(sums + i, a + i * s.lda + first, s.lda, panel, count);
-      for (; i < s.m; ++i) add_chains<1>(sums + i, a + i * s.lda + first, s.lda, panel, count);
+        add_packed<chains>(sums + i, a + i * s.lda + part.first, s.lda, panel, part.count);
+      for (; i < s.m; ++i) add_packed<1>(sums + i, a + i * s.lda + part.first, s.lda, panel, part.count);
     }
     for (std::int64_t i = 0; i < s.m; ++i)
-      for (std::int64_t o = 0; o < outputs; ++o) c[i * s.ldc + j + o] = sums[i][o];
+      for (std::int64_t o = 0; o < part.outputs; ++o) column[i * s.ldc + o] = sums[i][o];
   }
 }
 
