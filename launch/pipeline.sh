@@ -288,7 +288,9 @@ fi
 add_to=(${extend_from:+--allocation.neurons "$target/neurons.h5" --allocation.add_to "$extend_from"})
 nmoe "$target/allocate" whole "$target/experts.cfg" "$neurons ${origin[*]}" "$target/allocate.cfg" allocate --model base "${add_to[@]}"
 dense_parents="pretrain tokenize-$split"
-[[ -n $extend_from ]] || dense_parents+=" analyze" # its neurons may be replaced there
+if grep -q '^\[intervention\]' "config/$target/evaluate-dense.cfg"; then # whose neurons are those of neurons.h5
+  dense_parents+=" analyze"
+fi
 nmoe "$target/eval-dense" whole "$target/eval-dense.json" "$dense_parents" "$target/evaluate-dense.cfg" \
   evaluate --model base
 expand "$target" "$target/allocate"

@@ -1,6 +1,6 @@
 #pragma once
-// The measurement behind `neuronmoe analyze`: sense sentences through the dense model, pooled responses of
-// the seven projections, average precision per neuron and language, selection, layer similarity (METHOD 1
+// The measurement behind `neuronmoe analyze`: sense sentences through the model, pooled responses of the
+// seven projections, average precision per neuron and language, selection, layer similarity (METHOD 1
 // and 4.1).
 #include <concepts>
 #include <cstdint>
@@ -125,12 +125,13 @@ struct AnalysisExtras {
   ResponseSink responses = {};           ///< is handed every module, if there is one
 };
 
-/// Neuron table of a dense model. Result on rank 0, empty elsewhere; the same bits for any rank count and any
-/// analysis.memory_mb as long as the forward of a batch is. Where the responses of all neurons do not fit,
-/// the sentences are run again for the next slab of modules: no file is spilt, and the same forward gives the
-/// same bits. Layer similarity and LAPE come from the first pass; with `documents` similarity comes from a
-/// pass over those. Fills everything but `provenance`. Collective over the world.
-/// @throws Error(config) for a model with experts, Error(bad_data) for a NaN response, naming module and unit
+/// Returns the neuron table of a model, of a mixture with gate, up and down of every expert, on rank 0, and
+/// an empty one elsewhere; the same bits for any rank count and any analysis.memory_mb as long as the forward
+/// of a batch is. Where the responses of all neurons do not fit, the sentences are run again for the next
+/// slab of modules: no file is spilt, and the same forward gives the same bits. Layer similarity and LAPE
+/// come from the first pass; with `documents` similarity comes from a pass over those. Fills everything but
+/// `provenance`. Collective over the world.
+/// @throws Error(bad_data) for a NaN response, naming module and unit
 NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const AnalysisConfig& config,
                                  const model::ModelConfig& model, const SampleSet& samples,
                                  const ObserveFunction& observe, const AnalysisExtras& extras = {});
