@@ -21,6 +21,7 @@ struct Command {
   std::vector<std::string> sections;  ///< of the config that it reads, for its --help
   CommandFunction function;
   OutputKind output = OutputKind::none;
+  bool computes = false;  ///< runs on a GPU where there is one; the others take one only if told to
   bool saves_on_signal = false;
   bool takes_file =
       false;  ///< `inspect FILE`, `convert DIR`: one word that is not an option, put into run.input

@@ -49,29 +49,64 @@ std::size_t first_of(const std::vector<std::string>& seats, const std::string& s
   return static_cast<std::size_t>(std::find(seats.begin(), seats.end(), seat) - seats.begin());
 }
 
-}  // namespace
+/// The first rank's reason that is not empty, with its rank and host where there are several; "" if there is
+/// none. Collective.
+std::string first_reason(comm::Communicator& world, const std::string& mine) {
+  const std::vector<std::string> all =
+      comm::all_gather_strings(world, mine.empty() ? "" : fmt::format("{} ({})", mine, host_name()));
+  for (std::size_t r = 0; r < all.size(); ++r) {
+    if (all[r].empty()) continue;
+    return all.size() == 1 ? mine : fmt::format("rank {}: {}", r, all[r]);
+  }
+  return "";
+}
 
-Device choose_device(comm::Communicator& world, const GuardOptions& options, const Logger& log) {
+/// Seats each rank on a GPU. Returns why some rank has none, or none to itself, "" if all have; the same on
+/// every rank. `seats` becomes what each rank holds. Collective.
+std::string why_not_on_gpus(comm::Communicator& world, bool share_gpu, std::vector<std::string>& seats) {
   const int visible = num_cuda_devices();
-  if (!options.device)
-    log.info("device: cpu (auto{})", visible > 0 ? "; a CUDA device is visible, --device cuda takes it" : "");
-  if (options.device != Device::cuda) return Device::cpu;
+  std::string reason = first_reason(world, visible > 0 ? "" : why_no_cuda_device());
+  if (!reason.empty()) return reason;
   world.drain();  // MPI is asked directly
   const int local_rank = rank_on_node().rank;
-  comm::agree(world, [&] {
-    NMOE_CHECK(visible > 0, config, "--device cuda: {}; use --device cpu", why_no_cuda_device());
+  std::string mine;
+  try {
     // One visible: the launcher has chosen (--gpus-per-task, cgroups). All visible on every rank: ours to do.
     select_cuda_device(visible == 1 ? 0 : local_rank % visible);
     ops::require_gpu_libraries();
-  });
-  const std::vector<std::string> seats = comm::all_gather_strings(world, gpu_seat());
-  for (std::size_t r = 0; r < seats.size(); ++r) {
+  } catch (const Error& error) {
+    mine = error.what();
+  }
+  reason = first_reason(world, mine);
+  if (!reason.empty()) return reason;
+  seats = comm::all_gather_strings(world, gpu_seat());
+  for (std::size_t r = 0; r < seats.size() && !share_gpu; ++r) {
     const std::size_t first = first_of(seats, seats[r]);
-    NMOE_CHECK(first == r || options.share_gpu, config,
-               "ranks {} and {} both hold {}; start one rank per GPU (srun --gpus-per-task=1) or let them "
-               "share it with --comm.share_gpu true",
-               first, r, seats[r]);
-    if (seats.size() > 1 && r < 16) log.info("device of rank {}: {}", r, seats[r]);
+    if (first != r)
+      return fmt::format(
+          "ranks {} and {} both hold {}; start as many ranks on a node as it has GPUs or let them share it "
+          "with --comm.share_gpu true",
+          first, r, seats[r]);
+  }
+  return "";
+}
+
+}  // namespace
+
+Device choose_device(comm::Communicator& world, const GuardOptions& options, const Logger& log) {
+  if (options.device == Device::cpu || (!options.device && !options.computes)) return Device::cpu;
+  std::vector<std::string> seats;
+  const std::string reason = why_not_on_gpus(world, options.share_gpu, seats);
+  if (!reason.empty()) {
+    NMOE_CHECK(!options.device, config, "--device cuda: {}; or use --device cpu", reason);
+    const std::string gpus = first_reason(world, gpus_of_job());
+    NMOE_CHECK(gpus.empty(), config, "this job has GPUs ({}), but {}; --device cpu insists on the CPU", gpus,
+               reason);
+    log.info("device: cpu (auto: {})", reason);
+    return Device::cpu;
+  }
+  for (std::size_t r = 0; r < seats.size() && r < 16; ++r) {
+    if (seats.size() > 1) log.info("device of rank {}: {}", r, seats[r]);
   }
   if (seats.size() == 1) log.info("device: {}", seats[0]);
   if (seats.size() > 16) log.info("and of {} more ranks, one each", seats.size() - 16);
@@ -80,14 +115,6 @@ Device choose_device(comm::Communicator& world, const GuardOptions& options, con
 
 namespace {
 
-/// Why some rank cannot use NCCL, naming the first; "" if all can. Collective.
-std::string why_not_all_have_nccl(comm::Communicator& world) {
-  const std::vector<std::string> reasons = comm::all_gather_strings(world, comm::why_no_nccl());
-  for (std::size_t r = 0; r < reasons.size(); ++r)
-    if (!reasons[r].empty()) return fmt::format("rank {}: {}", r, reasons[r]);
-  return "";
-}
-
 /// Without a wish it is NCCL where that is possible; where it is not, `log` says why.
 comm::GpuTransport choose_gpu_transport(comm::Communicator& world, const GuardOptions& options,
                                         const Logger& log) {
@@ -95,7 +122,7 @@ comm::GpuTransport choose_gpu_transport(comm::Communicator& world, const GuardOp
   const std::optional<GpuTransport> wanted = options.gpu_transport;
   // One rank has nobody to talk to.
   const bool useful = wanted ? *wanted == GpuTransport::nccl : world.size() > 1;
-  const std::string missing = useful ? why_not_all_have_nccl(world) : "";
+  const std::string missing = useful ? first_reason(world, comm::why_no_nccl()) : "";
   NMOE_CHECK(wanted != GpuTransport::nccl || missing.empty(), config, "comm.gpu_transport = nccl: {}",
              missing);
   const std::vector<std::string> cards = comm::all_gather_strings(world, gpu_card());

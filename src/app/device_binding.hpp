@@ -7,9 +7,11 @@
 
 namespace nmoe::app {
 
-/// Without a wish it says what it took. `cuda` without a CUDA device is an Error(config); so are two ranks on
-/// one GPU, unless options.share_gpu. The GPU is the one the launcher left visible, else that of the rank's
-/// number on its node; it is chosen for this thread. Collective.
+/// Returns where all ranks compute. Without a wish that is a GPU each if the work computes and every rank can
+/// have one to itself; else the CPU, and `log` says why. The GPU is the one the launcher left visible, else
+/// that of the rank's number on its node; it is chosen for this thread. Collective.
+/// @throws Error(config) if `cuda` is asked for and some rank has no GPU to itself (options.share_gpu: none
+/// at all), or if nothing is asked for in a batch job that has GPUs and they cannot be used
 Device choose_device(comm::Communicator& world, const GuardOptions& options, const Logger& log);
 
 /// The world with a way for tensors on GPUs: options.gpu_transport, or NCCL if there is one and every rank

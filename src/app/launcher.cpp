@@ -27,6 +27,12 @@ int number_from(const char* variable, int missing) {
   return error == std::errc() && stop == view.data() + view.size() ? value : missing;
 }
 
+/// Value of a variable, "" if it is not set.
+std::string text_from(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value == nullptr ? "" : value;
+}
+
 std::vector<int> allowed_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -57,11 +63,23 @@ int launcher_rank() {
 }
 
 BatchJob batch_job() {
-  const auto text = [](const char* variable) {
-    const char* value = std::getenv(variable);
-    return std::string(value == nullptr ? "" : value);
-  };
-  return {text("SLURM_JOB_ID"), text("SLURM_RESTART_COUNT")};
+  return {text_from("SLURM_JOB_ID"), text_from("SLURM_RESTART_COUNT")};
+}
+
+std::string gpus_of_job() {
+  constexpr std::array slurm{"SLURM_JOB_GPUS",      "SLURM_STEP_GPUS",     "SLURM_GPUS_ON_NODE",
+                             "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "SLURM_GPUS"};
+  constexpr std::array jobs{"SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID"};
+  const auto set = [](const char* variable) { return !text_from(variable).empty(); };
+  if (std::none_of(jobs.begin(), jobs.end(), set)) return "";
+  for (const char* variable : slurm) {
+    const std::string value = text_from(variable);
+    const bool counts = std::string_view(variable).starts_with("SLURM_GPUS");  // the others list indices
+    if (!value.empty() && !(counts && value == "0")) return fmt::format("{}={}", variable, value);
+  }
+  const std::string visible = text_from("CUDA_VISIBLE_DEVICES");
+  if (visible.empty() || visible == "-1" || visible == "NoDevFiles") return "";
+  return "CUDA_VISIBLE_DEVICES=" + visible;
 }
 
 void set_mpi_defaults() {

@@ -19,6 +19,10 @@ struct BatchJob {
 };
 BatchJob batch_job();
 
+/// Returns "NAME=value" of the variable that says that this process is part of a batch job with GPUs, "" if
+/// none does. Slurm names them in variables of its own, other batch systems in CUDA_VISIBLE_DEVICES.
+std::string gpus_of_job();
+
 /// Before MPI_Init: settings of Open MPI that must not be left to its defaults, unless the user set them.
 void set_mpi_defaults();
 

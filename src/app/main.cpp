@@ -76,6 +76,7 @@ app::GuardOptions guard_options(const app::AppConfig& config, comm::OnNodeChoice
                                 const app::Command& command) {
   const app::RunConfig& run = config.run;
   return {.device = run.device,
+          .computes = command.computes,
           .threads = run.threads,
           .watchdog_s = run.watchdog_s,
           .check_collectives = run.check_collectives,

@@ -57,6 +57,20 @@ def placement(work):
     run(2, *cuda, *share, "--comm.gpu_transport", "nccl", code=78, words=["NCCL refuses several ranks on one GPU"])
     run(2, *cuda, "--comm.gpu_transport", "host", gpus=both, words=["between GPUs ok: the same by copies"])
     run(1, *cuda, "--comm.gpu_transport", "nccl", words=["between GPUs ok: the same by NCCL"])
+    # Nothing said: a GPU for each rank that computes or, in one line, why not; never the CPU of a job that has GPUs.
+    auto = ["check", "--output", work]
+    run(2, *auto, gpus=both, words=["device of rank 1: ", "between GPUs: NCCL", "verdict      ready"])
+    run(2, *auto, words=["device: cpu (auto: ranks 0 and 1 both hold", "--comm.share_gpu true", "verdict      ready"])
+    run(2, *auto, gpus=[ONE, "none"], words=["device: cpu (auto: rank 1: this process sees no CUDA device"])
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "0,1"}
+    for variables, gpus, named in [(job, "none", "SLURM_JOB_GPUS=0,1"), (job, ONE, "both hold"),
+                                   ({"PBS_JOBID": "7", "CUDA_VISIBLE_DEVICES": "0"}, "none", "CUDA_VISIBLE_DEVICES=0")]:
+        out = run(2, *auto, gpus=gpus, code=78, words=["this job has GPUs (", named, "--device cpu insists on the CPU"], **variables)
+        check(out.count("neuronmoe: error") == 1, f"a job with GPUs that cannot be used is refused once: {named}")
+    run(2, *auto, "--device", "cpu", gpus="none", words=["verdict      ready"], **job)
+    run(1, *auto, gpus="none", words=["verdict      ready"], SLURM_JOB_ID="7", SLURM_GPUS_ON_NODE="0")
+    out = run(1, "allocate", "--allocation.mode", "list", "--allocation.list", "2,1", "--output", work / "no-gpu.cfg", gpus="none", **job)
+    check("device" not in out, "a command that computes nothing asks for no GPU")
     run(2, *cuda, "--run.check_collectives", "true", gpus=both, words=["between GPUs ok: the same by NCCL"])
     drivers(cuda, both)
     run(1, *cuda, "--comm.gpu_transport", "mpi", code=78, words=["comm.gpu_transport = 'mpi'", "auto|nccl|host"])
@@ -64,7 +78,7 @@ def placement(work):
 
 def drivers(cuda, both):
     """What the driver, its partitioned GPUs and a machine without NCCL say."""
-    run(1, *cuda, gpus="none", code=78, words=["--device cuda: this process sees no CUDA device; use --device cpu"])
+    run(1, *cuda, gpus="none", code=78, words=["--device cuda: this process sees no CUDA device; or use --device cpu"])
     run(1, *cuda, gpus="broken", code=78, words=["--device cuda: the CUDA devices cannot be asked for: unknown error"])
     run(1, *cuda, code=78, NMOE_EMULATED_DRIVER="12040",
         words=["the NVIDIA driver is for CUDA 12.4, this program for CUDA 13.0", "update the driver"])

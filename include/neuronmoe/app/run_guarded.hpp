@@ -13,7 +13,8 @@ namespace nmoe::app {
 
 /// What the guard needs to know from the config before the work starts.
 struct GuardOptions {
-  std::optional<Device> device;  ///< nothing: the guard's choice
+  std::optional<Device> device;  ///< nothing: a GPU if `computes` and every rank can have one, else the CPU
+  bool computes = false;         ///< the work can use a GPU; in a job with GPUs it refuses the CPU by itself
   int threads = 0;               ///< 0 = OMP_NUM_THREADS, or the cores of the node divided by its ranks
   double watchdog_s = 600.0;     ///< 0 = no watchdog
   bool check_collectives = false;
