@@ -2,6 +2,7 @@
 # Installs the Debian packages that the build, the tests and the tools need; only those that are missing.
 #   launch/deps.sh            install what is missing (as root, or through sudo)
 #   launch/deps.sh --check    only say what is missing; exit 78 if anything is
+#   launch/deps.sh --test     also what `launch/test.sh` needs: a Slurm for tests/cluster
 #   launch/deps.sh --full     also what `launch/test.sh --full` needs (clang, sanitizers)
 set -euo pipefail
 
@@ -19,8 +20,9 @@ check=0
 for argument in "$@"; do
   case $argument in
     --check) check=1 ;;
+    --test) packages+=(slurm-wlm munge) ;;
     --full) packages+=(clang libomp-dev) ;;
-    *) echo "deps.sh: unknown option '$argument' (known: --check --full)" >&2; exit 78 ;;
+    *) echo "deps.sh: unknown option '$argument' (known: --check --test --full)" >&2; exit 78 ;;
   esac
 done
 

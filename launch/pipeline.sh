@@ -2,19 +2,21 @@
 # The whole journey from one config: tokenizer, tokens, base, neurons, experts, two stages, measurements, report.
 #
 #   launch/pipeline.sh CONFIG [OVERLAY.cfg...] [--target LANG] [--control uniform] [--ranks N] [--workdir DIR]
-#                      [--short] [--split tune|test] [--set section.key=value] [--check]
+#                      [--short] [--split tune|test] [--set section.key=value] [--check] [--seed N] [--until STEP]
 #
 # With [pipeline] base = DIR it starts from that model and makes no tokenizer and no base; [corpus] lang = PATH... is its text.
 # With [pipeline] extend_from = RUN the target's experts are added to those of that run (a stage 2 of another target).
 # Otherwise expects the text in WORKDIR/corpus, in the layout of tools/prepare_corpus.py. Each finished step leaves a stamp with
 # the hash of its settings and inputs: a second run reuses it, a killed run resumes, changed settings start that step
 # and those after it anew. Settings are tuned with --split tune and reported with --split test (the default).
+# --until STEP ends after tokenize, pretrain, analyze, allocate, stage1, stage2 or specialize; the next run goes on from there.
+# --seed N sets train.seed and analysis.seed. NMOE_PYTHON is a Python with h5py, numpy and matplotlib (default Debian's).
 # Ctrl-C, TERM and USR1 during a training save a checkpoint and end with 85; a second signal ends at once.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/progress.sh
 source "$root/launch/progress.sh"
-python=/usr/bin/python3 # not the first one in PATH: a pyenv or conda python lacks Debian's h5py
+python=${NMOE_PYTHON:-/usr/bin/python3} # not the first one in PATH: a pyenv or conda python lacks Debian's h5py
 
 usage() {
   sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
@@ -26,10 +28,10 @@ die() {
 
 # ---------------------------------------------------------------- options
 configs=() config_options=() report_options=()
-target="" control="" ranks=2 work=$root/build/pipeline short=0 split=test options_only=0
+target="" control="" ranks=2 work=$root/build/pipeline short=0 split=test options_only=0 until=""
 while (($#)); do
   case $1 in
-    --target | --control | --ranks | --workdir | --split | --set)
+    --target | --control | --ranks | --workdir | --split | --set | --seed | --until)
       (($# >= 2)) || die "$1 needs a value" ;;&
     --target) target=$2 && shift ;;
     --control) control=$2 && shift ;;
@@ -37,6 +39,8 @@ while (($#)); do
     --workdir) work=$2 && shift ;;
     --split) split=$2 && shift ;;
     --set) config_options+=(--set "$2") && shift ;;
+    --seed) config_options+=(--set "train.seed=$2" --set "analysis.seed=$2") && shift ;;
+    --until) until=$2 && shift ;;
     --short) short=1 ;;
     --check) report_options+=(--check) ;;
     --options-only) options_only=1 ;; # for quickstart.sh: checks the options and ends
@@ -49,6 +53,8 @@ done
 ((${#configs[@]})) || die "no config file given; try: launch/pipeline.sh configs/quickstart.cfg"
 [[ $ranks =~ ^[1-9][0-9]*$ ]] || die "--ranks $ranks: expected a positive number"
 [[ -z $control || $control == uniform ]] || die "--control $control: only 'uniform' is known"
+[[ " tokenize pretrain analyze allocate stage1 stage2 specialize " == *" ${until:-tokenize} "* ]] ||
+  die "--until $until: expected tokenize, pretrain, analyze, allocate, stage1, stage2 or specialize"
 [[ $split == test || $split == tune ]] || die "--split $split: expected tune or test"
 if ((short)); then
   overlay=${configs[0]%.cfg}-short.cfg
@@ -78,7 +84,7 @@ if ! flock -n 9; then
 fi
 
 [[ -z $target ]] || config_options+=(--target "$target")
-assignments=$($python "$root/launch/pipeline_config.py" "${configs[@]}" --work "$work" --split "$split" \
+assignments=$("$python" "$root/launch/pipeline_config.py" "${configs[@]}" --work "$work" --split "$split" \
   "${config_options[@]}") || exit $?
 source="" vocab_size="" character_coverage="" base="" extend_from="" prompts="" corpus_words=()
 eval "$assignments" # source, target, ... and corpus_words: quoted by the tool
@@ -87,10 +93,11 @@ mkdir -p "$logs" "$stamps/$target" "$logs/$target" "$work/tokens" "$work/$target
 started_in=$PWD
 cd "$work"
 if ((${#corpus_words[@]})); then # paths of [corpus] are relative to where the user is
-  (cd "$started_in" && $python "$root/tools/make_corpus.py" --output "$work/corpus" "${corpus_words[@]}") || exit $?
+  (cd "$started_in" && "$python" "$root/tools/make_corpus.py" --output "$work/corpus" "${corpus_words[@]}") || exit $?
 fi
 [[ -f corpus/corpus.json ]] || die "no text in $work/corpus; name it in [corpus], or make it with tools/make_corpus.py or\
  tools/prepare_corpus.py --output $work/corpus" 65
+[[ -z $base || $until != pretrain ]] || die "--until pretrain: [pipeline] base = $base is a model already, there is no such step"
 if [[ -n $base ]]; then
   [[ ! -e base || -L base ]] || die "$work/base is a model that an earlier run made; choose another --workdir for $base"
   ln -sfnT "$base" base
@@ -127,6 +134,8 @@ trap on_signal INT TERM HUP USR1
 trap '[[ -z $step_pid ]] || stop_step' EXIT
 
 # ---------------------------------------------------------------- one step
+last_step=$until
+[[ $until != tokenize ]] || last_step=tokenize-$split
 declare -A keys
 timings=()
 step_number=0 num_steps=17
@@ -174,6 +183,7 @@ step() {
   keys[$name]=$key
   if [[ -e $output && -f $stamps/$name && $(<"$stamps/$name") == "$key" ]]; then
     echo "reusing:  $name ($output)"
+    end_after "$name"
     return
   fi
   rm -f "$stamps/$name"
@@ -202,6 +212,14 @@ step() {
   timings+=("$(awk -v a="$started" -v b="${EPOCHREALTIME/[.,]/}" -v n="$name" 'BEGIN{printf "%-22s %8.1f s", n, (b-a)/1e6}')")
   echo "done:     ${timings[-1]}"
   ((signals == 0)) || exit 130 # the step ended before the signal reached it
+  end_after "$name"
+}
+
+end_after() { # if --until names this step
+  if [[ -n $last_step && ${1#"$target"/} == "$last_step" ]]; then
+    echo "pipeline: --until $until: done; the same command without it goes on from there"
+    exit 0
+  fi
 }
 
 failed() {
@@ -214,9 +232,7 @@ failed() {
     echo "pipeline: stopped during $name; the same command goes on from there" >&2
     exit 130
   fi
-  # The end of the log, without mpirun's paragraphs that only repeat the exit code.
-  tr '\r' '\n' <"$log" | grep -vE -e '^[[:space:]]*$' -e '^-+$' -e '^Primary job +terminated' -e '^a non-zero exit code' \
-    -e '^mpirun detected that one' -e '^the job to be terminated' -e '^ +(Process name|Exit code): ' |
+  tr '\r' '\n' <"$log" | grep -v '^[[:space:]]*$' |
     tail -n 8 | cut -c1-300 >&2 || true
   echo "pipeline: step $name failed with exit code $code; log: $log" >&2
   exit "$code"
@@ -300,7 +316,7 @@ if [[ -n $prompts ]]; then
 fi
 keys[$target/prompt-text]=$(cat "${prompt_files[@]}" | sha256sum | cut -d' ' -f1) || die "no text for prompts: ${prompt_files[*]}" 65
 step "$target/prompts" draft "$target/prompts.jsonl" "$target/prompt-text" "config/$target/generate.cfg" \
-  $python "$root/tools/make_prompts.py" --output "$target/prompts.jsonl.draft" "${prompt_options[@]}" "${prompt_files[@]}"
+  "$python" "$root/tools/make_prompts.py" --output "$target/prompts.jsonl.draft" "${prompt_options[@]}" "${prompt_files[@]}"
 nmoe "$target/texts-dense" whole "$target/texts-dense.jsonl" "pretrain $target/prompts" "$target/generate.cfg" \
   generate --model base
 for stage in stage1 stage2; do
@@ -320,7 +336,7 @@ fi
 step_kind=whole
 echo "running:  report, step $num_steps of $num_steps"
 code=0
-$python "$root/tools/report.py" --work "$work" --source "$source" --target "$target" --split "$split" \
+"$python" "$root/tools/report.py" --work "$work" --source "$source" --target "$target" --split "$split" \
   --version "$version" "${report_options[@]}" || code=$?
 ((${#timings[@]} == 0)) || printf 'time: %s\n' "${timings[@]}"
 echo "time: this run took $((SECONDS - began)) s"

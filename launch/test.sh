@@ -7,7 +7,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 
 presets=(release)
-dep_options=()
+dep_options=(--test)
 case ${1:-} in
   "") ;;
   --full) presets+=(asan clang) dep_options=(--full) ;;

@@ -49,16 +49,16 @@ std::size_t first_of(const std::vector<std::string>& seats, const std::string& s
   return static_cast<std::size_t>(std::find(seats.begin(), seats.end(), seat) - seats.begin());
 }
 
-/// The first rank's reason that is not empty, with its rank and host where there are several; "" if there is
+/// The first rank's reason that is not empty, with its rank and host unless all have the same; "" if there is
 /// none. Collective.
 std::string first_reason(comm::Communicator& world, const std::string& mine) {
-  const std::vector<std::string> all =
-      comm::all_gather_strings(world, mine.empty() ? "" : fmt::format("{} ({})", mine, host_name()));
-  for (std::size_t r = 0; r < all.size(); ++r) {
-    if (all[r].empty()) continue;
-    return all.size() == 1 ? mine : fmt::format("rank {}: {}", r, all[r]);
-  }
-  return "";
+  const std::vector<std::string> reasons = comm::all_gather_strings(world, mine);
+  if (std::all_of(reasons.begin(), reasons.end(), [&](const auto& r) { return r == reasons.front(); }))
+    return mine;
+  const std::vector<std::string> hosts = comm::all_gather_strings(world, host_name());
+  const auto first = std::find_if(reasons.begin(), reasons.end(), [](const auto& r) { return !r.empty(); });
+  const auto rank = static_cast<std::size_t>(first - reasons.begin());
+  return fmt::format("rank {} ({}): {}", rank, hosts[rank], *first);
 }
 
 /// Seats each rank on a GPU. Returns why some rank has none, or none to itself, "" if all have; the same on

@@ -19,8 +19,9 @@ struct ExitVerdict {
   std::vector<int> not_waiting{};
 };
 
-/// Writes `path` atomically: code, reason, step, absent_ranks and ranks_not_waiting with hosts[rank],
-/// version, time. Nothing is thrown: a run that ends must end. Not collective.
+/// Writes `path` atomically: code, reason, step, absent_ranks and ranks_not_waiting with hosts[rank] (the
+/// batch system's name, where there is one), version, time. Nothing is thrown: a run that ends must end. Not
+/// collective.
 void write_exit_file(const std::string& path, const ExitVerdict& verdict,
                      const std::vector<std::string>& hosts);
 

@@ -113,6 +113,11 @@ std::string host_name() {
   return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown-host";
 }
 
+std::string node_name() {
+  const std::string name = text_from("SLURMD_NODENAME");
+  return name.empty() ? host_name() : name;
+}
+
 int omp_num_threads() {
   return std::max(0, number_from("OMP_NUM_THREADS", 0));
 }

@@ -32,6 +32,9 @@ int num_cores();
 /// Cores of the machine that are online.
 int num_cores_online();
 std::string host_name();
+/// Returns the name that the batch system has for this host where it says so (Slurm's may be another than the
+/// host's own), else host_name(): what a job excludes.
+std::string node_name();
 /// OMP_NUM_THREADS, 0 if it is not set.
 int omp_num_threads();
 /// "NAME=value" lines of every MPI, fabric and OpenMP variable that is set, for `check`.

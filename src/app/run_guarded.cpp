@@ -254,7 +254,7 @@ std::string list_of(const std::vector<int>& ranks, const std::vector<std::string
 int run_body(Job& job, Watchdog& watchdog, const Configure& configure, const Body& body) {
   Groups& groups = job.groups;
   GuardOptions options = configure(*groups.world);
-  std::vector<std::string> hosts = comm::all_gather_strings(*groups.world, host_name());
+  std::vector<std::string> hosts = comm::all_gather_strings(*groups.world, node_name());
   watchdog.set_timeout(0);  // it looks at the job
   job.options = options;
   job.obituary = {options.exit_file, std::move(hosts)};

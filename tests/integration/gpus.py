@@ -61,7 +61,7 @@ def placement(work):
     auto = ["check", "--output", work]
     run(2, *auto, gpus=both, words=["device of rank 1: ", "between GPUs: NCCL", "verdict      ready"])
     run(2, *auto, words=["device: cpu (auto: ranks 0 and 1 both hold", "--comm.share_gpu true", "verdict      ready"])
-    run(2, *auto, gpus=[ONE, "none"], words=["device: cpu (auto: rank 1: this process sees no CUDA device"])
+    run(2, *auto, gpus=[ONE, "none"], words=[f"device: cpu (auto: rank 1 ({os.uname()[1]}): this process sees no CUDA device"])
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "0,1"}
     for variables, gpus, named in [(job, "none", "SLURM_JOB_GPUS=0,1"), (job, ONE, "both hold"),
                                    ({"PBS_JOBID": "7", "CUDA_VISIBLE_DEVICES": "0"}, "none", "CUDA_VISIBLE_DEVICES=0")]:
@@ -88,9 +88,9 @@ def drivers(cuda, both):
     check(len(set(re.findall(r"rank    \d .*device .*, ([0-9a-f-]{36})", out))) == 2, "instances of one GPU are two seats")
     run(2, *cuda, "--comm.gpu_transport", "nccl", gpus=parts, code=78, words=["instances of a partitioned GPU"])
     run(2, *cuda, gpus=both, NMOE_EMULATED_NCCL="missing",
-        words=["through host memory, not by NCCL: rank 0: libnccl.so.2: cannot open", "between GPUs ok: the same by copies"])
+        words=["through host memory, not by NCCL: libnccl.so.2: cannot open", "between GPUs ok: the same by copies"])
     run(2, *cuda, "--comm.gpu_transport", "nccl", gpus=both, code=78, NMOE_EMULATED_NCCL="missing",
-        words=["comm.gpu_transport = nccl: rank 0: libnccl.so.2: cannot open"])
+        words=["comm.gpu_transport = nccl: libnccl.so.2: cannot open"])
 
 
 def make_inputs(work):
