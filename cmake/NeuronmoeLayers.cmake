@@ -110,6 +110,7 @@ if(app_sources)
     COMMAND ${CMAKE_COMMAND} -DVERSION=${PROJECT_VERSION} -DSOURCE=${PROJECT_SOURCE_DIR} -DOUTPUT=${version_header}
             -P ${PROJECT_SOURCE_DIR}/cmake/WriteRevision.cmake COMMENT "")
   add_dependencies(nmoe_app nmoe_revision)
+  include(NeuronmoeBuildFacts)
   target_include_directories(nmoe_app PRIVATE ${PROJECT_BINARY_DIR}/generated)
   target_link_libraries(nmoe_app PUBLIC nmoe_flags nmoe_train nmoe_analysis nmoe_evaluation MPI::MPI_C OpenMP::OpenMP_CXX Boost::program_options)
 endif()

@@ -51,7 +51,6 @@ std::vector<int> existing_experts(comm::ExecutionContext& context, const AppConf
 }  // namespace
 
 int run_allocate(comm::ExecutionContext& context, const AppConfig& config) {
-  require_option(config.run.output, "output", "the experts.cfg to write, or the CSV of allocation.sweep");
   if (!config.allocation.neurons.empty()) verify_h5_inputs(context, {config.allocation.neurons});
   const std::vector<int> existing = existing_experts(context, config);
   comm::agree(context.world, [&] {

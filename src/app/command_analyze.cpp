@@ -27,7 +27,6 @@ void check_response_options(const AppConfig& config) {
 }  // namespace
 
 int run_analyze(comm::ExecutionContext& context, const AppConfig& config) {
-  require_option(config.run.output, "output", "the neurons.h5 to write");
   const auto& options = config.analysis;
   check_response_options(config);
   const OutputClaim claim(context, OutputKind::file, options.responses, "--analysis.responses");

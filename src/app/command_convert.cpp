@@ -47,10 +47,6 @@ std::string origin_of(const std::string& step_dir) {
 }  // namespace
 
 int run_convert(comm::ExecutionContext& context, const AppConfig& config) {
-  require_option(config.run.input, "run.input", "convert DIR");
-  require_option(config.run.output, "output", "the directory to make");
-  require_option(format_value(config.convert.to, {}), "convert.to",
-                 list_names(all_names<model::ModelForm>, ", ", " or "));
   const std::string form =
       on_rank_zero(context, [&] { return std::string(name_of(detect_form(config.run.input))); });
   model::Conversion conversion;

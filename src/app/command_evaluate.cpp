@@ -214,10 +214,6 @@ class Evaluation {
 }  // namespace
 
 int run_evaluate(comm::ExecutionContext& context, const AppConfig& config) {
-  require_option(config.run.output, "output", "the eval.json to write");
-  NMOE_CHECK(!config.evaluation.texts.empty() || !config.evaluation.continuations.empty(), config,
-             "nothing to evaluate: give --evaluation.text LANG:tokens.h5 "
-             "or --evaluation.continuation LANG:items.jsonl");
   const bool intervenes = wants_intervention(config);
   NMOE_CHECK(!intervenes || !config.evaluation.texts.empty(), config,
              "intervention.neurons = {} is measured on held-out text: give --evaluation.text LANG:tokens.h5",

@@ -69,7 +69,6 @@ bool has_steps(const std::string& directory) {
 
 int run_inspect(comm::ExecutionContext& context, const AppConfig& config) {
   const std::string& path = config.run.input;
-  require_option(path, "run.input", "inspect FILE or inspect DIRECTORY");
   const std::string kind = on_rank_zero(context, [&]() -> std::string {
     NMOE_CHECK(fs::exists(path), bad_data, "{}: there is no such file or directory", path);
     if (!fs::is_directory(path)) return "file";

@@ -69,7 +69,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   }
   const Command* command = find_command(line.command);
   const std::vector<std::string> sections =
-      command == nullptr ? std::vector<std::string>() : command->sections;
+      command == nullptr ? std::vector<std::string>() : sections_of(*command);
   for (std::size_t i = 0; i < rest.size(); ++i) {
     const bool bare =
         rest[i].find('=') == std::string::npos && (i + 1 == rest.size() || rest[i + 1].starts_with("--"));

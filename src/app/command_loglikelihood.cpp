@@ -43,8 +43,6 @@ void require_finite(std::span<const evaluation::LogLikelihood> answers,
 
 int run_loglikelihood(comm::ExecutionContext& context, const AppConfig& config) {
   const std::string& path = config.loglikelihood.requests;
-  require_option(path, "loglikelihood.requests", "JSON lines of requests in token ids");
-  require_option(config.run.output, "output", "the JSON lines of answers to write");
   require_other_output(context, path, config.run.output);
   const LoadedModel loaded = load_model_or_checkpoint(context, config, config.train.dtype);
   const model::ModelConfig& architecture = loaded.decoder->config();

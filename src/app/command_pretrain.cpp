@@ -37,10 +37,7 @@ void write_model(const model::Decoder& decoder, const data::Tokenizer& tokenizer
 
 int run_pretrain(comm::ExecutionContext& context, const AppConfig& config) {
   const auto& options = config.pretrain;
-  require_option(options.model_config, "pretrain.model_config", "the config.json of the model to make");
-  require_option(options.tokenizer, "pretrain.tokenizer", "the tokenizer that goes beside the model");
   require_step_directory(context, config.run.resume);
-  require_option(config.run.output, "output", "the model directory to write");
   const auto tokenizer = load_tokenizer_for(context, options.tokenizer, "");
   io::require_same_file(context.world, options.model_config);
   model::ModelConfig architecture;

@@ -24,10 +24,6 @@ void verify_input(comm::ExecutionContext& context, const std::string& path) {
 }  // namespace
 
 int run_score(comm::ExecutionContext& context, const AppConfig& config) {
-  if (config.score.synthetic.empty())
-    require_option(config.score.input, "score.input",
-                   "an HDF5 file with responses[neuron, sample] and labels[sample]");
-  require_option(config.run.output, "output", "the HDF5 file to write");
   if (!config.score.input.empty()) {
     io::require_same_file(context.world, config.score.input);
     verify_input(context, config.score.input);

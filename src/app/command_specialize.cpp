@@ -10,7 +10,6 @@
 namespace nmoe::app {
 
 int run_specialize(comm::ExecutionContext& context, const AppConfig& config) {
-  require_option(config.run.output, "output", "the expert_neurons.h5 to write");
   const std::string& resume = config.run.resume;
   NMOE_CHECK(
       resume != train::resume_auto, config,

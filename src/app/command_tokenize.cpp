@@ -8,10 +8,6 @@ namespace nmoe::app {
 
 int run_tokenize(comm::ExecutionContext& context, const AppConfig& config) {
   const auto& options = config.tokenize;
-  require_option(options.tokenizer, "tokenize.tokenizer",
-                 "a sentencepiece .model, tokenizer.json or tiktoken file");
-  require_option(config.run.output, "output", "the token file to write");
-  NMOE_CHECK(!options.inputs.empty(), config, "--tokenize.input is not set: LANG:MARK:PATH, once per file");
   std::vector<data::TokenizeInput> inputs;
   for (const auto& text : options.inputs) inputs.push_back(data::parse_tokenize_input(text));
   const auto tokenizer = load_tokenizer_for(context, options.tokenizer, "");

@@ -54,15 +54,9 @@ int total(const std::vector<int>& counts) {
 
 int run_train(comm::ExecutionContext& context, const AppConfig& config) {
   const bool stage1 = config.train.stage == 1;
-  require_option(config.run.model, "model", "the Hugging Face directory of the dense base");
   require_step_directory(context, config.run.resume);
-  require_option(config.run.output, "output", "the run directory to write");
-  if (stage1) {
-    if (config.train.init_from.empty())
-      require_option(config.run.experts, "experts", "the experts.cfg made by `allocate`");
-  } else {
+  if (!stage1)
     require_option(config.train.init_from, "train.init_from", "stage 2 starts from a checkpoint of stage 1");
-  }
   const train::ParallelGroups groups(context.world, config.train.expert_parallel_size);
   const std::string init_from =
       config.train.init_from.empty() ? "" : resolve_checkpoint(context, config.train.init_from);

@@ -87,7 +87,6 @@ std::vector<std::pair<std::string, std::string>> intervention_options(const AppC
 InterventionSets load_interventions(comm::ExecutionContext& context, const AppConfig& config,
                                     std::int64_t controls) {
   const InterventionConfig& options = config.intervention;
-  require_option(config.run.model, "model", "the Hugging Face directory of the dense base");
   verify_h5_inputs(context, {options.neurons});
   InterventionSets result = unpacked(on_rank_zero(context, [&] {
     return packed(read_sets(config, {options.languages, options.replace, controls, config.evaluation.seed}));

@@ -82,6 +82,14 @@ std::string gpus_of_job() {
   return "CUDA_VISIBLE_DEVICES=" + visible;
 }
 
+bool terminal_is_able() {
+  const std::string kind = text_from("TERM");
+  return !kind.empty() && kind != "dumb";
+}
+bool wants_colors() {
+  return text_from("NO_COLOR").empty();
+}
+
 void set_mpi_defaults() {
   // Open MPI's own MPI-IO (ompio) reports success on a full disk; ROMIO has another name in every version, so
   // ompio is excluded instead of ROMIO named. Other MPIs ignore the variable.

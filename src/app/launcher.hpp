@@ -23,6 +23,11 @@ BatchJob batch_job();
 /// none does. Slurm names them in variables of its own, other batch systems in CUDA_VISIBLE_DEVICES.
 std::string gpus_of_job();
 
+/// Whether a terminal, if there is one, can rewrite a line (TERM is not "dumb"), and whether its user leaves
+/// colors on (NO_COLOR is not set, or empty).
+bool terminal_is_able();
+bool wants_colors();
+
 /// Before MPI_Init: settings of Open MPI that must not be left to its defaults, unless the user set them.
 void set_mpi_defaults();
 

@@ -7,8 +7,10 @@
 #include <cstdlib>
 #include <optional>
 
+#include "build_facts.hpp"
 #include "commands.hpp"
 #include "exit_file.hpp"
+#include "help.hpp"
 #include "model_setup.hpp"
 #include "neuronmoe/app/command_line.hpp"
 #include "neuronmoe/app/run_guarded.hpp"
@@ -23,32 +25,6 @@ namespace {
 
 using namespace nmoe;
 
-std::string overall_help() {
-  std::string text =
-      "neuronmoe: from a dense decoder to a measured multilingual mixture of experts\n\n"
-      "usage: [mpirun -n N] neuronmoe COMMAND [--config FILE.cfg ...] [--section.key VALUE ...]\n\n";
-  for (const auto& command : app::commands())
-    text += fmt::format("  {:<13} {}\n", command.name, command.summary);
-  text +=
-      "\n  COMMAND --help      the keys a command reads, with defaults, units and ranges\n"
-      "  --print-config      the whole resolved config as INI, which gives the same run again\n"
-      "  --version\n\n"
-      "A key is `key = value` under [section] in a file and "
-      "--section.key VALUE on the command line; later files win\n"
-      "over earlier ones, the command line over all.\n\nShort names (one "
-      "with several keys means that in a section which the command reads):\n";
-  for (const auto& s : app::short_names()) text += fmt::format("  --{:<12} --{}\n", s.name, s.key);
-  text += "\nExit codes:\n  0   done\n";
-  for (const auto& row : enum_table<ErrorCode>)
-    text += fmt::format("  {:<3} {}\n", row.exit_code, row.meaning);
-  return text;
-}
-
-std::string command_help(const app::Command& command) {
-  return fmt::format("neuronmoe {}: {}\n", command.name, command.summary) +
-         app::help_for_sections(command.sections);
-}
-
 std::vector<std::string> arguments_of(int argc, char** argv) {
   std::vector<std::string> arguments(argv + 1, argv + argc);
   const auto* command = arguments.empty() ? nullptr : app::find_command(arguments.front());
@@ -62,14 +38,18 @@ bool asks_for(const std::vector<std::string>& arguments, const char* word) {
   return std::find(arguments.begin(), arguments.end(), word) != arguments.end();
 }
 
-const app::Command& require_command(const app::CommandLine& line) {
-  std::string names;
-  for (const auto& command : app::commands()) names += " " + command.name;
-  NMOE_CHECK(!line.command.empty(), config, "command line: no command given; one of:{} (or --help)", names);
-  const auto* command = app::find_command(line.command);
-  NMOE_CHECK(command != nullptr, config, "command line: unknown command '{}'; one of:{}", line.command,
-             names);
-  return *command;
+/// The help that `COMMAND --help`, `help COMMAND`, `--help COMMAND` or `help` asks for.
+std::string help_on(const std::vector<std::string>& arguments, int width) {
+  const bool after = arguments.front() == "help" || arguments.front().starts_with("-");
+  const std::string about = !after ? arguments.front() : arguments.size() > 1 ? arguments[1] : "";
+  for (const auto& question : app::questions()) {
+    if (question.name == about)
+      return fmt::format("usage:\n  {}\n\n{}\n", app::usage_of(question), question.summary);
+  }
+  NMOE_CHECK(arguments.front() != "help" || arguments.size() < 3, config,
+             "command line: stray argument '{}'; it is neuronmoe help COMMAND", arguments[2]);
+  return about.empty() || about.starts_with("-") ? app::overall_help(width)
+                                                 : app::command_help(app::require_command(about), width);
 }
 
 app::GuardOptions guard_options(const app::AppConfig& config, comm::OnNodeChoice on_node,
@@ -112,22 +92,27 @@ double start_timeout_s(const std::vector<std::string>& arguments) {
   return seconds;
 }
 
-/// What is asked for by words alone; needs no MPI.
-std::string answer_to(const std::vector<std::string>& arguments, bool help) {
-  if (!help) return fmt::format("neuronmoe {}\n", app::version());
-  const auto* command = arguments.empty() ? nullptr : app::find_command(arguments.front());
-  return command != nullptr ? command_help(*command) : overall_help();
+/// What the command line asks about the program, which needs no MPI: a text to print, nothing if it is a
+/// command to run. @throws Error(config) for a word that is not known
+std::optional<std::string> answer_to(const std::vector<std::string>& arguments) {
+  const int width = app::text_width();
+  const bool help = asks_for(arguments, "--help") || asks_for(arguments, "-h");
+  const std::string first = arguments.empty() ? "" : arguments.front();
+  const auto question = std::find_if(app::questions().begin(), app::questions().end(),
+                                     [&](const auto& q) { return q.name == first; });
+  if (help || first == "help" || first == "--help") return help_on(arguments, width);
+  if (asks_for(arguments, "--version") || asks_for(arguments, "-V") || first == "version")
+    return app::version_text();
+  if (question == app::questions().end()) return std::nullopt;
+  const std::size_t wanted = question->arguments.empty() ? 1 : 2;
+  NMOE_CHECK(arguments.size() == wanted, config, "command line: it is {}", app::usage_of(*question));
+  return first == "man" ? app::man_page() : app::completions(arguments[1]);
 }
 
 /// Prints under a launcher only in the first process. Returns the exit code.
 int speak(const std::string& text, int code) {
-  try {
-    if (app::launcher_rank() == 0) app::print(text);
-    return code;
-  } catch (const Error& error) {
-    fmt::print(stderr, "neuronmoe: error: {}\n", error.what());
-    return exit_code(error.code());
-  }
+  if (app::launcher_rank() == 0) app::print(text);
+  return code;
 }
 
 }  // namespace
@@ -135,19 +120,25 @@ int speak(const std::string& text, int code) {
 int main(int argc, char** argv) {
   if (argc > 1 && argv[1] == app::trial_option) return app::run_trial({argv + 2, argv + argc});
   const std::vector<std::string> arguments = arguments_of(argc, argv);
-  const bool help = arguments.empty() || asks_for(arguments, "--help") || asks_for(arguments, "-h");
-  if (help || asks_for(arguments, "--version"))
-    return speak(answer_to(arguments, help), arguments.empty() ? exit_code(ErrorCode::config) : 0);
+  try {
+    if (arguments.empty()) return speak(app::overall_help(app::text_width()), exit_code(ErrorCode::config));
+    if (const auto answer = answer_to(arguments)) return speak(*answer, 0);
+  } catch (const Error& error) {
+    if (app::launcher_rank() == 0) fmt::print(stderr, "neuronmoe: error: {}\n", error.what());
+    return exit_code(error.code());
+  }
 
   app::AppConfig config;
   const app::Command* command = nullptr;
   bool print_config = false;
   std::optional<comm::OnNode> on_node_given;
   const auto configure = [&](comm::Communicator& world) {
+    if (!arguments.front().starts_with("-")) app::require_command(arguments.front());  // before its options
     const app::CommandLine line = app::parse_command_line(arguments);
-    command = &require_command(line);
+    command = &app::require_command(line.command);
     print_config = line.print_config;
     config = app::load_config(world, line);
+    if (!print_config) app::require_needs(*command, config);
     on_node_given = config.comm.on_node;
     comm::OnNodeChoice on_node = comm::choose_on_node(world, config.comm.on_node);
     config.comm.on_node = on_node.on_node;

@@ -154,7 +154,6 @@ std::unique_ptr<model::Decoder> load_decoder(comm::ExecutionContext& context, co
 LoadedModel load_for_inference(comm::ExecutionContext& context, const AppConfig& config,
                                const std::string& checkpoint, DType dtype) {
   const std::string& directory = config.run.model;
-  require_option(directory, "model", "the Hugging Face directory of the dense base");
   LoadedModel loaded;
   loaded.checkpoint = checkpoint;
   model::ModelConfig architecture = load_architecture(context, directory);
@@ -255,8 +254,6 @@ std::vector<data::DataSetConfig> data_sets_of(const AppConfig& config) {
              "--tokens {} and [data.{}] are both given; put the file into a [data.<name>] section",
              config.run.tokens, config.data.front().name);
   if (!config.data.empty()) return config.data;
-  require_option(config.run.tokens, "tokens",
-                 "the token file to train on (or [data.<name>] sections in a config)");
   data::DataSetConfig only;
   only.name = "tokens";
   only.tokens = config.run.tokens;

@@ -12,15 +12,21 @@
 
 namespace nmoe::app {
 
-std::string mpi_version_text() {
+std::string mpi_library_text() {
   std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
-  int length = 0, level = 0, version = 0, subversion = 0;
+  int length = 0, version = 0, subversion = 0;
   MPI_Get_library_version(text.data(), &length);
-  MPI_Query_thread(&level);
   MPI_Get_version(&version, &subversion);
   const std::string_view all(text.data(), static_cast<std::size_t>(length));
-  return fmt::format("{} (MPI {}.{}, thread level {})", all.substr(0, all.find_first_of(",\n")), version,
-                     subversion, level);
+  return fmt::format("{} (MPI {}.{})", all.substr(0, all.find_first_of(",\n")), version, subversion);
+}
+
+std::string mpi_version_text() {
+  int level = 0;
+  MPI_Query_thread(&level);
+  std::string text = mpi_library_text();
+  text.pop_back();
+  return fmt::format("{}, thread level {})", text, level);
 }
 
 NodeRank rank_on_node() {

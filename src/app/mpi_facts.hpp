@@ -4,7 +4,9 @@
 
 namespace nmoe::app {
 
-/// "Open MPI v4.1.4, thread level 2"
+/// "Open MPI v4.1.4 (MPI 3.1)"; before MPI_Init, too.
+std::string mpi_library_text();
+/// The same with the thread level: "Open MPI v4.1.4 (MPI 3.1, thread level 2)"
 std::string mpi_version_text();
 /// Which MPI-IO a file made at `path` (and removed again) goes through, and a warning if it is one that
 /// reports success on a full disk. Collective over MPI_COMM_WORLD.

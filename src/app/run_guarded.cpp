@@ -27,6 +27,7 @@
 #include "neuronmoe/io/mpi_io_failure.hpp"
 #include "neuronmoe/tensor/device.hpp"
 #include "signs_of_life.hpp"
+#include "standard_output.hpp"
 #include "watchdog.hpp"
 
 namespace nmoe::app {
@@ -65,7 +66,9 @@ Outcome current_exception_outcome() {
 
 void print_error(const std::string& who, const std::string& message) {
   std::fflush(stdout);
-  const std::string line = fmt::format("neuronmoe: error{}: {}\n", who, message);
+  const std::string line =
+      fmt::format("{}{}{}: {}\n", error_terminal().columns > 0 ? terminal_line_start : "",
+                  accented("neuronmoe: error", Accent::bad, true), who, message);
   std::fwrite(line.data(), 1, line.size(), stderr);  // one call: lines of several ranks do not mix
   std::fflush(stderr);
 }
@@ -267,7 +270,7 @@ int run_body(Job& job, Watchdog& watchdog, const Configure& configure, const Bod
   }
   watchdog.set_timeout(options.watchdog_s);
   if (!options.saves_on_signal) restore_default_signals();
-  const Logger log(this_rank, options.quiet);
+  const Logger log(this_rank, options.quiet, error_terminal());
   if (groups.world->size() > 1)
     log.info("on one node: {} ({})", name_of(options.on_node.on_node), options.on_node.reason);
   const Device device = choose_device(*groups.world, options, log);

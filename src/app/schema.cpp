@@ -96,14 +96,9 @@ data::DataSetConfig& data_set(AppConfig& config, const std::string& name) {
 
 [[noreturn]] void fail_unknown(const Assignment& a) {
   const auto [name, key] = split_data_key(a.key);
-  if (!name.empty()) {
-    std::string best;
-    for (const auto& known : data_keys()) {
-      if (best.empty() || edit_distance(key, known) < edit_distance(key, best)) best = known;
-    }
-    throw Error(ErrorCode::config,
-                fmt::format("{}: unknown key '{}'; did you mean 'data.{}.{}'?", a.where, a.key, name, best));
-  }
+  if (!name.empty())
+    throw Error(ErrorCode::config, fmt::format("{}: unknown key '{}'; did you mean 'data.{}.{}'?", a.where,
+                                               a.key, name, nearest_name(key, data_keys())));
   throw Error(ErrorCode::config,
               fmt::format("{}: unknown key '{}'; did you mean '{}'?", a.where, a.key, nearest_key(a.key)));
 }
@@ -246,6 +241,27 @@ std::string full_key(const std::string& key, std::span<const std::string> sectio
   return full.empty() ? key : std::string(full);
 }
 
+std::string short_form(std::string_view key) {
+  for (const ShortName& s : table_of_short_names) {
+    if (s.key == key) return std::string(s.name);
+  }
+  return std::string(key);
+}
+
+bool is_set(const AppConfig& config, std::string_view key) {
+  if (key == "data") return !config.data.empty();
+  bool set = false;
+  AppConfig copy = config;  // the lists of fields only take what could be changed
+  for_each_field(copy, [&](std::string_view name, const auto& value, const FieldInfo& info) {
+    if (name != key) return;
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, std::vector<std::string>>)
+      set = !value.empty();
+    else
+      set = !format_value(value, info).empty();
+  });
+  return set;
+}
+
 std::vector<std::string> all_keys() {
   AppConfig defaults;
   std::vector<std::string> keys;
@@ -269,6 +285,14 @@ bool is_data_key(std::string_view key) {
   const DataKey parts = split_data_key(key);
   const auto keys = data_keys();
   return !parts.name.empty() && std::find(keys.begin(), keys.end(), parts.key) != keys.end();
+}
+
+std::string nearest_name(std::string_view word, std::span<const std::string> names) {
+  const auto nearer = [&](const std::string& a, const std::string& b) {
+    return edit_distance(word, a) < edit_distance(word, b);
+  };
+  const auto best = std::min_element(names.begin(), names.end(), nearer);
+  return best == names.end() ? "" : *best;
 }
 
 std::string nearest_key(const std::string& key) {

@@ -4,6 +4,8 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <mutex>
 
 #include "neuronmoe/base/one_line.hpp"
@@ -16,14 +18,52 @@ struct Logger::Impl {
   std::mutex mutex;  // of what follows
   Clock::time_point begin = Clock::now(), last_line = begin;
   std::string task;
+  bool shown = false;  // the terminal's last line is one of show()
 
-  void note_line() {
+  ~Impl() {
+    if (shown) write("\n");
+  }
+  static void write(std::string_view text) {
+    std::fwrite(text.data(), 1, text.size(), stderr);
+    std::fflush(stderr);
+  }
+  /// Writes a line of its own, in place of what show() wrote.
+  template <typename Line>
+  void say(Line&& line) {
     const std::lock_guard lock(mutex);
     last_line = Clock::now();
+    if (shown) write(terminal_line_start);
+    shown = false;
+    line(*logger);
   }
 };
 
-Logger::Logger(int rank, bool quiet) : impl_(std::make_unique<Impl>()), rank_(rank), quiet_(quiet) {
+namespace {
+
+constexpr std::string_view yellow = "\x1b[33m", no_color = "\x1b[0m";
+
+/// The longest beginning of UTF-8 `text` with at most `columns` characters.
+std::string_view cut_to(std::string_view text, int columns) {
+  std::size_t end = 0;
+  for (int taken = 0; end < text.size(); ++end) {
+    const bool begins = (static_cast<unsigned char>(text[end]) & 0xC0U) != 0x80U;
+    if (begins && ++taken > columns) break;
+  }
+  return text.substr(0, end);
+}
+
+/// "[#####.....]".
+std::string bar(double share) {
+  constexpr int width = 24;
+  const int full = std::clamp(static_cast<int>(share * width + 0.5), 0, width);
+  return "[" + std::string(static_cast<std::size_t>(full), '#') +
+         std::string(static_cast<std::size_t>(width - full), '.') + "]";
+}
+
+}  // namespace
+
+Logger::Logger(int rank, bool quiet, Terminal terminal)
+    : impl_(std::make_unique<Impl>()), rank_(rank), quiet_(quiet), terminal_(terminal) {
   impl_->logger =
       std::make_shared<spdlog::logger>("neuronmoe", std::make_shared<spdlog::sinks::stderr_sink_mt>());
   impl_->logger->set_pattern(fmt::format("[%H:%M:%S rank {}] %v", rank));
@@ -35,12 +75,22 @@ Logger& Logger::operator=(Logger&&) noexcept = default;
 
 void Logger::info_line(std::string_view message) const {
   if (quiet_ || rank_ != 0) return;
-  impl_->note_line();
-  impl_->logger->info("{}", without_escapes(message));
+  impl_->say([&](spdlog::logger& out) { out.info("{}", without_escapes(message)); });
 }
 void Logger::warn_line(std::string_view message) const {
-  impl_->note_line();
-  impl_->logger->warn("warning: {}", without_escapes(message));
+  impl_->say([&](spdlog::logger& out) {
+    out.warn("{}warning:{} {}", terminal_.colors ? yellow : "", terminal_.colors ? no_color : "",
+             without_escapes(message));
+  });
+}
+
+void Logger::show(std::string_view text) const {
+  if (!shows()) return;
+  const std::lock_guard lock(impl_->mutex);
+  impl_->last_line = Impl::Clock::now();
+  impl_->shown = true;
+  const std::string clean = without_escapes(text);
+  Impl::write(std::string(terminal_line_start) + std::string(cut_to(clean, terminal_.columns - 1)));
 }
 
 void Logger::set_task(const std::string& what) const {
@@ -58,7 +108,10 @@ void Logger::signs_of_life(double silence_s) const {
     line = fmt::format("{}{}still at work, {:.0f} s since the start", impl_->task,
                        impl_->task.empty() ? "" : ": ", seconds(now - impl_->begin).count());
   }
-  info_line(line);
+  if (shows())
+    show(line);
+  else
+    info_line(line);
 }
 
 Progress::Progress(const Logger& log, std::string what, std::uint64_t total, std::string unit,
@@ -73,9 +126,10 @@ Progress::Progress(const Logger& log, std::string what, std::uint64_t total, std
   log.set_task(what_);
 }
 
-void Progress::update(std::uint64_t done, double units, std::string_view detail) {
+void Progress::update(std::uint64_t done, double units, std::string_view detail, bool keep) {
   using seconds = std::chrono::duration<double>;
-  const auto now = std::chrono::steady_clock::now();
+  constexpr double glance_s = 0.2;
+  const auto now = Clock::now();
   if (!started_) {  // the first update includes warm-up; rates are measured from here
     started_ = true;
     start_ = now;
@@ -84,15 +138,22 @@ void Progress::update(std::uint64_t done, double units, std::string_view detail)
     last_ = now;
     if (done < total_) return;  // no rate yet
   }
-  if (seconds(now - last_).count() < interval_s_ && done < total_) return;
-  last_ = now;
+  const bool due = done >= total_ || seconds(now - last_).count() >= interval_s_;
+  const bool stays = due && (done >= total_ || keep || !log_.shows());
+  if (!stays && (!log_.shows() || seconds(now - shown_).count() < glance_s)) return;
+  (stays ? last_ : shown_) = now;
   const double elapsed = seconds(now - start_).count();
   const double rate = elapsed > 0 ? (units - first_units_) / elapsed : 0.0;
   const double per_item = done > first_done_ ? elapsed / static_cast<double>(done - first_done_) : 0.0;
   const auto eta = static_cast<std::uint64_t>(per_item * static_cast<double>(total_ - done) + 0.5);
-  const double percent = total_ > 0 ? 100.0 * static_cast<double>(done) / static_cast<double>(total_) : 100.0;
-  log_.info("{}: {}/{} ({:.0f} %), {:.0f} {}/s, ETA {}:{:02}{}{}", what_, done, total_, percent, rate, unit_,
-            eta / 60, eta % 60, detail.empty() ? "" : ", ", detail);
+  const double share = total_ > 0 ? static_cast<double>(done) / static_cast<double>(total_) : 1.0;
+  const std::string state =
+      fmt::format("{}/{} ({:.0f} %), {:.0f} {}/s, ETA {}:{:02}{}{}", done, total_, 100.0 * share, rate, unit_,
+                  eta / 60, eta % 60, detail.empty() ? "" : ", ", detail);
+  if (stays)
+    log_.info("{}: {}", what_, state);
+  else
+    log_.show(fmt::format("{} {} {}", what_, bar(share), state));
 }
 
 }  // namespace nmoe

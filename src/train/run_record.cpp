@@ -66,11 +66,12 @@ void RunRecord::show_progress(const StepMetrics& metrics) {
   const bool due = metrics.step == first_step_ + 1 || metrics.step == config_.steps ||
                    metrics.step % config_.log_every == 0 ||
                    std::chrono::duration<double>(Clock::now() - last_shown_).count() > quiet_s;
-  if (!due) return;
-  last_shown_ = Clock::now();
+  if (!due && !context_.log.shows()) return;
+  if (due) last_shown_ = Clock::now();
   progress_.update(static_cast<std::uint64_t>(metrics.step), static_cast<double>(metrics.tokens),
                    fmt::format("loss {:.4f}, norm {:.3f}, lr {:.2e}", metrics.loss_lm, metrics.grad_norm,
-                               metrics.learning_rate));
+                               metrics.learning_rate),
+                   due);
 }
 
 void RunRecord::warn_of_silence(const StepMetrics& metrics) {

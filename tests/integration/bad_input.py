@@ -65,7 +65,10 @@ def expect_ok(what, arguments, ranks=1):
 
 def options():
     expect("no command", ["--model", "m"], 78, "no command given")
-    expect("unknown command", ["trian"], 78, "unknown command 'trian'", "train")
+    expect("unknown command", ["trian"], 78, "unknown command 'trian'", "did you mean 'train'")
+    expect("help about nothing", ["trian", "--help"], 78, "unknown command 'trian'", "did you mean 'train'")
+    expect("help about too much", ["help", "train", "now"], 78, "stray argument 'now'")
+    expect("unknown shell", ["completions", "fish"], 78, "bash or zsh")
     expect("unknown option", ["train", "--modle", "m"], 78, "unknown option '--modle'", "did you mean '--model'", ranks=2)
     expect("abbreviated option", ["train", "--train.step", "1"], 78, "did you mean '--train.steps'")
     expect("stray word", ["train", "m"], 78, "stray argument 'm'")
@@ -95,11 +98,16 @@ def printed_config(work):
         print("FAILED printed config:\n" + first + "\n---\n" + second)
     for command in "tokenize pretrain analyze score allocate train specialize evaluate loglikelihood generate convert check inspect".split():
         text = expect_ok(f"{command} --help", [command, "--help"]).stdout
-        if f"neuronmoe {command}:" not in text or "--run.output" not in text or "[0..0]" in text:
+        if f"neuronmoe {command}:" not in text or "--run.threads" not in text or "[0..0]" in text:
             failures.append(f"{command} --help")
             print(f"FAILED {command} --help:\n{text}")
     expect_ok("--help", ["--help"], ranks=2)
-    expect_ok("--version", ["--version"])
+    expect_ok("help about a command", ["help", "train"])
+    version = expect_ok("--version", ["--version"]).stdout
+    for what in ("neuronmoe ", "compiler", "flags", "MPI", "HDF5", "oneDNN", "CUDA", "NCCL"):
+        if not any(line.startswith(what) and len(line.split()) > 1 for line in version.splitlines()):
+            failures.append("--version")
+            print(f"FAILED --version lacks {what}:\n{version}")
 
 
 def small_model(work):

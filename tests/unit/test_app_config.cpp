@@ -7,6 +7,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "../../src/app/help.hpp"
+#include "../../src/app/option_text.hpp"
 #include "neuronmoe/app/command_line.hpp"
 #include "neuronmoe/base/error.hpp"
 
@@ -165,8 +167,8 @@ BOOST_AUTO_TEST_CASE(command_line_is_as_strict) {
   check_contains(config_error_of_arguments({"train", "--TRAIN.seed", "1"}), "did you mean '--train.seed'");
 }
 
-BOOST_AUTO_TEST_CASE(help_lists_every_field_of_a_section_with_default_and_range) {
-  const std::string help = app::help_for_sections({"train", "data"});
+BOOST_AUTO_TEST_CASE(help_lists_every_field_of_a_command_with_default_and_range) {
+  const std::string help = app::command_help(*app::find_command("train"), 1000);
   check_contains(help, "--train.learning_rate");
   check_contains(help, "(default 0.0001)");
   check_contains(help, "[2..1048576 tokens]");
@@ -176,24 +178,19 @@ BOOST_AUTO_TEST_CASE(help_lists_every_field_of_a_section_with_default_and_range)
 }
 
 BOOST_AUTO_TEST_CASE(every_named_choice_can_be_set_and_comes_back) {
-  const std::string help =
-      app::help_for_sections({"run", "comm", "tokenize", "analysis", "expert_ap", "allocation", "neurons",
-                              "train", "lbl", "router", "convert", "data"});
   int fields = 0, choices = 0;
-  std::istringstream lines(help);
-  for (std::string line; std::getline(lines, line);) {
-    const auto bracket = line.rfind(" ["), end = line.find(']', bracket);
-    if (!line.starts_with("  --") || bracket == std::string::npos) continue;
-    const std::string list = line.substr(bracket + 2, end - bracket - 2);
-    if (list.find('|') == std::string::npos) continue;
-    std::string key = line.substr(4, line.find(' ', 4) - 4);
+  for (const app::OptionText& option : app::all_options()) {
+    if (option.choices.empty()) continue;
+    const std::string list = list_names(option.choices, "|");
+    std::string key = option.key;
     std::string given = "[data.x]\ntokens = x.h5\n";
     if (key.starts_with("data.<name>.")) key = "data.x." + key.substr(12);
     const auto dot = key.rfind('.');
     const std::string section = key.substr(0, dot), name = key.substr(dot + 1);
     ++fields;
-    std::istringstream words(list);
-    for (std::string word; std::getline(words, word, '|'); ++choices) {
+    for (const std::string_view choice : option.choices) {
+      const std::string word(choice);
+      ++choices;
       const std::string text = given + "[" + section + "]\n" + name + " = " + word + "\n";
       const std::string printed = app::config_to_ini(from_ini(text), true);
       const auto at = printed.find("[" + section + "]\n");

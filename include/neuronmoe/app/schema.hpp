@@ -1,5 +1,5 @@
 #pragma once
-// From text to AppConfig and back: types, ranges, choices, nearest key, --help and --print-config, all from
+// From text to AppConfig and back: types, ranges, choices, nearest key and --print-config, all from
 // for_each_field. Called by command_line.cpp and by every command that writes its config into a file.
 #include <span>
 #include <string>
@@ -36,6 +36,13 @@ std::span<const ShortName> short_names();
 /// unchanged.
 std::string full_key(const std::string& key, std::span<const std::string> sections);
 
+/// Returns the short name of a key, the key itself where it has none ("run.model" -> "model").
+std::string short_form(std::string_view key);
+
+/// Whether a key has a value; numbers and choices with a default always do. "data": whether there is a data
+/// set.
+bool is_set(const AppConfig& config, std::string_view key);
+
 /// Every fixed key and short name, for the command line; `[data.<name>]` keys are checked by `is_data_key`.
 std::vector<std::string> all_keys();
 /// Whether a key or short name takes true or false: on the command line its name alone means true.
@@ -43,8 +50,7 @@ bool is_flag(const std::string& key, std::span<const std::string> sections);
 bool is_data_key(std::string_view key);
 /// Known key or short name with the smallest edit distance.
 std::string nearest_key(const std::string& key);
-
-/// Table of the fields of some sections: key, default, range and unit, help.
-std::string help_for_sections(const std::vector<std::string>& sections);
+/// Returns the one of `names` with the smallest edit distance to `word`, "" if there is none.
+std::string nearest_name(std::string_view word, std::span<const std::string> names);
 
 }  // namespace nmoe::app
