@@ -10,6 +10,7 @@
 #include "neuronmoe/io/same_file.hpp"
 #include "neuronmoe/model/freeze_plan.hpp"
 #include "neuronmoe/model/hf_model.hpp"
+#include "neuronmoe/train/idle_ranks.hpp"
 #include "neuronmoe/train/plan_time.hpp"
 #include "standard_output.hpp"
 
@@ -83,6 +84,8 @@ int run_plan(comm::ExecutionContext& context, const AppConfig& config) {
   input.placed_by = placement_tokens(context, config, input.model, extends ? "" : init_from);
   comm::agree(context.world, [&] {
     if (context.world.rank() != 0) return;
+    const std::string idle = train::idle_ranks_warning(input.config, input.num_ranks);
+    if (!idle.empty()) context.log.warn("{}", idle);
     std::string text = train::plan_report(input, config.machine);
     if (config.plan.explain) {
       const model::FreezePlan freeze = model::make_freeze_plan(input.model, train::trainables_of(input.kind));

@@ -7,6 +7,7 @@
 #include "neuronmoe/base/divisor.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
+#include "neuronmoe/train/idle_ranks.hpp"
 #include "neuronmoe/train/losses.hpp"
 #include "neuronmoe/train/schedule.hpp"
 #include "run_record.hpp"
@@ -224,6 +225,8 @@ void Trainer::finish_pending_gather(RunRecord& record) {
 
 void Trainer::start() {
   resume();
+  const std::string idle = idle_ranks_warning(run_.config, context_.world.size());
+  if (!idle.empty() && context_.world.rank() == 0) context_.log.warn("{}", idle);
   comm::agree(context_.world, [&] {  // now, not after hours of steps
     if (context_.world.rank() == 0 && progress_.step < run_.config.steps)
       io::require_free_space(run_.output_dir, checkpoint_bytes(decoder_));
