@@ -294,8 +294,9 @@ def compare_with_plan(program, options, flops):
     text = subprocess.run(
         [program, "plan", "--run.model", options.model, "--run.experts", options.experts, "--train.stage", str(options.stage),
          "--train.seq_length", str(options.length), "--train.micro_batch_size", str(options.sequences),
-         "--train.global_batch_size", str(options.sequences)], check=True, capture_output=True, text=True).stdout
-    planned = float(re.search(r"together ([\d.]+)", text).group(1))
+         "--train.global_batch_size", str(options.sequences), "--plan.format", "csv"], check=True, capture_output=True,
+        text=True).stdout
+    planned = next(float(row["value"]) for row in csv.DictReader(text.splitlines()) if row["quantity"] == "forward and backward")
     own = flops / tokens / 1e9
     print(f"GFLOP per token: {own:.4f} here, {planned:.4f} by neuronmoe plan")
     return abs(own - planned) <= 1e-4 * planned + 5e-5

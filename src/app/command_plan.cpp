@@ -11,7 +11,7 @@
 #include "neuronmoe/model/freeze_plan.hpp"
 #include "neuronmoe/model/hf_model.hpp"
 #include "neuronmoe/train/idle_ranks.hpp"
-#include "neuronmoe/train/plan_time.hpp"
+#include "neuronmoe/train/plan_report.hpp"
 #include "standard_output.hpp"
 
 namespace nmoe::app {
@@ -71,6 +71,10 @@ void check_data(comm::ExecutionContext& context, const AppConfig& config,
 
 int run_plan(comm::ExecutionContext& context, const AppConfig& config) {
   require_option(config.run.model, "model", "a Hugging Face directory or its config.json");
+  NMOE_CHECK(
+      config.machine.nodes == 1 || config.machine.network_gbs > 0, config,
+      "machine.nodes = {} needs machine.network_gbs > 0, it is {}: the bandwidth between nodes, per GPU",
+      config.machine.nodes, config.machine.network_gbs);
   train::PlanInput input;
   if (config.run.model.ends_with(".json"))
     io::require_same_file(context.world, config.run.model);
@@ -86,10 +90,15 @@ int run_plan(comm::ExecutionContext& context, const AppConfig& config) {
     if (context.world.rank() != 0) return;
     const std::string idle = train::idle_ranks_warning(input.config, input.num_ranks);
     if (!idle.empty()) context.log.warn("{}", idle);
-    std::string text = train::plan_report(input, config.machine);
+    std::string text = train::plan_report(input, config.machine, config.plan);
     if (config.plan.explain) {
       const model::FreezePlan freeze = model::make_freeze_plan(input.model, train::trainables_of(input.kind));
-      text += "\nfreeze plan (what decoder and optimizer follow)\n" + freeze.to_string();
+      const std::string explanation =
+          "freeze plan (what decoder and optimizer follow)\n" + freeze.to_string();
+      if (config.plan.format == train::PlanFormat::table)
+        text += "\n" + explanation;
+      else  // the output holds numbers alone
+        context.log.info("{}", explanation);
     }
     print(text);
   });

@@ -240,12 +240,16 @@ void write_state(comm::Communicator& world, const std::string& path, const Train
 
 }  // namespace
 
+std::int64_t checkpoint_bytes(const model::Parameter& parameter, DType dtype) {
+  const std::int64_t n = parameter.shape.num_elements();
+  return (model::is_stored(parameter) ? n * size_of(dtype) : 0) +
+         (parameter.trainable ? n * 3 * static_cast<std::int64_t>(sizeof(float)) : 0);
+}
+
 std::int64_t checkpoint_bytes(const model::Decoder& decoder) {
   std::int64_t bytes = 1 << 20;
-  model::for_each_parameter(decoder, [&](const model::Parameter& p) {
-    if (model::is_stored(p)) bytes += p.shape.num_elements() * size_of(decoder.dtype());
-    if (p.trainable) bytes += p.shape.num_elements() * 3 * static_cast<std::int64_t>(sizeof(float));
-  });
+  model::for_each_parameter(
+      decoder, [&](const model::Parameter& p) { bytes += checkpoint_bytes(p, decoder.dtype()); });
   return bytes;
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "neuronmoe/ops/gpu_libraries.hpp"
+#include "neuronmoe/train/idle_ranks.hpp"
 #include "neuronmoe/train/reduce_options.hpp"
 #include "plan_shape.hpp"
 
@@ -24,7 +25,7 @@ Rates rates_of(const PlanInput& input, const MachineConfig& m, ReduceRoute route
   Rates rates{};
   rates.flops = m.gemm_tflops * 1e12 * m.gemm_efficiency;
   const double link = m.link_gbs * gb, network = m.network_gbs * gb;
-  const bool one_node = ranks <= m.gpus_per_node;
+  const bool one_node = ranks <= m.gpus_per_node || m.network_gbs == 0;  // there is no other node
   // A ring over whole nodes uses the network ports of all their GPUs; expert-data-parallel rings of the
   // positions of an expert-parallel group share them.
   const double ring = one_node ? link : network * m.gpus_per_node;
@@ -119,28 +120,60 @@ TimePlan plan_time(const PlanInput& input, const MachineConfig& machine, ReduceR
   return slowest;
 }
 
+namespace {
+
+/// Divisors of the global batch up to train.micro_batch_size that leave the fewest ranks idle, largest first.
+std::vector<std::int64_t> micro_batch_sizes(const TrainConfig& config, int num_ranks) {
+  std::vector<std::int64_t> sizes;
+  double best = 0;
+  TrainConfig c = config;
+  for (c.micro_batch_size = config.micro_batch_size; c.micro_batch_size >= 1; --c.micro_batch_size) {
+    if (c.global_batch_size % c.micro_batch_size != 0) continue;
+    const double share = rank_use(c, num_ranks).share;
+    if (share > best) sizes.clear();
+    if (share >= best) sizes.push_back(c.micro_batch_size);
+    best = std::max(best, share);
+  }
+  return sizes;
+}
+
+}  // namespace
+
+std::int64_t needed_bytes(const PlanInput& input, const MachineConfig& machine) {
+  std::int64_t reserved = 0;
+  for (int r = 0; r < input.config.expert_parallel_size; ++r)
+    reserved = std::max(reserved, plan_reserved_memory(input, r).total());
+  return reserved + library_memory(input, machine).total();
+}
+
+MemoryPlan fullest_memory(const PlanInput& input) {
+  MemoryPlan fullest;
+  for (int r = 0; r < input.config.expert_parallel_size; ++r) {
+    const MemoryPlan memory = plan_memory(input, r);
+    if (memory.total() > fullest.total()) fullest = memory;
+  }
+  return fullest;
+}
+
 std::vector<LayoutChoice> plan_layouts(PlanInput input, const MachineConfig& machine, int nodes, bool strong,
                                        ReduceRoute route) {
   std::vector<LayoutChoice> choices;
   input.num_ranks = nodes * machine.gpus_per_node;
   TrainConfig& c = input.config;
-  if (!strong) {
-    c.global_batch_size = c.micro_batch_size * input.num_ranks;
-  } else if (c.global_batch_size % input.num_ranks != 0) {
-    return choices;
-  } else {
-    c.micro_batch_size = std::min(c.micro_batch_size, c.global_batch_size / input.num_ranks);
-  }
+  if (!strong) c.global_batch_size = c.micro_batch_size * input.num_ranks;
+  const std::vector<std::int64_t> sizes = micro_batch_sizes(c, input.num_ranks);
   for (int ep = 1; ep <= machine.gpus_per_node; ++ep) {
     if (machine.gpus_per_node % ep != 0 || (ep > 1 && input.model.num_moe_layers() == 0)) continue;
-    c.expert_parallel_size = ep;
-    LayoutChoice choice{ep, plan_time(input, machine, route), {}, false};
-    for (int r = 0; r < ep; ++r) {
-      const MemoryPlan memory = plan_memory(input, r);
-      if (memory.total() > choice.memory.total()) choice.memory = memory;
+    LayoutChoice choice;
+    choice.expert_parallel_size = c.expert_parallel_size = ep;
+    for (const std::int64_t size : sizes) {
+      choice.micro_batch_size = c.micro_batch_size = size;
+      choice.needed_bytes = needed_bytes(input, machine);
+      choice.fits = static_cast<double>(choice.needed_bytes) <= machine.memory_gb * gb;
+      if (choice.fits) break;
     }
-    const std::int64_t with_libraries = choice.memory.total() + library_memory(input, machine).total();
-    choice.fits = static_cast<double>(with_libraries) <= machine.memory_gb * gb;
+    choice.time = plan_time(input, machine, route);
+    choice.memory = fullest_memory(input);
     choices.push_back(choice);
   }
   std::stable_sort(choices.begin(), choices.end(), [](const LayoutChoice& a, const LayoutChoice& b) {

@@ -69,8 +69,8 @@ def told(work, extend):
     mixture = weights(newest(work / "x"))
     size = sum(values[0].size for name, values in mixture.items() if "experts" in name and "/02/" in name)
     routers = sum(values.size for name, values in mixture.items() if "router" in name)
-    train = float(re.search(r"([0-9.]+) M train;", out).group(1))
-    check(abs(train - (2 * size + routers) / 1e6) < 1e-4, f"plan counts what trains: {train} M of 2 experts of {size} and routers")
+    train = int(re.search(r"parameters that train[ |]*exact[ |]*([0-9]+) ", out).group(1))
+    check(train == 2 * size + routers, f"plan counts what trains: {train} of 2 experts of {size} and routers")
     run("plan of a start that is not there yet", "plan", *extend[1:], "--train.init_from", work / "later", words=("does not exist yet",))
 
 

@@ -123,6 +123,10 @@ class Configs(unittest.TestCase):
                 self.assertEqual(train["dtype"], "bfloat16")
                 self.assertEqual(train["eos_label"], "false")
 
+    def test_the_plan_is_of_the_run(self):
+        planned = resolved("plan", "llama3.2-3b-plan")["train"]
+        self.assertEqual(dict(planned), dict(self.train["llama3.2-3b-el", "default", 1]["train"]))
+
     def test_steps_of_two_billion_tokens(self):
         for (run, preset, stage), config in self.train.items():
             if stage == 1:

@@ -17,6 +17,7 @@
 #include "neuronmoe/model/convert.hpp"
 #include "neuronmoe/train/config.hpp"
 #include "neuronmoe/train/machine.hpp"
+#include "neuronmoe/train/plan_config.hpp"
 
 namespace nmoe::app {
 
@@ -99,11 +100,6 @@ struct GenerateConfig {
   std::uint64_t seed = 42;
 };
 
-/// [plan]
-struct PlanConfig {
-  bool explain = false;
-};
-
 struct AppConfig {
   RunConfig run;
   CommConfig comm;
@@ -119,7 +115,7 @@ struct AppConfig {
   GenerateConfig generate;
   ConvertConfig convert;
   train::MachineConfig machine;
-  PlanConfig plan;
+  train::PlanConfig plan;
   std::vector<data::DataSetConfig> data;  ///< [data.<name>], in the order in which they are first named
 };
 
@@ -199,10 +195,7 @@ void for_each_field(Config& c, F&& f) {
   for_each_field(c.train, f);
 
   for_each_field(c.machine, f);
-  f("plan.explain", c.plan.explain,
-    FieldInfo{
-        .help = "print what backward computes and what forward keeps, layer by layer (short: --explain)",
-        .layout = true});
+  for_each_field(c.plan, f);
 
   f("evaluation.text", c.evaluation.texts,
     FieldInfo{.help = "LANG:tokens.h5 for the perplexity; repeatable"});

@@ -47,6 +47,9 @@ struct RunIdentity {
   std::string provenance_json;  ///< whatever may differ between layouts; written beside, not inside
 };
 
+/// Returns the bytes of a parameter's tensors in a checkpoint: its values in `dtype` where they are stored,
+/// float32 masters and moments where it trains.
+std::int64_t checkpoint_bytes(const model::Parameter& parameter, DType dtype);
 /// Returns about how many bytes a checkpoint of this model takes on the disk.
 std::int64_t checkpoint_bytes(const model::Decoder& decoder);
 

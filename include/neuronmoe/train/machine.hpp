@@ -23,6 +23,15 @@ struct MachineConfig {
   /// Channels of an NCCL communicator to each GPU of its node: the 32 that NCCL makes on an H100 node at the
   /// first all-to-all (NVIDIA/nccl issue 1685).
   int nccl_channels = 32;
+  double gemm_efficiency_low = 0.0;   ///< 0: 2/3 of gemm_efficiency
+  double gemm_efficiency_high = 0.0;  ///< 0: 5/4 of it, at most 1
+  /// Of a rank: hash, write, read back and sync. Measured on one rank of the 2-core machine of
+  /// docs/performance.md, 669 MB.
+  double save_gbs = 0.167;
+  double storage_gbs = 0.0;  ///< what the file system takes from all ranks together; 0: not known, no bound
+  /// Time of one GPU (or rank) between failures that end a job: 16,384 GPUs, 54 days, 419 unexpected
+  /// interruptions while Llama 3 was trained.
+  double mtbf_gpu_hours = 50000.0;
 };
 
 template <class Config, class F>
@@ -63,6 +72,34 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "channels of an NCCL communicator to each GPU of the node, 12 MiB each",
               .min = 0,
               .max = 1024});
+  f("machine.gemm_efficiency_low", c.gemm_efficiency_low,
+    FieldInfo{.help = "the same share for the high estimate of time; 0 = 2/3 of machine.gemm_efficiency",
+              .min = 0,
+              .max = 1,
+              .layout = true});
+  f("machine.gemm_efficiency_high", c.gemm_efficiency_high,
+    FieldInfo{.help = "the same share for the low estimate of time; 0 = 5/4 of it, at most 1",
+              .min = 0,
+              .max = 1,
+              .layout = true});
+  f("machine.save_gbs", c.save_gbs,
+    FieldInfo{.help = "rate of saving a checkpoint: hash, write, read back, sync",
+              .unit = "GB/s per rank",
+              .min = 1e-6,
+              .max = 1e6,
+              .layout = true});
+  f("machine.storage_gbs", c.storage_gbs,
+    FieldInfo{.help = "what the file system takes from all ranks together; 0 = not known",
+              .unit = "GB/s",
+              .min = 0,
+              .max = 1e6,
+              .layout = true});
+  f("machine.mtbf_gpu_hours", c.mtbf_gpu_hours,
+    FieldInfo{.help = "time of one GPU between failures that end a job",
+              .unit = "GPU-hours",
+              .min = 0.01,
+              .max = 1e9,
+              .layout = true});
 }
 
 }  // namespace nmoe::train

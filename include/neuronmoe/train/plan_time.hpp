@@ -1,8 +1,8 @@
 #pragma once
 // From counts to time on a machine, and what its libraries take of its memory: a model, never a measurement.
 // Used by `neuronmoe plan`.
+#include <cstdint>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "neuronmoe/train/machine.hpp"
@@ -40,23 +40,27 @@ struct LibraryMemory {
 };
 LibraryMemory library_memory(const PlanInput& input, const MachineConfig& machine);
 
-/// The layout that a machine of `nodes` nodes should use.
+/// Memory of the fullest rank of an expert-parallel group, with balanced routing.
+MemoryPlan fullest_memory(const PlanInput& input);
+/// Bytes of the fullest rank: room for whatever routing, and its libraries.
+std::int64_t needed_bytes(const PlanInput& input, const MachineConfig& machine);
+
+/// A layout on some nodes, with the largest micro-batch that feeds as many ranks as can be and fits.
 struct LayoutChoice {
   int expert_parallel_size = 1;
+  std::int64_t micro_batch_size = 1;
   TimePlan time;
-  MemoryPlan memory;  ///< of the fullest rank
-  bool fits = false;  ///< in the memory of a GPU, with its libraries
+  MemoryPlan memory;  ///< of the fullest rank, with balanced routing
+  std::int64_t needed_bytes = 0;
+  bool fits = false;  ///< needed_bytes in the memory of a GPU
 };
-/// All expert-parallel sizes that stay inside a node, the fastest that fits first. Global batch = one
-/// micro-batch per rank, or, with `strong`, the configured one (empty if it has fewer sequences than ranks).
+/// Returns all expert-parallel sizes that stay inside a node, the fastest that fits first. Global batch =
+/// one configured micro-batch per rank, or, with `strong`, the configured one.
 std::vector<LayoutChoice> plan_layouts(PlanInput input, const MachineConfig& machine, int nodes, bool strong,
                                        ReduceRoute route);
 
 /// Tokens per rank and step above which sharding the experts' optimizer over all ranks moves fewer bytes than
 /// spreading the experts over them. Empty without new experts.
 std::optional<double> crossover_tokens(const PlanInput& input);
-
-/// The whole report: parameters, work, memory, bytes, time, layouts.
-std::string plan_report(const PlanInput& input, const MachineConfig& machine);
 
 }  // namespace nmoe::train
