@@ -62,6 +62,7 @@ int run_pretrain(comm::ExecutionContext& context, const AppConfig& config) {
   train::TrainRun run{train::RunKind::pretrain, with_steps(config.train, mixture),
                       config.run.output + "/checkpoints", config.run.resume,
                       run_identity(context, config, "")};
+  run.machine = machine_of_run(context, config);
   train::Trainer trainer(context, run, groups, *decoder, mixture);
   const train::TrainResult result = trainer.run();
   if (result.saved_on_signal) return report_saved_on_signal(context, result);

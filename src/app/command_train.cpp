@@ -98,7 +98,8 @@ int run_train(comm::ExecutionContext& context, const AppConfig& config) {
                       config.run.resume,
                       run_identity(context, config, config.run.model, init_from),
                       expert_probe(context, config, *decoder),
-                      std::move(placed_by)};
+                      std::move(placed_by),
+                      machine_of_run(context, config)};
   train::Trainer trainer(context, run, groups, *decoder, mixture);
   const train::TrainResult result = trainer.run();
   if (result.saved_on_signal) return report_saved_on_signal(context, result);

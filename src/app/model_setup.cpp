@@ -260,12 +260,24 @@ std::vector<data::DataSetConfig> data_sets_of(const AppConfig& config) {
   return {only};
 }
 
+train::MachineConfig machine_of_run(comm::ExecutionContext& context, const AppConfig& config) {
+  train::MachineConfig machine = config.machine;
+  context.world.drain();  // the MPI library is asked directly
+  std::int64_t ranks[1] = {rank_on_node().size};
+  context.world.all_reduce({ranks, DType::int64, {1}}, comm::ReduceOp::max, context.stream).wait();
+  machine.gpus_per_node = static_cast<int>(ranks[0]);
+  machine.nodes = (context.world.size() + machine.gpus_per_node - 1) / machine.gpus_per_node;
+  return machine;
+}
+
 train::RunIdentity run_identity(comm::ExecutionContext& context, const AppConfig& config,
                                 const std::string& base_model, const std::string& init_from) {
   train::RunIdentity identity;
   if (!init_from.empty())
     identity.origin = {init_from, on_rank_zero(context, [&] { return train::origin_of(init_from).hash; })};
-  identity.resolved_config = config_to_ini(config, false);
+  AppConfig recorded = config;
+  recorded.machine = {};  // what times are modeled on changes nothing that is computed
+  identity.resolved_config = config_to_ini(recorded, false);
   identity.base_model = base_model;
   if (!base_model.empty()) {
     const std::string known = on_rank_zero(context, [&] {

@@ -108,6 +108,9 @@ std::int64_t length_or_positions(std::string_view key, std::int64_t length,
 /// [data.<name>] sections, or the one data set of --tokens. @throws Error(config) if there is neither or both
 std::vector<data::DataSetConfig> data_sets_of(const AppConfig& config);
 
+/// Returns [machine] with the nodes and ranks per node that this run has. Collective.
+train::MachineConfig machine_of_run(comm::ExecutionContext& context, const AppConfig& config);
+
 /// Who made an output and from what, for checkpoints.
 /// @param init_from step directory whose experts the run starts from, or ""
 train::RunIdentity run_identity(comm::ExecutionContext& context, const AppConfig& config,

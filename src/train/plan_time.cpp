@@ -31,7 +31,7 @@ Rates rates_of(const PlanInput& input, const MachineConfig& m, ReduceRoute route
   const double ring = one_node ? link : network * m.gpus_per_node;
   const double expert_ring = one_node ? link : network * m.gpus_per_node / std::min(ep, m.gpus_per_node);
   const double direct = one_node ? link : network;
-  rates.exchange = ep <= m.gpus_per_node ? link : network;
+  rates.exchange = one_node || ep <= m.gpus_per_node ? link : network;
   rates.reduce = route == ReduceRoute::ring ? ring : direct;
   rates.expert_reduce = route == ReduceRoute::ring ? expert_ring : direct;
   rates.gather = ring;

@@ -3,6 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "neuronmoe/train/measured_rate.hpp"
+#include "neuronmoe/train/plan_time.hpp"
+
 namespace nmoe::train {
 
 void RunAccounts::add(const StepMetrics& step) {
@@ -10,13 +15,16 @@ void RunAccounts::add(const StepMetrics& step) {
   ++num_steps;
   if (!step.skipped) ++num_updates;
   flops += step.flops;
+  step_s.push_back(step.step_s);
   for (const auto& [operation, n] : step.bytes) {
     if (n > 0) bytes[operation] += n;
   }
 }
 
-void RunAccounts::finish(const PlanInput& input, comm::Communicator& world, const model::Decoder& decoder,
-                         const ShardedOptimizer& optimizer, Stream& stream) {
+void RunAccounts::finish(const PlanInput& input, const MachineConfig& on, comm::Communicator& world,
+                         const model::Decoder& decoder, const ShardedOptimizer& optimizer, Stream& stream) {
+  machine = on;
+  modeled_step_s = plan_time(input, machine, ReduceRoute::direct).step_s();
   std::vector<std::int64_t> mine;
   for (const auto& layer : decoder.routed_slots()) mine.insert(mine.end(), layer.begin(), layer.end());
   const auto per_rank = static_cast<std::int64_t>(mine.size());
@@ -58,6 +66,13 @@ void RunAccounts::finish(const PlanInput& input, comm::Communicator& world, cons
   }
 }
 
+double RunAccounts::measured_step_s() const {
+  const auto all = static_cast<std::int64_t>(step_s.size());
+  std::vector<double> sorted(step_s.begin() + (all > warm_up_steps ? warm_up_steps : 0), step_s.end());
+  std::sort(sorted.begin(), sorted.end());
+  return quantile(sorted, 0.5);
+}
+
 std::string RunAccounts::to_string() const {
   const auto sum = [](const std::map<std::string, std::int64_t>& parts) {
     std::int64_t total = 0;
@@ -71,6 +86,13 @@ std::string RunAccounts::to_string() const {
   std::string text = fmt::format("FLOPs of rank 0 in {} steps: {} (balanced routing would be {})\n",
                                  num_steps, with(planned_flops, flops), balanced_flops);
   text += fmt::format("bytes sent by rank 0: {}\n", with(sum(planned_bytes), sum(bytes)));
+  const double measured = measured_step_s(), rate = static_cast<double>(flops) / num_steps / measured / 1e12;
+  text += fmt::format(
+      "time of a step: {:.4g} s modeled ({}: {:g} TFLOP/s x {:.4g} %), {:.4g} s measured (median), {:.3g} x; "
+      "rank 0 "
+      "computed {:.4g} TFLOP/s, {:.3g} % of the {:g} (plan --plan.calibrate plans with it)\n",
+      modeled_step_s, machine.name, machine.gemm_tflops, 100 * machine.gemm_efficiency, measured,
+      measured / modeled_step_s, rate, 100 * rate / machine.gemm_tflops, machine.gemm_tflops);
   text += fmt::format(
       "memory of rank 0, MB planned/counted: weights {:.1f}/{:.1f}, gradients "
       "{:.1f}/{:.1f}, optimizer {:.1f}/{:.1f}, activations {:.1f}/{:.1f} "

@@ -54,9 +54,9 @@ void RunRecord::begin_step() {
 void RunRecord::end_step(StepMetrics& metrics) {
   metrics.flops = context_.stream.flops() - flops_before_;
   metrics.bytes = bytes_sent_since(bytes_before_);
-  accounts_.add(metrics);
   metrics.step_s = std::chrono::duration<double>(Clock::now() - step_start_).count();
   metrics.tokens_per_s = static_cast<double>(config_.global_batch_size * config_.seq_length) / metrics.step_s;
+  accounts_.add(metrics);
   comm::agree(context_.world, [&] {
     if (metrics_file_) metrics_file_->write(metrics);
   });

@@ -274,7 +274,7 @@ TrainResult Trainer::run() {
   result.accounts = record.accounts();
   record.warn_of_steps_without_label();
   if (result.accounts.num_steps > 0) {
-    result.accounts.finish(plan_input(), context_.world, decoder_, optimizer_, context_.stream);
+    result.accounts.finish(plan_input(), run_.machine, context_.world, decoder_, optimizer_, context_.stream);
     context_.log.info("plan and count:\n{}", result.accounts.to_string());
   }
   return result;

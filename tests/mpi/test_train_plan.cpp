@@ -1,10 +1,27 @@
 // What a run counts is what `plan` predicts, to the last operation and byte: three small shapes on every
 // layout (DESIGN 6, "Counters").
+#include <fmt/format.h>
+
+#include <cmath>
+
 #include "support/planned_run.hpp"
 
 using namespace nmoe;
 
 namespace {
+
+/// Modeled and measured time stand beside each other, also where the machine of the config has one rank.
+void check_times(const train::RunAccounts& accounts) {
+  BOOST_REQUIRE(accounts.step_s.size() == 2U);
+  BOOST_CHECK_CLOSE(accounts.measured_step_s(), (accounts.step_s[0] + accounts.step_s[1]) / 2, 1e-9);
+  BOOST_TEST(accounts.measured_step_s() > 0);
+  BOOST_TEST(accounts.modeled_step_s > 0);
+  BOOST_TEST(std::isfinite(accounts.modeled_step_s));
+  const std::string text = accounts.to_string();
+  BOOST_TEST(text.find(fmt::format(
+                 "time of a step: {:.4g} s modeled (laptop: 0.2 TFLOP/s x 60 %), {:.4g} s measured",
+                 accounts.modeled_step_s, accounts.measured_step_s())) != std::string::npos);
+}
 
 void check_shape(const test::PlannedRun& shape, bool exact_memory) {
   comm::Communicator& world = test::world();
@@ -36,6 +53,7 @@ void check_shape(const test::PlannedRun& shape, bool exact_memory) {
                                                  << name_of(v.reduce_every)) {
         const test::CountedRun counted = test::count_run(run, shared.path());
         BOOST_TEST(counted.accounts.num_steps == 2);
+        check_times(counted.accounts);
         test::check_counts(counted.accounts);
         if (ep == 1) test::check_reserve(counted);  // else other ranks may send more
         if (!exact_memory) continue;

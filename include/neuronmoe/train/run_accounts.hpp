@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "neuronmoe/comm/communicator.hpp"
 #include "neuronmoe/model/decoder.hpp"
 #include "neuronmoe/tensor/device.hpp"
+#include "neuronmoe/train/machine.hpp"
 #include "neuronmoe/train/metrics.hpp"
 #include "neuronmoe/train/plan.hpp"
 #include "neuronmoe/train/sharded_optimizer.hpp"
@@ -25,12 +27,18 @@ struct RunAccounts {
   DeviceMemory device;                 ///< of this process, all zero on the CPU
   CardMemory card;                     ///< of its GPU at the end of the run, all zero on the CPU
   std::int64_t first_allocations = 0;  ///< of `device`, up to the end of the first step
+  std::vector<double> step_s;          ///< measured, of each step
+  MachineConfig machine;               ///< that the modeled time is of
+  double modeled_step_s = 0;           ///< of the slowest rank, with balanced routing
 
   void add(const StepMetrics& step);
   /// Fills the planned side and the memory. Collective over the world: routing of all ranks decides what this
   /// one received.
-  void finish(const PlanInput& input, comm::Communicator& world, const model::Decoder& decoder,
-              const ShardedOptimizer& optimizer, Stream& stream);
+  void finish(const PlanInput& input, const MachineConfig& on, comm::Communicator& world,
+              const model::Decoder& decoder, const ShardedOptimizer& optimizer, Stream& stream);
+  /// Returns the median of the measured times after the first warm_up_steps, of all if there are no more.
+  /// @pre at least one step was made
+  double measured_step_s() const;
   /// Both sides of rank 0, a line each.
   std::string to_string() const;
 };

@@ -30,6 +30,7 @@ struct TrainRun {
   /// evaluation forwards. app installs it (telemetry).
   std::function<void(std::int64_t step)> after_step = {};
   MeasuredTokens placed_by = {};  ///< what the decoder's experts were spread by, for its plan
+  MachineConfig machine = {};     ///< that its steps' time is modeled on
 };
 
 struct TrainResult {
