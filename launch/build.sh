@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Configures and builds one CMake preset:  launch/build.sh [PRESET] [TARGET...]   (default: release)
+# NMOE_WERROR=ON makes warnings errors; a compiler newer than ours may have new ones (default OFF).
 # NMOE_BUILD_ROOT is where the folder of the preset is made (default build/ of the checkout, which may be read-only).
 # With nvcc on PATH (or in /usr/local/cuda/bin) the CUDA side is built too; without it nothing is missing on a CPU.
 set -euo pipefail
@@ -22,7 +23,7 @@ log=$builds/$preset.log
 source "$root/launch/progress.sh"
 started=$SECONDS
 : >"$log"
-if ! with_progress "build: configuring" "$log" cmake --preset "$preset" -B "$builds/$preset"; then
+if ! with_progress "build: configuring" "$log" cmake --preset "$preset" -B "$builds/$preset" "-DNMOE_WERROR=${NMOE_WERROR:-OFF}"; then
   tail -n 25 "$log" >&2
   echo "build.sh: cmake --preset $preset failed; the whole log is $log" >&2
   exit 70

@@ -17,6 +17,8 @@
 # A second run reuses what is done; one that was killed goes on with the row it was at.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/places.sh
+source "$root/launch/places.sh"
 
 die() {
   echo "evaluate: $1" >&2
@@ -24,7 +26,7 @@ die() {
 }
 
 # ---------------------------------------------------------------- options
-target="" preset=paper bos=auto limit="" max_length="" ranks=1 work=$root/build/evaluate only="" places=() task_options=()
+target="" preset=paper bos=auto limit="" max_length="" ranks=1 work=$builds/evaluate only="" places=() task_options=()
 lm_python=${NMOE_LM_EVAL_PYTHON:-python3}
 while (($#)); do
   case $1 in

@@ -16,6 +16,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/progress.sh
 source "$root/launch/progress.sh"
+# shellcheck source=launch/places.sh
+source "$root/launch/places.sh"
 python=${NMOE_PYTHON:-/usr/bin/python3} # not the first one in PATH: a pyenv or conda python lacks Debian's h5py
 
 usage() {
@@ -28,7 +30,7 @@ die() {
 
 # ---------------------------------------------------------------- options
 configs=() config_options=() report_options=()
-target="" control="" ranks=2 work=$root/build/pipeline short=0 split=test options_only=0 until=""
+target="" control="" ranks=2 work=$builds/pipeline short=0 split=test options_only=0 until=""
 while (($#)); do
   case $1 in
     --target | --control | --ranks | --workdir | --split | --set | --seed | --until)

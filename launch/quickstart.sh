@@ -10,10 +10,12 @@
 #   --limit N          items of the continuation task per language (default 200; at most 400)
 #   --short            fewer steps (CI): checks inequalities only and fails if one does not hold
 #   --workdir DIR      default build/quickstart (-base with --base, -short with --short); a checkout that cannot be
-#                      written is built in there, too
+#                      written is built in there, too; an installed one makes neuronmoe-work/ where it is called
 # A second run reuses what is done; a killed run resumes.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/places.sh
+source "$root/launch/places.sh"
 
 work="" short=0 base="" configs=("$root/configs/quickstart.cfg") pipeline_options=()
 while (($#)); do
@@ -49,8 +51,9 @@ while (($#)); do
   esac
   shift
 done
-builds=$root/build
-if [[ -e $builds && ! -w $builds || ! -e $builds && ! -w $root ]]; then
+if ((installed)); then
+  export NMOE_BINARY=${NMOE_BINARY:-$root/build/release/neuronmoe}
+elif [[ -e $builds && ! -w $builds || ! -e $builds && ! -w $root ]]; then
   if [[ -z $work ]]; then
     echo "quickstart: $root cannot be written; give a folder with --workdir DIR" >&2
     exit 78
