@@ -26,6 +26,14 @@ class Versions(unittest.TestCase):
         cmake = re.search(r"cmake_minimum_required\(VERSION ([\d.]+)\)", read("CMakeLists.txt")).group(1)
         self.assertEqual(rows["CMake"].strip(), cmake)
 
+    def test_the_recipe_of_spack_demands_them(self):
+        stated = dict(re.findall(r"set\(NMOE_OLDEST_(\w+) ([\d.]+)\)", read("cmake", "NeuronmoeVersions.cmake")))
+        recipe = read("packaging", "spack", "spack_repo", "neuronmoe", "packages", "neuronmoe", "package.py")
+        for name, spec in (("GNU", "%gcc@"), ("Clang", "%clang@"), ("HDF5", "hdf5@"), ("BOOST", "boost@"), ("CUDA", "cuda@"), ("NCCL", "nccl@")):
+            self.assertIn(f'"{spec}{stated[name]}:', recipe)
+        cmake = re.search(r"cmake_minimum_required\(VERSION ([\d.]+)\)", read("CMakeLists.txt")).group(1)
+        self.assertIn(f'"cmake@{cmake}:"', recipe)
+
     def test_versions_said_elsewhere_are_the_same(self):
         stated = dict(re.findall(r"set\(NMOE_OLDEST_(\w+) ([\d.]+)\)", read("cmake", "NeuronmoeVersions.cmake")))
         self.assertIn(f"NCCL {stated['NCCL']} or newer is needed", read("src", "comm", "nccl", "nccl_library.cpp"))
