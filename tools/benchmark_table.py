@@ -16,26 +16,26 @@ import os
 import sys
 from typing import Any
 
-EXIT_DATA, EXIT_RUN = 65, 70
+from tool_errors import ToolError, exit_code_of, reading
+
 TITLES = {"arc": "ARC", "belebele": "Belebele", "hellaswag": "HellaSwag", "mmlu": "MMLU"}
 Cell = tuple[str, str]  # benchmark, language
 
 
-class TableError(Exception):
-    """One clear line: which file, what is wrong, what to do."""
-
-
 def read_results(path: str) -> dict[str, Any]:
+    """Returns the scores of one evaluation."""
     try:
-        with open(path, encoding="utf-8") as stream:
+        with reading(path), open(path, encoding="utf-8") as stream:
             found = json.load(stream)
         if found["format"] != "neuronmoe-benchmarks" or int(found["format_version"]) > 1:
             raise ValueError(f"it is {found['format']} version {found['format_version']}")
         for row in found["scores"]:
-            row["benchmark"], row["language"], int(row["shots"]), int(row["n"]), float(row[row["metric"]])
+            hash((row["benchmark"], row["language"])), int(row["shots"]), int(row["n"])
+            if not math.isfinite(float(row[row["metric"]])):
+                raise ValueError(f"{row['metric']} of {row['benchmark']} is {row[row['metric']]}")
         return found
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TableError(f"{path}: not results of lm_eval_neuronmoe.py ({getattr(error, 'strerror', None) or error}); make them with its "
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ToolError(f"{path}: not results of lm_eval_neuronmoe.py ({error}); make them with its "
                          "`read --benchmarks`") from error
 
 
@@ -55,7 +55,7 @@ class Table:
             first = first or made
             for key, value in made.items():
                 if first.get(key, value) != value:
-                    raise TableError(f"{path}: {key} is {value}, in the first row {first[key]}: such rows cannot stand in one table; "
+                    raise ToolError(f"{path}: {key} is {value}, in the first row {first[key]}: such rows cannot stand in one table; "
                                      "evaluate them alike")
             self.columns += [cell for cell in cells if cell not in self.columns]
             self.rows.append((name, cells))
@@ -106,11 +106,10 @@ def cell_text(value: tuple[float, float] | None) -> str:
     return f"{value[0]:.2f}" + ("" if math.isnan(value[1]) else f" ± {value[1]:.2f}")
 
 
-def picture(table: Table) -> bytes:
-    """The table as a PNG; the best row of a column is bold."""
-    import report_charts
-    plt = report_charts.plt
-    figure, axis = plt.subplots(figsize=(1.6 + 1.35 * len(table.columns), 0.9 + 0.3 * len(table.rows)))
+def write_picture(table: Table, path: str) -> None:
+    """Writes the table as PNG, SVG or PDF; the best row of a column is bold."""
+    import pictures  # here: text and CSV do not need matplotlib
+    figure, axis = pictures.plt.subplots(figsize=(1.6 + 1.35 * len(table.columns), 0.9 + 0.3 * len(table.rows)))
     axis.axis("off")
     texts = [[cell_text(table.value(n, cell)) for cell in table.columns] for n in range(len(table.rows))]
     drawn = axis.table(cellText=texts, rowLabels=[name for name, _ in table.rows], colLabels=table.heads(), loc="center",
@@ -122,34 +121,32 @@ def picture(table: Table) -> bytes:
         values = [(table.value(n, cell) or (-1.0, 0.0))[0] for n in range(len(table.rows))]
         drawn[values.index(max(values)) + 1, k].set_text_props(weight="bold")
     axis.set_title("accuracy in %, (shots), ± standard error", fontsize=9)
-    return report_charts.png(figure)
+    pictures.save(figure, path)
+
+
+def make(options: argparse.Namespace) -> None:
+    """Prints the table and writes the files that were asked for."""
+    split = [word.partition("=") for word in options.results]
+    table = Table([(name, path) if equals else (os.path.splitext(os.path.basename(name))[0], name) for name, equals, path in split])
+    whole = f"{table.text()}\n\n{table.notes()}\n"
+    print(whole, end="")
+    for path, content in ((options.csv, table.csv()), (options.text, whole)):
+        if path:
+            with open(path + ".tmp", "w", encoding="utf-8", newline="") as stream:
+                stream.write(content)
+            os.replace(path + ".tmp", path)
+    if options.png:
+        write_picture(table, options.png)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(description="Table 1 from evaluations.")
     parser.add_argument("results", nargs="+", metavar="[NAME=]RESULTS.json")
     parser.add_argument("--csv")
-    parser.add_argument("--png")
+    parser.add_argument("--png", help="or .svg, .pdf")
     parser.add_argument("--text")
-    options = parser.parse_args(arguments)
-    try:
-        split = [word.partition("=") for word in options.results]
-        table = Table([(name, path) if equals else (os.path.splitext(os.path.basename(name))[0], name) for name, equals, path in split])
-        whole = f"{table.text()}\n\n{table.notes()}\n"
-        print(whole, end="")
-        for path, content in ((options.csv, table.csv().encode()), (options.text, whole.encode()),
-                              (options.png, picture(table) if options.png else b"")):
-            if path:
-                with open(path + ".tmp", "wb") as stream:
-                    stream.write(content)
-                os.replace(path + ".tmp", path)
-    except TableError as error:
-        print(f"benchmark_table: {error}", file=sys.stderr)
-        return EXIT_DATA
-    except OSError as error:
-        print(f"benchmark_table: {error.filename}: {error.strerror}", file=sys.stderr)
-        return EXIT_RUN
-    return 0
+    return exit_code_of("benchmark_table", lambda: make(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -11,23 +11,23 @@ import csv
 import os
 import sys
 
-import plot_data
 import report_data
+from tool_errors import ToolError, exit_code_of
 
 
-def read_lists(words):
-    """[(name, experts per layer)]; refuses lists of different depth."""
+def read_lists(words: list[str]) -> list[tuple[str, list[int]]]:
+    """Returns [(name, experts per layer)]; refuses lists of different depth."""
     lists = []
     for word in words:
         name, equals, path = word.rpartition("=")
         lists.append((name if equals else os.path.basename(path).removesuffix(".cfg"), report_data.read_experts(path)))
         if len(lists[-1][1]) != len(lists[0][1]):
-            raise ValueError(f"{path}: {len(lists[-1][1])} layers, {words[0]} has {len(lists[0][1])}; these are different models")
+            raise ToolError(f"{path}: {len(lists[-1][1])} layers, {words[0]} has {len(lists[0][1])}; these are different models")
     return lists
 
 
-def table(lists):
-    """Rows of text: head, layers, totals."""
+def table(lists: list[tuple[str, list[int]]]) -> list[list[str]]:
+    """Returns rows of text: head, layers, totals."""
     layers = len(lists[0][1])
     first = sum(lists[0][1])
     rows = [["layer"] + [name for name, _ in lists]]
@@ -40,7 +40,8 @@ def table(lists):
     return rows
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
+    """Prints the table that the command line asks for."""
     parser = argparse.ArgumentParser(description="Expert lists side by side.")
     parser.add_argument("lists", nargs="+", metavar="[NAME=]experts.cfg")
     parser.add_argument("--csv")
@@ -55,4 +56,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(plot_data.run(main))
+    sys.exit(exit_code_of("expert_table", main))

@@ -16,9 +16,11 @@ import argparse
 import sys
 
 import plot_data
+from tool_errors import exit_code_of
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
+    """Writes the CSV that the command line asks for."""
     parser = argparse.ArgumentParser(description="Distinct selected units per layer, as CSV.")
     parser.add_argument("inputs", nargs="+", metavar="neurons.h5 | LANG=CSV", help="one neurons.h5, or a CSV for each language")
     parser.add_argument("output", help="the CSV to write")
@@ -29,4 +31,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(plot_data.run(main))
+    sys.exit(exit_code_of("neuron_counts", main))

@@ -5,24 +5,25 @@ import sys
 
 import numpy as np
 
+import pictures
 import plot_data
-import report_charts
+from tool_errors import exit_code_of
 
 
-def draw(argv=None):
+def draw(argv: list[str] | None = None) -> None:
+    """Writes the picture that the command line asks for."""
     options = plot_data.arguments(__doc__, "HDF5 file with /ap").parse_args(argv)
-    figure, axis = report_charts.plt.subplots(figsize=(6.5, 3.6))
+    figure, axis = pictures.plt.subplots(figsize=(6.5, 3.6))
     bins = np.linspace(0, 1, 101)
     for name, values in plot_data.ap_values(options.input, options.languages).items():
         counts, _ = np.histogram(values, bins)
         axis.stairs(counts, bins, label=f"{name}: {np.count_nonzero(values > 0.5)} above 0.5")
     axis.set_yscale("symlog")
-    axis.set_xlabel("average precision")
+    axis.set_xlabel("average precision (bins of 0.01)")
     axis.set_ylabel("neurons")
     axis.legend(fontsize=8)
-    with open(options.output, "wb") as stream:
-        stream.write(report_charts.png(figure))
+    pictures.save(figure, options.output)
 
 
 if __name__ == "__main__":
-    sys.exit(plot_data.run(draw))
+    sys.exit(exit_code_of("plot_ap", draw))

@@ -8,13 +8,15 @@ import sys
 
 import numpy as np
 
+import pictures
 import plot_data
-import report_charts
 import report_data
+from tool_errors import EXIT_CONFIG, ToolError, exit_code_of
 
 
-def lines(counts):
-    figure, axis = report_charts.plt.subplots(figsize=(max(5.0, 0.28 * counts.layers), 3.6))
+def lines(counts: plot_data.Counts) -> pictures.Figure:
+    """Returns a line per language, and one for all of them together."""
+    figure, axis = pictures.plt.subplots(figsize=(max(5.0, 0.28 * counts.layers), 3.6))
     for name, values in counts.each.items():
         axis.plot(np.arange(counts.layers), values, ".-", linewidth=1, label=f"{name} ({sum(values)})")
     if counts.union is not None and len(counts.each) != 1:
@@ -26,22 +28,22 @@ def lines(counts):
     return figure
 
 
-def bars(counts, paths):
-    """The union line over the experts of one or two lists."""
+def bars(counts: plot_data.Counts, paths: list[str]) -> pictures.Figure:
+    """Returns the union line over the experts of one or two lists."""
     lists = [(os.path.basename(path).removesuffix(".cfg"), report_data.read_experts(path)) for path in paths]
     for path, (_, experts) in zip(paths, lists):
         if len(experts) != counts.layers:
-            raise ValueError(f"{path}: {len(experts)} layers, the neurons have {counts.layers}; these are different models")
-    figure, axis = report_charts.plt.subplots(figsize=(max(5.0, 0.32 * counts.layers), 3.6))
+            raise ToolError(f"{path}: {len(experts)} layers, the neurons have {counts.layers}; these are different models")
+    figure, axis = pictures.plt.subplots(figsize=(max(5.0, 0.32 * counts.layers), 3.6))
     width = 0.8 / len(lists)
     for n, (name, experts) in enumerate(lists):
         axis.bar(np.arange(counts.layers) + (n - (len(lists) - 1) / 2) * width, experts, width, label=f"{name}: {sum(experts)} experts",
-                 color=(report_charts.SOURCE, report_charts.BASE)[n])
+                 color=(pictures.SOURCE, pictures.BASE)[n])
     axis.set_xlabel("layer")
     axis.set_ylabel("experts, base included")
     axis.set_ylim(0, 1.3 * max(max(experts) for _, experts in lists))
     other = axis.twinx()
-    other.plot(np.arange(counts.layers), counts.union, ".-", color=report_charts.NEW, linewidth=1.5,
+    other.plot(np.arange(counts.layers), counts.union, ".-", color=pictures.NEW, linewidth=1.5,
                label="distinct units" + (" of " + " or ".join(counts.each) if counts.each else ""))
     other.set_ylabel("distinct units")
     other.set_ylim(0, 1.3 * max(counts.union + [1]))
@@ -50,20 +52,20 @@ def bars(counts, paths):
     return figure
 
 
-def draw(argv=None):
+def draw(argv: list[str] | None = None) -> None:
+    """Writes the picture that the command line asks for."""
     parser = plot_data.arguments(__doc__, "neurons.h5, or a CSV of counts")
     parser.add_argument("--experts", action="append", default=[], help="an experts.cfg, for its bars; at most two")
     options = parser.parse_args(argv)
     counts = plot_data.read_counts([options.input], options.languages)
     if len(options.experts) > 2:
-        raise ValueError("--experts: at most two lists fit in the picture")
+        raise ToolError("--experts: at most two lists fit in the picture", EXIT_CONFIG)
     if options.experts and counts.union is None:
-        raise ValueError(f"{options.input}: it does not say how many units the languages have together; name those of a column "
-                         "unique_neurons_... with --languages")
+        raise ToolError(f"{options.input}: it does not say how many units the languages have together; name those of a column "
+                        "unique_neurons_... with --languages", EXIT_CONFIG)
     figure = bars(counts, options.experts) if options.experts else lines(counts)
-    with open(options.output, "wb") as stream:
-        stream.write(report_charts.png(figure))
+    pictures.save(figure, options.output)
 
 
 if __name__ == "__main__":
-    sys.exit(plot_data.run(draw))
+    sys.exit(exit_code_of("plot_neurons", draw))

@@ -1,148 +1,123 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what the journey left behind, for tools/report.py: HDF5, JSON lines and INI in, plain Python out."""
-import contextlib
+"""Reads the files that the pipeline leaves, for tools/report.py: HDF5, JSON lines and INI in, plain Python out."""
 import json
 import math
 import os
+from typing import Any
 
 import h5py
 import numpy as np
 
+from tool_errors import ToolError, reading
 
 # What these tools read, with the newest version they know; a test compares it with the program's declarations.
 NEWEST_VERSIONS = {"neuronmoe-neurons": 1, "neuronmoe-expert-neurons": 1, "neuronmoe-scores": 1, "neuronmoe-eval": 1,
                    "neuronmoe-interventions": 1}
+MOST_EXPERTS, MOST_LAYERS = 4096, 10000  # a damaged number beyond would become that many objects
+Json = dict[str, Any]
 
 
-class ReportError(Exception):
-    """One clear line: which file, what is wrong, what to do."""
-
-
-@contextlib.contextmanager
-def reading(path):
-    """Whatever goes wrong with what `path` holds becomes one line that names it."""
-    try:
-        yield
-    except ReportError:
-        raise
-    except OSError as error:
-        raise ReportError(f"{path}: {error.strerror or error}") from error
-    except RecursionError as error:
-        raise ReportError(f"{path}: nested too deeply") from error
-    except KeyError as error:
-        raise ReportError(f"{path}: {error} is missing in it") from error
-    except Exception as error:  # a type, a shape or a value that the writer never makes
-        raise ReportError(f"{path}: it is not as neuronmoe writes it ({error})") from error
-
-
-def plain(text):
-    """Text for a terminal: control characters, which could be commands to it, are written out."""
-    return "".join(c if c.isprintable() or c == " " else ascii(c)[1:-1] for c in text)
-
-
-def read_json(path):
-    """The object in a JSON file."""
+def read_json(path: str, sealed: bool = False) -> Json:
+    """Returns the object in a JSON file; `sealed`: a line with its checksum follows it."""
     with reading(path), open(path, encoding="utf-8") as stream:
-        found = json.load(stream)
+        text = stream.read()
+        found = json.JSONDecoder().raw_decode(text)[0] if sealed else json.loads(text)
         if not isinstance(found, dict):
-            raise ReportError(f"{path}: it holds no JSON object")
+            raise ToolError(f"{path}: it holds no JSON object")
         return found
 
 
-def require_numbers(path, scores, names, low=-math.inf):
+def require_numbers(path: str, scores: Any, names: list[str], low: float = -math.inf) -> None:
     """Refuses {language: {name: value}} unless each value is a finite number above `low`."""
     if not isinstance(scores, dict):
-        raise ReportError(f"{path}: scores by language are {scores!r}")
+        raise ToolError(f"{path}: scores by language are {scores!r}")
     for lang, values in scores.items():
         for name in names:
             value = values.get(name) if isinstance(values, dict) else None
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= low:
-                raise ReportError(f"{path}: {name} of {lang} is {value!r}, not a number"
-                                  + (f" above {low:g}" if math.isfinite(low) else ""))
+                raise ToolError(f"{path}: {name} of {lang} is {value!r}, not a number"
+                                + (f" above {low:g}" if math.isfinite(low) else ""))
 
 
-def read_experts(path):
-    """The experts per layer of an experts.cfg, base included; layer 0 first."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            for line in stream:
-                if line.startswith("ADA_MOE_NUM_EXPERTS_LIST="):
-                    counts = [int(part) for part in line.split("=", 1)[1].strip().strip("\"'").split(",")]
-                    if min(counts) >= 1:
-                        return counts
-    except (OSError, ValueError) as error:
-        raise ReportError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    raise ReportError(f"{path}: no valid line ADA_MOE_NUM_EXPERTS_LIST=")
+# ---------------------------------------------------------------- experts.cfg
+
+def read_experts(path: str) -> list[int]:
+    """Returns the experts per layer of an experts.cfg, base included; layer 0 first."""
+    with reading(path), open(path, encoding="utf-8") as stream:
+        for line in stream:
+            if line.startswith("ADA_MOE_NUM_EXPERTS_LIST="):
+                counts = [int(part) for part in line.split("=", 1)[1].strip().strip("\"'").split(",")]
+                if 1 <= min(counts) and max(counts) <= MOST_EXPERTS and len(counts) <= MOST_LAYERS:
+                    return counts
+    raise ToolError(f"{path}: no valid line ADA_MOE_NUM_EXPERTS_LIST=")
 
 
-def read_tie_range(path):
-    """The comment line of an experts.cfg that says how much of the list is chance; None if there is none."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            return next((line[len("# warning: "):].strip() for line in stream if line.startswith("# warning: ties drawn")),
-                        None)
-    except (OSError, ValueError) as error:
-        raise ReportError(f"{path}: {error}") from error
+def read_comments(path: str) -> list[str]:
+    """Returns the comment lines of an experts.cfg without their "# "."""
+    with reading(path), open(path, encoding="utf-8") as stream:
+        return [line[2:].strip() for line in stream if line.startswith("# ")]
 
 
-def read_existing(path):
-    """The experts per layer that the list of an experts.cfg was added to, base included; None for a list of a base."""
-    beginning, end = "# added to the experts of ", " + (E - 1) of "
-    try:
-        with open(path, encoding="utf-8") as stream:
-            line = next((line for line in stream if line.startswith(beginning) and end in line), None)
-        return line and [int(part) for part in line.rsplit(end, 1)[0].rsplit(": ", 1)[1].split(",")]
-    except (OSError, ValueError, IndexError) as error:
-        raise ReportError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+def existing_experts(path: str, comments: list[str]) -> list[int] | None:
+    """Returns the experts per layer that the list of an experts.cfg was added to, base included; None for a list of a base."""
+    beginning, end = "added to the experts of ", " + (E - 1) of "
+    line = next((line for line in comments if line.startswith(beginning) and end in line), None)
+    with reading(path):
+        return [int(part) for part in line.rsplit(end, 1)[0].rsplit(": ", 1)[1].split(",")] if line else None
 
 
-def text_of(value):
+# ---------------------------------------------------------------- HDF5
+
+def text_of(value: Any) -> str:
+    """Returns a string of HDF5, which h5py gives as bytes or as text."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def require_readable(path, root):
+def require_readable(path: str, root: Any) -> None:
     """Refuses a file of a later program. `root`: attributes of an HDF5 file, or what a JSON file holds."""
     name, version = text_of(root.get("format", "none")), int(root.get("format_version", 1))
     newest = NEWEST_VERSIONS.get(name, version)
     if version > newest:
-        raise ReportError(f'{path} has version {version} of format "{name}"; the newest that this program reads is {newest}: '
-                          "use a newer neuronmoe")
+        raise ToolError(f'{path} has version {version} of format "{name}"; the newest that this program reads is {newest}: '
+                        "use a newer neuronmoe")
 
 
-def open_h5(path, kind):
+def open_h5(path: str, kind: str) -> h5py.File:
+    """Opens a complete file whose version these tools know."""
     try:
         file = h5py.File(path, "r")
+    except FileNotFoundError as error:
+        raise ToolError(f"{path}: {error.strerror or 'No such file or directory'}") from error
     except OSError as error:
-        raise ReportError(f"{path}: not a readable HDF5 file ({error})") from error
-    if not file.attrs.get("complete", 0):
-        file.close()
-        raise ReportError(f"{path}: incomplete {kind} file; make it again")
+        raise ToolError(f"{path}: not a readable HDF5 file ({error})") from error
     try:
+        if not file.attrs.get("complete", 0):
+            raise ToolError(f"{path}: incomplete {kind} file; make it again")
         require_readable(path, file.attrs)
-    except ReportError:
+    except BaseException:
         file.close()
         raise
     return file
 
 
-def read_neurons(path):
-    with reading(path):
-        return read_selected(path)
-
-
-def read_selected(path):
-    """Selected neurons per layer: {"languages", "num_layers", "num_neurons", "units": {lang: [set per layer]},
-    "cut": {lang: AP at the cut, how many neurons have it, how many of those were taken, order of ties}}. A unit index counts once per layer, whichever projection it is in."""
-    with open_h5(path, "neurons") as file:
+def read_neurons(path: str) -> Json:
+    """Returns the selected neurons per layer: "languages", "num_layers", "num_neurons", "attributes", "units" {lang: [set per layer]},
+    "rows" {lang: neurons selected} and "cut" {lang: AP at the cut, how many neurons have it, how many of those were taken, order of
+    ties}. A unit index counts once per layer, whichever projection it is in."""
+    with reading(path), open_h5(path, "neurons") as file:
         layers = np.asarray(file["module/layer"])
         num_layers = int(layers.max()) + 1
-        out = {"languages": [text_of(name) for name in file["language"][...]], "num_layers": num_layers,
-               "num_neurons": int(file["ap"].shape[1]), "units": {}, "cut": {}, "rows": {},
-               "attributes": {name: text_of(value) for name, value in file.attrs.items()}}
+        if num_layers > MOST_LAYERS:
+            raise ToolError(f"{path}: a module of layer {num_layers - 1}")
+        out: Json = {"languages": [text_of(name) for name in file["language"][...]], "num_layers": num_layers,
+                     "num_neurons": int(file["ap"].shape[1]), "units": {}, "cut": {}, "rows": {},
+                     "attributes": {name: text_of(value) for name, value in file.attrs.items()}}
+        if len(out["languages"]) != file["ap"].shape[0]:
+            raise ToolError(f"{path}: {len(out['languages'])} languages, AP of {file['ap'].shape[0]}")
         for lang, ap in zip(out["languages"], file["ap"]):
             attributes = file["selected"][lang].attrs
             selected = file["selected"][lang][...]
-            units = [set() for _ in range(num_layers)]
+            units: list[set[int]] = [set() for _ in range(num_layers)]
             for row in selected:
                 units[int(layers[row["module"]])].add(int(row["unit"]))
             out["units"][lang] = units
@@ -154,73 +129,28 @@ def read_selected(path):
         return out
 
 
-def union_counts(neurons, languages):
-    """S_l: distinct unit indices per layer over `languages`."""
+def union_counts(neurons: Json, languages: list[str]) -> list[int]:
+    """Returns S_l: the distinct unit indices per layer over `languages`."""
     return [len(set().union(*(neurons["units"][lang][layer] for lang in languages)))
             for layer in range(neurons["num_layers"])]
 
 
-def read_specialization(path, lang):
-    with reading(path):
-        return read_shares(path, lang)
-
-
-def read_shares(path, lang):
-    """{(layer, expert id): share in percent of the expert's values with AP >= the bar for `lang`}, and the bar."""
-    with open_h5(path, "expert neurons") as file:
+def read_specialization(path: str, lang: str) -> tuple[dict[tuple[int, int], float], float]:
+    """Returns {(layer, expert id): share in percent of the expert's values with AP >= the bar for `lang`}, and the bar."""
+    with reading(path), open_h5(path, "expert neurons") as file:
         languages = [text_of(name) for name in file["language"][...]]
         if lang not in languages:
-            raise ReportError(f"{path}: language {lang} is not in it (has {', '.join(languages)})")
+            raise ToolError(f"{path}: language {lang} is not in it (has {', '.join(languages)})")
         bar = float(file.attrs["ap_high"])
-        row = languages.index(lang)
-        shares = 100.0 * np.asarray(file["expert/high_ap"])[row] / np.asarray(file["expert/total"])
+        total = np.asarray(file["expert/total"], dtype=float)
+        shares = 100.0 * np.asarray(file["expert/high_ap"])[languages.index(lang)] / np.where(total > 0, total, math.nan)
         experts = zip(np.asarray(file["expert/layer"]).tolist(), np.asarray(file["expert/id"]).tolist())
-        return dict(zip(experts, shares.tolist())), bar
+        return {key: share for key, share in zip(experts, shares.tolist()) if math.isfinite(share)}, bar
 
 
-def read_metrics(path):
-    """Rows of a metrics.jsonl by step; after a resume the later row of a step wins; a torn last line is skipped."""
-    rows = {}
-    try:
-        with open(path, encoding="utf-8") as stream:
-            for line in stream:
-                try:
-                    row = json.loads(line)
-                    rows[int(row["step"])] = row
-                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-                    continue
-    except (OSError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    return [rows[step] for step in sorted(rows)]
-
-
-def read_eval(path):
-    found = read_json(path)
-    if found.get("format") != "neuronmoe-eval" or "perplexity" not in found:
-        raise ReportError(f"{path}: not an evaluation of neuronmoe (format {found.get('format')!r})")
-    with reading(path):
-        require_readable(path, found)
-        require_numbers(path, found["perplexity"], ["ppl"], 0.0)
-        require_numbers(path, found.get("continuation", {}), ["acc", "n"])
-        for rows in found.get("router", {}).values():
-            for row in rows:
-                int(row["layer"]), float(row["base_weight"])
-    return found
-
-
-def read_texts(path):
-    """[(prompt, continuation)] of a file of `neuronmoe generate`."""
-    with reading(path), open(path, encoding="utf-8") as stream:
-        texts = [json.loads(line) for line in stream]
-        return [(str(text["prompt"]), str(text["text"])) for text in texts]
-
-
-def read_interventions(path, evaluation):
-    """The matrix that stands beside an evaluation, of the same texts; None if there is none:
+def read_interventions(path: str, evaluation: Json) -> Json:
+    """Returns the matrix that stands beside an evaluation, of the same texts:
     {"rows": [(language, control, neurons)], "columns": [language], "change", "stderr": [rows][columns], "replace"}."""
-    path = os.path.splitext(path)[0] + ".interventions.h5"
-    if not os.path.exists(path):
-        return None
     with reading(path), open_h5(path, "interventions") as file:
         names = [text_of(name) for name in file["row/language"][...]]
         found = {"rows": list(zip(names, file["row/control"][...].tolist(), file["row/neurons"][...].tolist())),
@@ -229,36 +159,63 @@ def read_interventions(path, evaluation):
                  "replace": text_of(file.attrs["replace"])}
         shape = (len(found["rows"]), len(found["columns"]))
         if file["change"].shape != shape or file["stderr"].shape != shape or 0 in shape:
-            raise ReportError(f"{path}: a matrix of {file['change'].shape}, not {shape}")
+            raise ToolError(f"{path}: a matrix of {file['change'].shape}, not {shape}")
         if not all(math.isfinite(x) for name in ("change", "stderr") for row in found[name] for x in row):
-            raise ReportError(f"{path}: a change is no finite number")
+            raise ToolError(f"{path}: a change is no finite number")
         for language, nll in zip(found["columns"], file["column/nll"][...].tolist()):
             ppl = evaluation["perplexity"].get(language, {}).get("ppl")
             if ppl is None or not math.isclose(math.exp(nll), ppl, rel_tol=1e-6):
-                raise ReportError(f"{path}: its untouched perplexity of {language} is {math.exp(nll):.6g}, that of the evaluation "
-                                  f"beside it {ppl}; evaluate again")
+                raise ToolError(f"{path}: its untouched perplexity of {language} is {math.exp(nll):.6g}, that of the evaluation "
+                                f"beside it {ppl}; evaluate again")
         return found
 
 
-class Run:
-    """One expert allocation carried through both stages: its folder holds experts.cfg, stage1, stage2, eval-*.json."""
+# ---------------------------------------------------------------- JSON
 
-    def __init__(self, folder, label):
-        self.folder, self.label = folder, label
-        self.experts = read_experts(os.path.join(folder, "experts.cfg"))
-        self.existing = read_existing(os.path.join(folder, "experts.cfg"))
-        self.tie_range = read_tie_range(os.path.join(folder, "experts.cfg"))
-        self.evals = {stage: read_eval(os.path.join(folder, f"eval-{stage}.json")) for stage in ("stage1", "stage2")}
-        self.metrics = {stage: read_metrics(os.path.join(folder, stage, "metrics.jsonl"))
-                        for stage in ("stage1", "stage2")}
+def read_metrics(path: str) -> list[Json]:
+    """Returns the rows of a metrics.jsonl by step; after a resume the later row of a step wins; a torn last line is skipped."""
+    rows = {}
+    with reading(path), open(path, encoding="utf-8") as stream:
+        for line in stream:
+            try:
+                row = json.loads(line)
+                if abs(int(row["step"])) < 2**53:
+                    rows[int(row["step"])] = row
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                continue
+    return [rows[step] for step in sorted(rows)]
 
-    @property
-    def total(self):
-        return sum(self.experts)
 
-    @property
-    def new(self):
-        return self.total - len(self.experts)
+def numbers_of(rows: list[Json], name: str) -> list[tuple[int, float]]:
+    """Returns [(step, value)] of the rows whose `name` is a finite number."""
+    found = [(int(row["step"]), row.get(name)) for row in rows]
+    return [(step, float(value)) for step, value in found
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300]
 
-    def ppl(self, stage, lang):
-        return float(self.evals[stage]["perplexity"][lang]["ppl"])
+
+def read_eval(path: str) -> Json:
+    """Returns an eval.json whose numbers are numbers."""
+    found = read_json(path)
+    if found.get("format") != "neuronmoe-eval" or "perplexity" not in found:
+        raise ToolError(f"{path}: not an evaluation of neuronmoe (format {found.get('format')!r})")
+    with reading(path):
+        require_readable(path, found)
+        require_numbers(path, found["perplexity"], ["ppl"], 0.0)
+        require_numbers(path, found.get("continuation", {}), ["acc", "n"])
+        for rows in found.get("router", {}).values():
+            for row in rows:
+                if not (0 <= int(row["layer"]) < MOST_LAYERS and math.isfinite(float(row["base_weight"]))):
+                    raise ToolError(f"{path}: a router of {row}")
+    return found
+
+
+def read_texts(path: str) -> list[tuple[str, str]]:
+    """Returns [(prompt, continuation)] of a file of `neuronmoe generate`."""
+    with reading(path), open(path, encoding="utf-8") as stream:
+        texts = [json.loads(line) for line in stream]
+        return [(str(text["prompt"]), str(text["text"])) for text in texts]
+
+
+def items_path(evaluation: str) -> str:
+    """Returns the name of the file with a line for each document and item that stands beside an eval.json."""
+    return os.path.splitext(evaluation)[0] + ".items.jsonl"

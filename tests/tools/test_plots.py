@@ -104,6 +104,16 @@ class Plots(unittest.TestCase):
         self.draws("plot_ap.py", self.neurons, "--languages", "hu")
         self.draws("plot_ap.py", self.experts)
 
+    def test_kind_of_picture_follows_the_name(self):
+        for name, beginning in (("a.svg", b"<?xml"), ("a.pdf", b"%PDF-"), ("a.PNG", b"\x89PNG"), ("a", b"\x89PNG")):
+            path = os.path.join(self.folder, name)
+            self.assertEqual(self.plot("plot_ap.py", self.neurons, path).returncode, 0)
+            with open(path, "rb") as stream:
+                self.assertTrue(stream.read().startswith(beginning), name)
+        done = self.plot("plot_ap.py", self.neurons, os.path.join(self.folder, "a.txt"))
+        self.assertEqual((done.returncode, done.stdout.count("\n")), (78, 1), done.stdout)
+        self.assertEqual([name for name in os.listdir(self.folder) if name.endswith(".tmp")], [])
+
     def test_scores_have_labels_instead_of_languages(self):
         with h5py.File(self.neurons, "w") as file:
             file["label"], file["ap"] = np.array([3, 5]), np.array([[0.1, 0.7], [0.6, 0.9]])
@@ -115,7 +125,7 @@ class Plots(unittest.TestCase):
         with h5py.File(self.neurons, "w") as file:
             file.attrs.update({"format": "neuronmoe-scores", "format_version": 2, "complete": 1})
         done = self.plot("plot_ap.py", self.neurons, self.png)
-        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.returncode, 65)
         self.assertIn(f'{self.neurons} has version 2 of format "neuronmoe-scores"', done.stdout)
         self.assertEqual(done.stdout.count("\n"), 1)
 
@@ -123,7 +133,7 @@ class Plots(unittest.TestCase):
         for arguments, wanted in [((self.neurons, self.png, "--languages", "xx"), "language 'xx' is not in it; it has: en, es"),
                                   ((self.experts, self.png), "it is neuronmoe-expert-neurons, wanted neuronmoe-neurons"), (("/nowhere.h5", self.png), "nowhere.h5")]:
             done = self.plot("plot_neurons.py", *arguments)
-            self.assertEqual(done.returncode, 1)
+            self.assertEqual(done.returncode, 78 if "--languages" in arguments else 65)
             self.assertIn(wanted, done.stdout)
             self.assertNotIn("Traceback", done.stdout)
         short, empty = os.path.join(self.folder, "short.cfg"), os.path.join(self.folder, "empty.csv")
@@ -134,7 +144,7 @@ class Plots(unittest.TestCase):
                                   ((empty, self.png), "empty.csv: it is not as neuronmoe writes it"),
                                   ((self.neurons, self.png, *["--experts", short] * 3), "at most two")]:
             done = self.plot("plot_neurons.py", *arguments)
-            self.assertEqual((done.returncode, done.stdout.count("\n")), (1, 1), done.stdout)
+            self.assertEqual((done.returncode, done.stdout.count("\n")), (78 if wanted == "at most two" else 65, 1), done.stdout)
             self.assertIn(wanted, done.stdout)
         done = self.plot("neuron_counts.py", f"en={empty}", self.png)
         self.assertIn("empty.csv, line 2: 'layers' is not a module of a layer", done.stdout)

@@ -11,6 +11,8 @@ import re
 import sys
 import tempfile
 import unittest
+import urllib.parse
+import xml.dom.minidom
 
 import h5py
 
@@ -18,8 +20,12 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [HERE, os.path.join(ROOT, "tools")]
 import report  # noqa: E402
+import report_charts  # noqa: E402
 import report_data  # noqa: E402
+import report_pairs  # noqa: E402
+import report_svg  # noqa: E402
 import synthetic  # noqa: E402
+import tool_errors  # noqa: E402
 
 
 class Report(unittest.TestCase):
@@ -43,9 +49,17 @@ class Report(unittest.TestCase):
         code, out, err = self.call("--check")
         self.assertEqual((code, err), (0, ""))
         page = self.page()
-        self.assertEqual(len(re.findall(r'src="data:image/png;base64,iVBOR', page)), 5)
-        self.assertIsNone(re.search(r'(src|href)="(?!data:)', page))
+        self.assertEqual(len(re.findall(r"<svg ", page)), 7)  # allocation, neurons, three losses, experts, routers
+        self.assertIsNone(re.search(r'\bsrc=|url\(|@import|href="\w+:', page))
+        for name in re.findall(r'href="([^"]+)"', page):
+            self.assertTrue(os.path.exists(os.path.join(self.work, "el", urllib.parse.unquote(name))), name)
+        self.assertIn('href="../neurons.h5"', page)
         self.assertIn("&lt;not a tag&gt;", page)
+        for text in ('name="viewport"', "prefers-color-scheme:dark", "<title>English + Greek", "</body></html>", ">experts, base included<",
+                     ">loss, nats per token<", ">step<", ">layer<", ">expert<", ">mean weight of the base expert<"):
+            self.assertIn(text, page)
+        self.assertNotIn("exp_2", page)
+        xml.dom.minidom.parseString("<page>" + "".join(re.findall(r"<svg .*?</svg>", page)) + "</page>")
         self.assertIn("all inequalities hold", out)
 
     def test_prompts_are_continued_by_every_model(self):
@@ -56,8 +70,8 @@ class Report(unittest.TestCase):
         code, out, err = self.call()
         self.assertEqual((code, err), (0, ""))
         self.assertIn("Count & go ...\n  dense base  one\\x1b[2J\n  stage 1     two lines\n  stage 2     <b>three</b>\n", out)
-        self.assertIn("<b>Count &amp; go</b>", self.page())
-        self.assertIn("<td>stage 2</td><td>&lt;b&gt;three&lt;/b&gt;</td>", self.page())
+        self.assertIn(">Count &amp; go</blockquote>", self.page())
+        self.assertIn("<td>stage 2</td><td dir=auto>&lt;b&gt;three&lt;/b&gt;</td>", self.page())
         pathlib.Path(self.work, "el", "texts-stage1.jsonl").write_text('{"prompt": "x"}\n', encoding="utf-8")
         code, _, err = self.call()
         self.assertEqual(code, 65)
@@ -107,9 +121,10 @@ class Report(unittest.TestCase):
             pathlib.Path(self.work, name).unlink()
 
     def test_names_cannot_command_a_terminal_or_formulas(self):
-        self.assertEqual(report_data.plain("a\x1b[2Jé\n$x"), "a\\x1b[2Jé\\n$x")
-        import report_charts
-        self.assertTrue(report_charts.heat_map([[1.0]], ["$\\undefined{$"], ["$_$"], "$^$").startswith(b"\x89PNG"))
+        self.assertEqual(tool_errors.plain("a\x1b[2Jé\n$x"), "a\\x1b[2Jé\\n$x")
+        drawn = report_charts.heat_map([[1.0]], ["<script>"], ["$_$"], ("a&b", '"', "$^$"), "{:.0f}")
+        self.assertNotIn("<script>", drawn)
+        self.assertEqual(len(xml.dom.minidom.parseString(drawn).getElementsByTagName("rect")), 6)
 
     def write_matrix(self, change, replace="zero"):
         """A matrix of en and el, each with a random set, beside the dense evaluation."""
@@ -130,7 +145,7 @@ class Report(unittest.TestCase):
                       "languages; as many random ones: +0.020 on en: its own text is hit most", out)
         self.assertIn("as many random ones: -0.010 on el: its own text does NOT stand out", out)
         page = self.page()
-        self.assertEqual(len(re.findall(r'src="data:image/png;base64,iVBOR', page)), 6)
+        self.assertEqual(page.count("<svg "), 8)
         self.assertIn("Do the neurons matter?", page)
 
     def test_interventions_of_something_else(self):
@@ -157,7 +172,8 @@ class Report(unittest.TestCase):
 
     def test_control(self):
         synthetic.write_journey(self.work, control="el/uniform")
-        _, out, _ = self.call("--control", "el/uniform")
+        code, out, err = self.call("--control", "el/uniform", "--check")
+        self.assertEqual((code, err), (0, ""))
         # ln(126.9/90.9) / ln(126.9/88.6) = 0.929; 10 of 16 new experts
         self.assertIn("93 % of the uniform model's log-perplexity gain on el with 62 % of its new experts", out)
         self.assertIn("uniform is better", out)
@@ -253,6 +269,97 @@ class Report(unittest.TestCase):
         self.assertGreaterEqual(len(declared), 10)
         for name, version in report_data.NEWEST_VERSIONS.items():
             self.assertEqual(str(version), declared.get(name), name)
+
+    def test_parts_may_be_missing(self):
+        for names in (["el/expert_neurons.h5"], ["base/checkpoints/metrics.jsonl"], ["neurons.h5"], ["el/eval-stage2.json"], ["el/eval-dense.json"],
+                      ["el/experts.cfg"], ["el/stage1/metrics.jsonl", "el/stage2/metrics.jsonl"],
+                      [f"el/eval-{stage}.json" for stage in ("dense", "stage1", "stage2")], ["neurons.h5", "el/experts.cfg"]):
+            synthetic.write_journey(self.work)
+            for name in names:
+                os.unlink(os.path.join(self.work, name))
+            code, out, err = self.call()
+            self.assertEqual((code, err), (0, ""), names)
+            self.assertIn("</body></html>", self.page())
+            for name in names:
+                self.assertEqual(name in out, not name.startswith("base"), name)
+        code, out, err = self.call("--check")  # without neurons and list
+        self.assertEqual(code, 65)
+        self.assertIn("are missing", err)
+
+    def test_nothing_to_report(self):
+        os.mkdir(os.path.join(self.work, "el"))
+        code, out, err = self.call()
+        self.assertEqual((code, out, err.count("\n")), (65, "", 1))
+        self.assertIn("there is nothing to report: no neurons.h5, no el/experts.cfg", err)
+
+    def write_items(self, stage, changes, lang="el"):
+        """Ten documents of ten tokens with the perplexity of the evaluation on average; `changes` per document adds up to 0."""
+        path = os.path.join(self.work, "el", f"eval-{stage}.json")
+        ppl = json.loads(pathlib.Path(path).read_text())["perplexity"][lang]["ppl"]
+        rows = [{"task": "perplexity", "set": lang, "document": n, "tokens": 10, "loglikelihood": -10 * math.log(ppl) + change}
+                for n, change in enumerate(changes)]
+        rows += [{"task": "continuation", "set": lang, "item": n, "gold": 1, "chosen": int(n < round(200 * synthetic.ACC[stage][lang]))}
+                 for n in range(200)]
+        with open(report_data.items_path(path), "w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def test_differences_in_pairs(self):
+        synthetic.write_journey(self.work)
+        self.write_items("dense", [3, -3] * 5)
+        self.write_items("stage1", [4, -4] * 5)
+        code, out, err = self.call()
+        self.assertEqual((code, err), (0, ""))
+        # ln(86.8 / 126.9) = -0.3798; deviations of +-1 nat over documents of 10 tokens: sqrt(10/9 * 10) / 100 = 0.0333
+        self.assertIn("<td>−0.380 ± 0.033</td>", self.page())
+        # 125 right of 200, then 138: 13 changed in one direction, mean 0.065, sqrt((13/200 - 0.065^2) / 199) = 0.01748
+        self.assertIn("0.625 → 0.690 (+0.065 ± 0.017 in pairs);", out)
+        self.assertIn("<td>+0.065 ± 0.017</td>", self.page())
+        self.write_items("stage1", [4, -4] * 5 + [0])  # another document: no pairs of documents, but of items
+        self.assertEqual(self.call()[0], 0)
+        self.assertNotIn("0.380 ±", self.page())
+        self.write_items("stage1", [5] + [0] * 9)
+        code, _, err = self.call()
+        self.assertEqual((code, err.count("\n")), (65, 1))
+        self.assertIn("eval-stage1.items.jsonl: its documents of el have a perplexity of", err)
+
+    def test_items_that_are_none(self):
+        for content in (b"{", b"[]\n", b'{"task": "perplexity"}\n', b"\xff\n", b"null\n", b'{"task": "perplexity", "set": "el", "document": 0, "tokens": 1, "loglikelihood": NaN}\n',
+                        b'{"task": "perplexity", "set": "xx", "document": 0, "tokens": 1, "loglikelihood": -1}\n'):
+            synthetic.write_journey(self.work)
+            pathlib.Path(self.work, "el", "eval-dense.items.jsonl").write_bytes(content)
+            code, out, err = self.call()
+            self.assertEqual((code, out, err.count("\n")), (65, "", 1), content)
+            self.assertIn("eval-dense.items.jsonl: ", err)
+
+    def test_where_and_how_long(self):
+        synthetic.write_journey(self.work)
+        step = pathlib.Path(self.work, "el", "stage1", "step_0000000120")
+        step.mkdir()
+        ranks = "".join(f"  rank {n:>4}  node{n // 2}  cores 0-3  threads 4    device cuda:{n % 2}\n" for n in range(4))
+        (step / "provenance.json").write_text(json.dumps({"placement": ranks, "mpi": "Open MPI v4.1.4 (MPI 3.1)"}))
+        (step / "manifest.json").write_text('{"facts": {"version": "0.1.0+abc"}}\n01234567\n')
+        (step.parent / "metrics.jsonl").write_text("".join(
+            json.dumps({"step": n, "tokens": 100 * n, "loss_lm": 2.0, "step_s": 0.5, "flops": 10**9}) + "\n" for n in range(1, 121)))
+        (step.parent / "exit.json").write_text('{"code": 75, "reason": "no space", "step": 3, "time": "2026-11-30T15:29:15Z"}')
+        self.assertEqual(self.call()[2], "")
+        row = re.search(r"<tr><td>stage 1, neuron-guided</td><td>120</td>.*?</tr>", self.page())[0]
+        self.assertEqual(re.findall("<td>(.*?)</td>", row)[1:], [
+            "120", "12,000", "1 min 00 s", "200", "2.0", "4", "node0, node1", "cuda:N", "4", "Open MPI v4.1.4", "0.1.0+abc",
+            "ended early at step 3, 2026-11-30T15:29:15Z, code 75: no space"])
+        for name, content in (("manifest.json", "{"), ("manifest.json", '{"facts": 3}'), ("provenance.json", "[]")):
+            (step / name).write_text(content)
+            code, _, err = self.call()
+            self.assertEqual((code, err.count("\n")), (65, 1), err)
+            self.assertIn(name, err)
+            (step / name).unlink()
+
+    def test_round_numbers_on_axes(self):
+        for low, high in ((0, 1), (0, 4.3), (1, 900), (4.75, 5.43), (-3, 12), (0, 1e9), (0.1, 0.1)):
+            found = report_svg.ticks(low, high)
+            self.assertTrue(1 <= len(found) <= 6, (low, high, found))
+            self.assertTrue(all(low - 1e-9 <= value <= high + 1e-9 for value in found), found)
+        self.assertEqual(report_svg.ticks(0, 4.3, 5), [0, 1, 2, 3, 4])
+        self.assertEqual([report_svg.tick_text(value) for value in (0.2, 5.0, 15000.0)], ["0.2", "5", "15,000"])
 
     def test_incomplete_file_is_refused(self):
         synthetic.write_journey(self.work)
