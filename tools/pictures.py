@@ -30,7 +30,7 @@ def save(figure: Figure, path: str) -> None:
     os.replace(path + ".tmp", path)
 
 
-def heat_map(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str, str]) -> Figure:
+def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str, str]) -> Figure:
     """Draws values[row][column] (nan = nothing there) as colors with the numbers written in. `labels`: of the columns, of the rows, of
     the values."""
     data = np.array(values, dtype=float)

@@ -42,11 +42,12 @@ def bars(counts: plot_data.Counts, paths: list[str]) -> pictures.Figure:
     axis.set_xlabel("layer")
     axis.set_ylabel("experts, base included")
     axis.set_ylim(0, 1.3 * max(max(experts) for _, experts in lists))
+    union = counts.union or []
     other = axis.twinx()
-    other.plot(np.arange(counts.layers), counts.union, ".-", color=pictures.NEW, linewidth=1.5,
+    other.plot(np.arange(counts.layers), union, ".-", color=pictures.NEW, linewidth=1.5,
                label="distinct units" + (" of " + " or ".join(counts.each) if counts.each else ""))
     other.set_ylabel("distinct units")
-    other.set_ylim(0, 1.3 * max(counts.union + [1]))
+    other.set_ylim(0, 1.3 * max(union + [1]))
     handles = [handle for part in (axis, other) for handle in part.get_legend_handles_labels()[0]]
     axis.legend(handles, [handle.get_label() for handle in handles], fontsize=8, loc="upper center")
     return figure

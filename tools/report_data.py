@@ -172,27 +172,6 @@ def read_interventions(path: str, evaluation: Json) -> Json:
 
 # ---------------------------------------------------------------- JSON
 
-def read_metrics(path: str) -> list[Json]:
-    """Returns the rows of a metrics.jsonl by step; after a resume the later row of a step wins; a torn last line is skipped."""
-    rows = {}
-    with reading(path), open(path, encoding="utf-8") as stream:
-        for line in stream:
-            try:
-                row = json.loads(line)
-                if abs(int(row["step"])) < 2**53:
-                    rows[int(row["step"])] = row
-            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-                continue
-    return [rows[step] for step in sorted(rows)]
-
-
-def numbers_of(rows: list[Json], name: str) -> list[tuple[int, float]]:
-    """Returns [(step, value)] of the rows whose `name` is a finite number."""
-    found = [(int(row["step"]), row.get(name)) for row in rows]
-    return [(step, float(value)) for step, value in found
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300]
-
-
 def read_eval(path: str) -> Json:
     """Returns an eval.json whose numbers are numbers."""
     found = read_json(path)

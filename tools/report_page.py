@@ -7,6 +7,7 @@ import re
 import urllib.parse
 from collections.abc import Iterable, Sequence
 
+import metrics_file
 import report_charts as charts
 import report_data as data
 import report_pairs
@@ -206,7 +207,7 @@ def loss_part(results: Results) -> list[str]:
     series += [(f"stage {n}", [(run.label, run.metrics.get(f"stage{n}", [])) for run in runs]) for n in (1, 2)]
     panels = []
     for title, curves in series:
-        found = [(label, points) for label, rows in curves if (points := data.numbers_of(rows or [], "loss_lm"))]
+        found = [(label, points) for label, rows in curves if (points := metrics_file.numbers_of(rows or [], "loss_lm"))]
         if found:
             panels.append(f"<div><h3>{escape(title)}</h3>{charts.loss(found)}</div>")
     if not panels:

@@ -12,7 +12,7 @@ class Change(NamedTuple):
 
     value: float
     error: float
-    count: int
+    size: int
 
     @property
     def is_clear(self) -> bool:

@@ -5,6 +5,7 @@ import os
 import re
 from typing import Any
 
+import metrics_file
 import report_data as data
 from report_run import Results
 from tool_errors import reading
@@ -77,10 +78,10 @@ def training_table(results: Results) -> list[dict[str, str]]:
     """Returns a row of facts for each training; a fact that no file has is empty."""
     table = []
     for name, folder, rows in trainings(results):
-        seconds = sum(value for _, value in data.numbers_of(rows, "step_s"))
-        tokens = max((value for _, value in data.numbers_of(rows, "tokens")), default=0.0)
-        first = min((value for _, value in data.numbers_of(rows, "tokens")), default=0.0)
-        flops = sum(value for _, value in data.numbers_of(rows, "flops"))
+        seconds = sum(value for _, value in metrics_file.numbers_of(rows, "step_s"))
+        tokens = max((value for _, value in metrics_file.numbers_of(rows, "tokens")), default=0.0)
+        first = min((value for _, value in metrics_file.numbers_of(rows, "tokens")), default=0.0)
+        flops = sum(value for _, value in metrics_file.numbers_of(rows, "flops"))
         skipped = sum(1 for row in rows if row.get("skipped"))
         table.append({"training": name, "steps": f"{len(rows):,}" + (f" ({skipped} skipped)" if skipped else ""),
                       "tokens": f"{tokens:,.0f}" if tokens else "", "time": duration(seconds) if seconds else "",

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import metrics_file
 import report_data as data
 import report_pairs
 from tool_errors import ToolError
@@ -58,7 +59,7 @@ class Run:
             self.evals.update({stage: found} if found else {})
             self.items.update({stage: items} if items else {})
         self.metrics = {stage: rows for stage in STAGES
-                        if (rows := folder.read(os.path.join(name, stage, "metrics.jsonl"), data.read_metrics)) is not None}
+                        if (rows := folder.read(os.path.join(name, stage, "metrics.jsonl"), metrics_file.read_metrics)) is not None}
 
     @property
     def total(self) -> int:
@@ -102,10 +103,11 @@ class Results:
             os.path.join(target, "eval-dense.interventions.h5"), data.read_interventions, self.dense, expected=False) if self.dense else None
         self.guided = Run(folder, target, "neuron-guided")
         self.control = Run(folder, options.control, "uniform") if options.control else None
-        self.pretrain: list[data.Json] | None = folder.read(os.path.join("base", "checkpoints", "metrics.jsonl"), data.read_metrics,
+        self.pretrain: list[data.Json] | None = folder.read(os.path.join("base", "checkpoints", "metrics.jsonl"), metrics_file.read_metrics,
                                                             expected=False)  # a base that was given has none
         found = folder.read(os.path.join(target, "expert_neurons.h5"), data.read_specialization, target)
-        self.specialization, self.bar = found or ({}, 0.0)
+        self.specialization: dict[tuple[int, int], float] = found[0] if found else {}
+        self.bar = float(found[1]) if found else 0.0
         self.counts = data.union_counts(self.neurons, [self.source, target]) if self.neurons else None
         if self.counts and self.guided.experts and len(self.guided.experts) != len(self.counts):
             raise ToolError(f"experts.cfg has {len(self.guided.experts)} layers, neurons.h5 {len(self.counts)}")

@@ -19,6 +19,7 @@ import h5py
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [HERE, os.path.join(ROOT, "tools")]
+import metrics_file  # noqa: E402
 import report  # noqa: E402
 import report_charts  # noqa: E402
 import report_data  # noqa: E402
@@ -227,7 +228,7 @@ class Report(unittest.TestCase):
         path = os.path.join(self.work, "metrics.jsonl")
         with open(path, "w", encoding="utf-8") as stream:
             stream.write('{"step": 1, "loss_lm": 3}\n{"step": 2, "loss_lm": 9}\n{"step": 2, "loss_lm": 2}\n{"step": 3, "lo')
-        self.assertEqual([row["loss_lm"] for row in report_data.read_metrics(path)], [3, 2])
+        self.assertEqual([row["loss_lm"] for row in metrics_file.read_metrics(path)], [3, 2])
 
     def test_bad_files_give_one_line_and_65(self):
         cases = {"neurons.h5": "not a readable HDF5 file", "el/eval-stage1.json": "eval-stage1.json",
