@@ -7,7 +7,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 matplotlib.rcParams["text.parse_math"] = False  # a language may have a $ in its name
-matplotlib.rcParams["svg.hashsalt"] = "neuronmoe"  # the same bytes for the same numbers
+matplotlib.rcParams.update({"svg.hashsalt": "neuronmoe", "svg.fonttype": "none"})  # the same bytes for the same numbers; text as text
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402

@@ -19,9 +19,10 @@ def draw(argv: list[str] | None = None) -> None:
         counts, _ = np.histogram(values, bins)
         axis.stairs(counts, bins, label=f"{name}: {np.count_nonzero(values > 0.5)} above 0.5")
     axis.set_yscale("symlog")
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")  # that of the scale writes formulas, which names must not
     axis.set_xlabel("average precision (bins of 0.01)")
     axis.set_ylabel("neurons")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="lower center")
     pictures.save(figure, options.output)
 
 

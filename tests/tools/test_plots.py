@@ -110,6 +110,10 @@ class Plots(unittest.TestCase):
             self.assertEqual(self.plot("plot_ap.py", self.neurons, path).returncode, 0)
             with open(path, "rb") as stream:
                 self.assertTrue(stream.read().startswith(beginning), name)
+        with open(os.path.join(self.folder, "a.svg"), encoding="utf-8") as stream:
+            drawn = stream.read()
+        self.assertIn(">100</text>", drawn)
+        self.assertNotIn("mathdefault", drawn)
         done = self.plot("plot_ap.py", self.neurons, os.path.join(self.folder, "a.txt"))
         self.assertEqual((done.returncode, done.stdout.count("\n")), (78, 1), done.stdout)
         self.assertEqual([name for name in os.listdir(self.folder) if name.endswith(".tmp")], [])
