@@ -20,6 +20,8 @@ import sys
 
 import numpy as np
 
+from tool_errors import exit_code_of, need_packages
+
 
 def make_tokenizer(source, target):
     """Writes the protobuf by hand: pieces (1), trainer_spec (2) and normalizer_spec (3) of sentencepiece's ModelProto."""
@@ -191,6 +193,8 @@ def compare(path, languages, ap, counts, responses, labels):
 
 
 def main():
+    """Does what the command line says."""
+    need_packages("analysis_reference", "sklearn", "safetensors", "h5py")
     if sys.argv[1:2] == ["--make-tokenizer"]:
         make_tokenizer(*sys.argv[2:4])
         return
@@ -202,7 +206,11 @@ def main():
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--neurons")
     parser.add_argument("--json")
-    options = parser.parse_args()
+    show(parser.parse_args())
+
+
+def show(options):
+    """Makes the table, compares it and prints what was found."""
     languages, ap, counts, responses, labels = table(options)
     result = {"languages": counts, "max_tokens": options.max_tokens}
     if options.neurons:
@@ -216,4 +224,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code_of("analysis_reference", main))

@@ -11,12 +11,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tool_errors import ToolError, reading
+
 LETTERS = "ABCDE"
 Item = dict[str, Any]
-
-
-class BenchmarkError(Exception):
-    """One clear line: which file and place, what is wrong, what to do."""
 
 
 def clean(text: str) -> str:
@@ -90,9 +88,9 @@ def read_jsonl(path: str, benchmark: str) -> Iterator[Item]:
             try:
                 yield checked(ITEMS[benchmark](json.loads(line)))
             except KeyError as error:
-                raise BenchmarkError(f"{path}, line {number}: {error} is missing; docs/lm-eval.md lists the fields") from error
-            except (ValueError, TypeError, AttributeError) as error:
-                raise BenchmarkError(f"{path}, line {number}: not an item of {benchmark} ({error})") from error
+                raise ToolError(f"{path}, line {number}: {error} is missing; docs/lm-eval.md lists the fields") from error
+            except (ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
+                raise ToolError(f"{path}, line {number}: not an item of {benchmark} ({error})") from error
 
 
 def read_six_lines(path: str, _: str) -> Iterator[Item]:
@@ -107,7 +105,7 @@ def read_six_lines(path: str, _: str) -> Iterator[Item]:
         try:
             yield checked({"query": group[0], "choices": group[2:6], "gold": int(group[1])})
         except (ValueError, IndexError) as error:
-            raise BenchmarkError(f"{path}, line {start + 1}: wanted a context, the number of an ending and four endings ({error})") from error
+            raise ToolError(f"{path}, line {start + 1}: wanted a context, the number of an ending and four endings ({error})") from error
 
 
 def mmlu_tables(path: str) -> Iterator[tuple[str, str]]:
@@ -127,6 +125,12 @@ def mmlu_tables(path: str) -> Iterator[tuple[str, str]]:
 
 def read_mmlu(path: str) -> dict[str, list[Item]]:
     """{"dev": items, "test": items} of MMLU's CSV files; `subject` comes from their names."""
+    with reading(path):
+        return sort_mmlu(path)
+
+
+def sort_mmlu(path: str) -> dict[str, list[Item]]:
+    """Deals the rows of MMLU's tables out."""
     found: dict[str, list[Item]] = {"dev": [], "test": []}
     for name, text in mmlu_tables(path):
         subject, _, split = os.path.basename(name)[:-len(".csv")].rpartition("_")
@@ -137,10 +141,10 @@ def read_mmlu(path: str) -> dict[str, list[Item]]:
                 question, *choices, answer = row
                 item = checked(lettered(question, choices, LETTERS.index(answer)))
             except ValueError as error:
-                raise BenchmarkError(f"{name}, row {number}: wanted a question, four choices and a letter ({error})") from error
+                raise ToolError(f"{name}, row {number}: wanted a question, four choices and a letter ({error})") from error
             found[split].append({**item, "subject": subject})
     if not found["test"]:
-        raise BenchmarkError(f"{path}: there is no SUBJECT_test.csv in it; wanted is MMLU's data folder or a zip of it")
+        raise ToolError(f"{path}: there is no SUBJECT_test.csv in it; wanted is MMLU's data folder or a zip of it")
     return found
 
 
@@ -148,11 +152,9 @@ def read_items(path: str, benchmark: str) -> list[Item]:
     """The items of one file."""
     text = path.endswith((".txt", ".txt.bz2"))
     if text and benchmark != "hellaswag":
-        raise BenchmarkError(f"{path}: {benchmark} is read from .jsonl")
-    try:
+        raise ToolError(f"{path}: {benchmark} is read from .jsonl")
+    with reading(path):
         items = list((read_six_lines if text else read_jsonl)(path, benchmark))
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise BenchmarkError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     if not items:
-        raise BenchmarkError(f"{path}: it is empty")
+        raise ToolError(f"{path}: it is empty")
     return items

@@ -16,9 +16,8 @@ import sys
 from typing import Any
 
 import benchmark_readers as readers
-from benchmark_readers import BenchmarkError
+from tool_errors import EXIT_CONFIG, ToolError, exit_code_of
 
-EXIT_DATA, EXIT_RUN, EXIT_CONFIG = 65, 70, 78
 BENCHMARKS = ("arc", "belebele", "hellaswag", "mmlu")  # the order of the paper's tables
 METRICS = {"arc": "acc_norm", "belebele": "acc", "hellaswag": "acc_norm", "mmlu": "acc"}
 SHOTS = {"paper": {"arc": 25, "belebele": 0, "hellaswag": 0, "mmlu": 5},
@@ -106,9 +105,9 @@ def places(data: list[str]) -> tuple[list[str], dict[str, str]]:
         if not equals:
             folders.append(word)
             if not os.path.isdir(word):
-                raise BenchmarkError(f"--data {word}: there is no such folder; a single file is named as --data arc.el=PATH")
+                raise ToolError(f"--data {word}: there is no such folder; a single file is named as --data arc.el=PATH", EXIT_CONFIG)
         elif name.partition(".")[0] not in BENCHMARKS or not name.partition(".")[2]:
-            raise BenchmarkError(f"--data {word}: expected BENCHMARK.LANGUAGE=PATH with one of {', '.join(BENCHMARKS)}")
+            raise ToolError(f"--data {word}: expected BENCHMARK.LANGUAGE=PATH with one of {', '.join(BENCHMARKS)}", EXIT_CONFIG)
         else:
             named[name] = path
     return folders, named
@@ -129,7 +128,7 @@ def local_files(benchmark: str, language: str, data: list[str]) -> dict[str, str
             whole = benchmark == "mmlu" and (os.path.isdir(pattern) or pattern.endswith(".zip"))
             return {"all" if whole else "validation" if benchmark == "hellaswag" else "test": pattern}
     if f"{benchmark}.{language}" in named:
-        raise BenchmarkError(f"--data {benchmark}.{language}={named[f'{benchmark}.{language}']}: there is no such file")
+        raise ToolError(f"--data {benchmark}.{language}={named[f'{benchmark}.{language}']}: there is no such file")
     return {}
 
 
@@ -143,7 +142,7 @@ def local_task(folder: Folder, benchmark: str, language: str, paths: dict[str, s
     pool = {"arc": ("train",), "mmlu": ("dev", "train", "validation")}.get(benchmark, ())
     pool = next((split for split in pool if items.get(split)), None)
     if shots and pool is None and benchmark in ("arc", "mmlu"):
-        raise BenchmarkError(f"{next(iter(paths.values()))}: {benchmark} has {shots} shots, which come from a file of its "
+        raise ToolError(f"{next(iter(paths.values()))}: {benchmark} has {shots} shots, which come from a file of its "
                              f"{'train' if benchmark == 'arc' else 'dev'} split; name both with {{split}} in the path")
     test = "test" if "test" in items else "validation"
     subjects = sorted({item["subject"] for item in items[test] if "subject" in item})
@@ -154,7 +153,7 @@ def local_task(folder: Folder, benchmark: str, language: str, paths: dict[str, s
     for subject in subjects:
         chosen = {split: [item for item in values if item.get("subject") == subject] for split, values in items.items()}
         if shots and len(chosen[pool]) < shots:
-            raise BenchmarkError(f"{paths.get(pool) or paths['all']}: {len(chosen[pool])} examples of {subject}, wanted {shots} shots")
+            raise ToolError(f"{paths.get(pool) or paths['all']}: {len(chosen[pool])} examples of {subject}, wanted {shots} shots")
         parts.append(f"{name}_{subject}")
         write_local(folder, parts[-1], benchmark, chosen, test, pool, description(subject))
     folder.group(name, parts)
@@ -226,7 +225,7 @@ def entry(folder: Folder, benchmark: str, language: str, options: argparse.Names
         dataset = OF_THE_HUB[benchmark, language]
         task, source = hub_task(folder, benchmark, language, *dataset), f"hub, {dataset[0]}"
     else:
-        raise BenchmarkError(f"{key}: neither lm-eval nor the hub is known to have it; give --data {key}=FILE or --task {key}=NAME, or "
+        raise ToolError(f"{key}: neither lm-eval nor the hub is known to have it; give --data {key}=FILE or --task {key}=NAME, or "
                              "leave it out with --benchmarks")
     return {"benchmark": benchmark, "language": language, "task": task, "shots": shots, "metric": METRICS[benchmark],
             "source": source}
@@ -245,37 +244,30 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options.benchmarks = options.benchmarks.split(",")
     for name in options.benchmarks:
         if name not in BENCHMARKS:
-            raise BenchmarkError(f"--benchmarks {name}: known are {', '.join(BENCHMARKS)}")
+            raise ToolError(f"--benchmarks {name}: known are {', '.join(BENCHMARKS)}", EXIT_CONFIG)
     for word in options.task:
         if "=" not in word or word.partition(".")[0] not in BENCHMARKS:
-            raise BenchmarkError(f"--task {word}: expected BENCHMARK.LANGUAGE=NAME with one of {', '.join(BENCHMARKS)}")
+            raise ToolError(f"--task {word}: expected BENCHMARK.LANGUAGE=NAME with one of {', '.join(BENCHMARKS)}", EXIT_CONFIG)
     places(options.data)
     return options
 
 
-def main(arguments: list[str] | None = None) -> int:
-    try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
-    except BenchmarkError as error:
-        print(f"benchmark_tasks: {error}", file=sys.stderr)
-        return EXIT_CONFIG
-    try:
-        folder = Folder(options.output)
-        languages = list(dict.fromkeys([options.source, options.target]))
-        entries = [entry(folder, benchmark, language, options) for benchmark in BENCHMARKS if benchmark in options.benchmarks
-                   for language in languages]
-        with open(os.path.join(folder.path, "benchmarks.json"), "w", encoding="utf-8") as stream:
-            json.dump({"preset": options.preset, "source": options.source, "target": options.target, "benchmarks": entries}, stream,
-                      indent=1, ensure_ascii=False)
-    except BenchmarkError as error:
-        print(f"benchmark_tasks: {error}", file=sys.stderr)
-        return EXIT_DATA
-    except OSError as error:
-        print(f"benchmark_tasks: {error.filename or options.output}: {error.strerror}", file=sys.stderr)
-        return EXIT_RUN
+def make(options: argparse.Namespace) -> None:
+    """Writes tasks and benchmarks.json, and prints what is where."""
+    folder = Folder(options.output)
+    languages = list(dict.fromkeys([options.source, options.target]))
+    entries = [entry(folder, benchmark, language, options) for benchmark in BENCHMARKS if benchmark in options.benchmarks
+               for language in languages]
+    with open(os.path.join(folder.path, "benchmarks.json"), "w", encoding="utf-8") as stream:
+        json.dump({"preset": options.preset, "source": options.source, "target": options.target, "benchmarks": entries}, stream,
+                  indent=1, ensure_ascii=False)
     for row in entries:
         print(f"{row['benchmark']:<10} {row['language']:<3} {row['shots']:>2} shots  {row['task']} ({row['source']})")
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    return exit_code_of("benchmark_tasks", lambda: make(parse(sys.argv[1:] if arguments is None else arguments)))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,13 @@ import json
 import subprocess
 import sys
 
-import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from tool_errors import EXIT_CONFIG, exit_code_of, need_packages
+
+need_packages("check_adapter", "torch", "safetensors", "transformers")
+
+import torch  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
 
 PREFIX = "base_model.model."
 
@@ -64,4 +68,7 @@ def main(base, adapter, checkpoint, greedy_tokens):
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]) if len(sys.argv) == 5 else __doc__)
+    if len(sys.argv) != 5:
+        print(__doc__, file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
+    sys.exit(exit_code_of("check_adapter", lambda: main(*sys.argv[1:])))

@@ -20,6 +20,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tool_errors import EXIT_CONFIG, ToolError, exit_code_of, need_packages
+
+need_packages("check_export", "torch", "transformers", "safetensors", "h5py")
+
 # Code of an export is copied there; a stale copy must not be what is tested.
 CODE = tempfile.TemporaryDirectory()
 os.environ["HF_MODULES_CACHE"] = CODE.name
@@ -194,7 +198,15 @@ def compare_toys(program):
     return good
 
 
+def show(arguments):
+    """Prints the verdict; 1 if anything differs."""
+    good = main(arguments)
+    print("equal" if good else "NOT equal")
+    return 0 if good else 1
+
+
 def main(arguments):
+    """Returns whether all that the command line names is equal."""
     if arguments[:1] == ["--toys"] and len(arguments) == 2:
         return compare_toys(arguments[1])
     if arguments[:1] == ["--mixture"] and len(arguments) > 4:
@@ -208,11 +220,9 @@ def main(arguments):
         return compare_greedy(*options.places[:3], options.places[3:],
                               options.prompt or ["The capital of France is", "Η πρωτεύουσα της Ελλάδας είναι"], options.greedy)
     if len(arguments) not in (2, 4) or arguments[0].startswith("-"):
-        sys.exit(__doc__)
+        raise ToolError("wrong arguments; its first lines say which there are", EXIT_CONFIG)
     return compare_dense(*arguments[:2]) and (len(arguments) == 2 or compare_adapter(*arguments[2:]))
 
 
 if __name__ == "__main__":
-    good = main(sys.argv[1:])
-    print("equal" if good else "NOT equal")
-    sys.exit(0 if good else 1)
+    sys.exit(exit_code_of("check_export", lambda: show(sys.argv[1:])))

@@ -21,6 +21,7 @@ import time
 from typing import Any
 
 import loglikelihood_files as files
+from tool_errors import EXIT_IO, ToolError, exit_code_of, need_packages
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOLERANCE = 1e-4
@@ -67,7 +68,7 @@ def measured(command: list[str], log: str, **environment: str) -> dict[str, floa
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise files.FileError(f"{' '.join(command[:3])}: exit code {process.returncode}; log: {log}", files.EXIT_RUN)
+        raise ToolError(f"{' '.join(command[:3])}: exit code {process.returncode}; log: {log}", EXIT_IO)
     return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024}
 
 
@@ -131,7 +132,7 @@ def compare_with(name: str, options: argparse.Namespace, found: dict[str, Any]) 
     first = place(f"answers-{options.ranks[0]}.jsonl")
     ours = {key.hex(): answer for key, answer in files.read_answers(place("requests.jsonl"), first).items()}
     if ours.keys() != hf["answers"].keys():
-        raise files.FileError(f"{place('requests.jsonl')}: {len(ours.keys() ^ hf['answers'].keys())} requests differ from {name}'s")
+        raise ToolError(f"{place('requests.jsonl')}: {len(ours.keys() ^ hf['answers'].keys())} requests differ from {name}'s")
     differences = [abs(ours[key].loglikelihood - value) / max(abs(value), 1e-9) for key, (value, _) in hf["answers"].items()]
     greedy = sum(told not in (None, ours[key].is_greedy) for key, (_, told) in hf["answers"].items())
     with open(place("scores.json.items.jsonl"), encoding="utf-8") as stream:
@@ -158,7 +159,19 @@ def compare(options: argparse.Namespace, found: dict[str, Any]) -> bool:
     return good and len(texts) == 1
 
 
+def make(options: argparse.Namespace) -> int:
+    """Measures and compares; 1 if anything differs."""
+    need_packages("check_lm_eval", "lm_eval", "transformers", "torch")
+    if options.worker:
+        hf_worker(options)
+        return 0
+    os.makedirs(options.workdir, exist_ok=True)
+    found = run_all(options)
+    return 0 if options.hf_only or compare(options, found) else 1
+
+
 def main() -> int:
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(description="neuronmoe against lm-eval's hf backend.")
     parser.add_argument("--model", required=True)
     parser.add_argument("--checkpoint", default="", help="a step of train: its exports instead of the dense model")
@@ -171,17 +184,7 @@ def main() -> int:
     parser.add_argument("--hf-only", action="store_true", help="make hf's part and stop")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--output", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    try:
-        if options.worker:
-            hf_worker(options)
-            return 0
-        os.makedirs(options.workdir, exist_ok=True)
-        found = run_all(options)
-        return 0 if options.hf_only or compare(options, found) else 1
-    except files.FileError as error:
-        print(f"check_lm_eval: {error}", file=sys.stderr)
-        return error.code
+    return exit_code_of("check_lm_eval", lambda: make(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -16,24 +16,26 @@ import tempfile
 
 import h5py
 
+from tool_errors import ToolError, exit_code_of, reading
+
 SEPARATOR = "\n__ggml_vocab_test__\n"
 GPT2_TOKENS = 50257
 
 
 def gpt2_from_phi2(source, target):
     """phi-2's file is GPT-2's vocabulary and merges, with tokens for runs of blanks added behind: without those."""
-    with open(source, encoding="utf-8") as stream:
+    with reading(source), open(source, encoding="utf-8") as stream:
         document = json.load(stream)
-    document["added_tokens"] = [t for t in document["added_tokens"] if t["id"] < GPT2_TOKENS]
+        document["added_tokens"] = [t for t in document["added_tokens"] if t["id"] < GPT2_TOKENS]
     with open(target, "w", encoding="utf-8") as stream:
         json.dump(document, stream, ensure_ascii=False)
 
 
 def read_cases(directory, name):
     base = os.path.join(directory, f"ggml-vocab-{name}.gguf")
-    with open(base + ".inp", encoding="utf-8", newline="") as stream:
+    with reading(base + ".inp"), open(base + ".inp", encoding="utf-8", newline="") as stream:
         texts = stream.read().split(SEPARATOR)
-    with open(base + ".out", encoding="utf-8") as stream:
+    with reading(base + ".out"), open(base + ".out", encoding="utf-8") as stream:
         ids = [[int(i) for i in line.split()] for line in stream.read().split("\n")]
     return texts, ids[:len(texts)]
 
@@ -46,17 +48,14 @@ def encode(binary, tokenizer, texts, folder):
     command = [binary, "tokenize", "--tokenize.tokenizer", tokenizer, "--tokenize.input", f"xx:new:{source}", "--output", target]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+        raise ToolError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}", done.returncode)
     with h5py.File(target) as stream:
         ids, offset = stream["ids"][...].tolist(), stream["doc/offset"][...].tolist()
     return [ids[offset[d]:offset[d + 1] - 1] for d in range(len(offset) - 1)]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("neuronmoe", help="the built program")
-    parser.add_argument("data", help="directory with vocabularies and vectors")
-    options = parser.parse_args()
+def compare(options):
+    """Prints every vocabulary and the texts that differ; 1 if there are any."""
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         gpt2 = os.path.join(folder, "tokenizer.json")
@@ -70,8 +69,16 @@ def main():
             for i in wrong:
                 print(f"  case {i} {texts[i]!r}\n    reference {expected[i]}\n    found     {found[i]}")
             failed += len(wrong)
-    sys.exit(1 if failed else 0)
+    return 1 if failed else 0
+
+
+def main():
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("neuronmoe", help="the built program")
+    parser.add_argument("data", help="directory with vocabularies and vectors")
+    return exit_code_of("check_tokenizers", lambda: compare(parser.parse_args()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,8 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 
-from corpus_rules import EXIT_BAD_DATA, EXIT_IO, CorpusError
+from tool_errors import EXIT_CONFIG, EXIT_DATA, EXIT_IO, ToolError
 
 # What stands before a compression suffix -> whether a line is a JSON object with a "text", or a document itself.
 KINDS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".txt": "text"}
@@ -21,7 +22,7 @@ STANDARD_INPUT = "-"
 
 
 def kind_of(path):
-    """"json" or "text", by the name. @raise CorpusError for a name that says neither, with what to do about it."""
+    """"json" or "text", by the name. @raise ToolError for a name that says neither, with what to do about it."""
     if path == STANDARD_INPUT:
         return "json"
     stem = path
@@ -33,7 +34,7 @@ def kind_of(path):
     hint = f"names end in {', '.join(KINDS)}, with .gz or .zst where compressed"
     if suffix == ".parquet":
         hint = "parquet goes into standard input as JSON lines (docs/your-model.md has the line)"
-    raise CorpusError(f"{path}: cannot tell what it holds: {hint}", 78)
+    raise ToolError(f"{path}: cannot tell what it holds: {hint}", EXIT_CONFIG)
 
 
 @contextlib.contextmanager
@@ -43,7 +44,7 @@ def lines_of(path):
         yield sys.stdin.buffer
     elif path.endswith(".zst"):
         if not shutil.which("zstd"):
-            raise CorpusError(f"{path}: the program zstd is not installed (apt-get install zstd)", EXIT_IO)
+            raise ToolError(f"{path}: the program zstd is not installed (apt-get install zstd)", EXIT_IO)
         with subprocess.Popen(["zstd", "-dcq", "--", path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE) as process:
             try:
@@ -53,7 +54,7 @@ def lines_of(path):
                 process.stdout.close()  # a reader that stops early ends zstd by SIGPIPE
             if failed:
                 message = process.stderr.read().decode(errors="replace").strip()
-                raise CorpusError(f"{path}: zstd cannot read it ({message.splitlines()[-1] if message else 'no message'})")
+                raise ToolError(f"{path}: zstd cannot read it ({message.splitlines()[-1] if message else 'no message'})")
     elif path.endswith(".gz"):
         with gzip.open(path, "rb") as stream:
             yield io.BufferedReader(stream)
@@ -68,7 +69,7 @@ def document_of(line, kind, path, number):
     try:
         line = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{where}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from error
+        raise ToolError(f"{where}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from error
     if number == 1:
         line = line.removeprefix("\ufeff")
     if not line.strip():
@@ -76,13 +77,13 @@ def document_of(line, kind, path, number):
     if kind == "text":
         return line.strip("\r\n")
     if number == 1 and line.lstrip().startswith("["):
-        raise CorpusError(f"{where}: this is one JSON array; wanted is one object per line (jq -c '.[]' FILE > FILE.jsonl)")
+        raise ToolError(f"{where}: this is one JSON array; wanted is one object per line (jq -c '.[]' FILE > FILE.jsonl)")
     try:
         text = json.loads(line)["text"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorpusError(f"{where}:{number}: wanted is a JSON object with a \"text\" ({error})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ToolError(f"{where}:{number}: wanted is a JSON object with a \"text\" ({error})") from error
     if not isinstance(text, str):
-        raise CorpusError(f"{where}:{number}: \"text\" is not a string")
+        raise ToolError(f"{where}:{number}: \"text\" is not a string")
     return text
 
 
@@ -96,8 +97,10 @@ def documents(paths):
                     text = document_of(line, kind, path, number)
                     if text is not None and text.strip():
                         yield text
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise CorpusError(f"{path}: damaged gzip file ({error})") from error
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ToolError(f"{path}: damaged gzip file ({error})") from error
+        except IsADirectoryError as error:
+            raise ToolError(f"{path}: {error.strerror}") from error
 
 
 def expand(words):
@@ -106,16 +109,16 @@ def expand(words):
     for word in words:
         lang, equals, paths = word.partition("=")
         if not (lang and equals and paths):
-            raise CorpusError(f"{word}: expected LANG=PATH[,PATH...]", 78)
+            raise ToolError(f"{word}: expected LANG=PATH[,PATH...]", EXIT_CONFIG)
         for pattern in paths.replace(",", " ").split():
             files = [pattern] if pattern == STANDARD_INPUT else sorted(glob.glob(os.path.expanduser(pattern)))
             if not files:
-                raise CorpusError(f"{lang}: {pattern}: there is no such file", EXIT_BAD_DATA)
+                raise ToolError(f"{lang}: {pattern}: there is no such file", EXIT_DATA)
             for path in files:
                 kind_of(path)
                 found.setdefault(lang, []).append(path)
     if not found:
-        raise CorpusError("no text given; expected LANG=PATH[,PATH...]", 78)
+        raise ToolError("no text given; expected LANG=PATH[,PATH...]", EXIT_CONFIG)
     if sum(path == STANDARD_INPUT for paths in found.values() for path in paths) > 1:
-        raise CorpusError("standard input can be read for one language only", 78)
+        raise ToolError("standard input can be read for one language only", EXIT_CONFIG)
     return found

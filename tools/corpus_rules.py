@@ -6,10 +6,8 @@ import hashlib
 import html
 import random
 import re
-import sys
 
-EXIT_BAD_DATA = 65
-EXIT_IO = 70
+from tool_errors import ToolError
 
 # Share of letters that must belong to the language's own script.
 NATIVE_SHARE = {"el": 0.6, "zh": 0.5, "ja": 0.5}
@@ -23,27 +21,6 @@ BREAK = re.compile(r"<br\b[^>]*>")
 TAG = re.compile(r"<[^>]*>")
 WORD = re.compile(r"[^\W\d_]+")
 SENTENCE_END = re.compile(r"[.!?]+\s+")
-
-
-class CorpusError(Exception):
-    """One clear line for the user, and the exit code that goes with it."""
-
-    def __init__(self, message, code=EXIT_BAD_DATA):
-        super().__init__(message)
-        self.code = code
-
-
-def exit_code_of(tool, work):
-    """Runs a tool's work; its errors become one line on standard error and the exit code that goes with them."""
-    try:
-        work()
-    except CorpusError as error:
-        print(f"{tool}: {error}", file=sys.stderr)
-        return error.code
-    except OSError as error:
-        print(f"{tool}: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        return 75 if error.errno == 28 else EXIT_IO
-    return 0
 
 
 # ---------------------------------------------------------------- pages to paragraphs
@@ -99,7 +76,7 @@ def read_pages(lang, members):
         try:
             page = raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise CorpusError(f"{lang}: {path} is not UTF-8 ({error}); the package may be damaged") from error
+            raise ToolError(f"{lang}: {path} is not UTF-8 ({error}); the package may be damaged") from error
         found = list(paragraphs(page))
         if found:
             pages[path] = found
@@ -170,7 +147,7 @@ def sense_sets(train, wanted, seed):
         rng = random.Random(f"{seed}/sense/{lang}")
         pool = sense_pool((row[2] for row in train[lang]), wanted, rng)
         if not pool:
-            raise CorpusError(f"{lang}: no sentence of the train split passes the sense rule (20 to 500 characters)")
+            raise ToolError(f"{lang}: no sentence of the train split passes the sense rule (20 to 500 characters)")
         positives[lang] = rng.sample(pool, min(wanted, len(pool)))
     return {lang: negatives_from_others(lang, positives) for lang in positives}
 
@@ -229,9 +206,9 @@ def parse_mix(text):
         try:
             mix[lang.strip()] = float(share)
         except ValueError:
-            raise CorpusError(f"--mix: '{part}' is not LANG=SHARE", 78) from None
+            raise ToolError(f"--mix: '{part}' is not LANG=SHARE", 78) from None
         if not 0 <= mix[lang.strip()] <= 1:
-            raise CorpusError(f"--mix: share of {lang} is {share}, it must lie in [0, 1]", 78)
+            raise ToolError(f"--mix: share of {lang} is {share}, it must lie in [0, 1]", 78)
     return mix
 
 

@@ -27,7 +27,7 @@ import tempfile
 from typing import Any
 
 import loglikelihood_files as files
-from loglikelihood_files import EXIT_CONFIG, EXIT_RUN, FileError
+from tool_errors import EXIT_CONFIG, EXIT_IO, ToolError
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -59,7 +59,7 @@ class Exchange:
         answers = []
         for line in lines:
             if (answer := self.found.get(files.key_of(line))) is None:
-                raise FileError(f"{self.answers_path}: no answer to the request {line[:60]}...; tasks, shots, limit, bos or tokenizer "
+                raise ToolError(f"{self.answers_path}: no answer to the request {line[:60]}...; tasks, shots, limit, bos or tokenizer "
                                 f"differ from when {self.requests_path} was written: write the requests again")
             answers.append(answer)
         return answers
@@ -90,10 +90,10 @@ def load_tokenizer(model: str) -> Any:
         import transformers
         return transformers.AutoTokenizer.from_pretrained(model)
     except ImportError as error:
-        raise FileError(f"{sys.executable} has no transformers, which reads the tokenizer; pip install transformers",
+        raise ToolError(f"{sys.executable} has no transformers, which reads the tokenizer; pip install transformers",
                         EXIT_CONFIG) from error
     except Exception as error:  # whatever a damaged tokenizer leads to
-        raise FileError(f"{model}: transformers cannot read its tokenizer ({str(error).splitlines()[0]})") from error
+        raise ToolError(f"{model}: transformers cannot read its tokenizer ({str(error).splitlines()[0]})") from error
 
 
 @register_model("neuronmoe")
@@ -106,9 +106,9 @@ class NeuronMoE(TemplateLM):
         """batch_size, max_batch_size and device come from lm-eval and mean nothing here: the program forms its batches."""
         super().__init__()
         if not model:
-            raise FileError("model_args: model=DIR is missing; give the model's Hugging Face directory", EXIT_CONFIG)
+            raise ToolError("model_args: model=DIR is missing; give the model's Hugging Face directory", EXIT_CONFIG)
         if int(ranks) < 1 or int(max_length) < 0:
-            raise FileError(f"model_args: ranks={ranks}, max_length={max_length}: expected positive numbers", EXIT_CONFIG)
+            raise ToolError(f"model_args: ranks={ranks}, max_length={max_length}: expected positive numbers", EXIT_CONFIG)
         self.model_dir, self.checkpoint, self.ranks, self.given_length = str(model), str(checkpoint), int(ranks), int(max_length)
         self.options = shlex.split(options)
         length = files.max_length_of(self.model_dir)
@@ -147,7 +147,7 @@ class NeuronMoE(TemplateLM):
                               **kwargs: Any) -> list[tuple[float, bool]]:
         for texts, _, continuation in requests:
             if not continuation or len(continuation) > self.max_length:
-                raise FileError(f"the continuation {texts[1][:60]!r} after {texts[0][-60:]!r} has {len(continuation)} tokens; "
+                raise ToolError(f"the continuation {texts[1][:60]!r} after {texts[0][-60:]!r} has {len(continuation)} tokens; "
                                 f"1 to {self.max_length} can be scored")
         answers = self.exchange.answer([files.pair_line(context, continuation) for _, context, continuation in requests], self)
         for (texts, _, _), answer in zip(requests, answers):
@@ -165,9 +165,9 @@ class NeuronMoE(TemplateLM):
         """Texts of `neuronmoe generate`, cut where the first string of `until` begins."""
         names = ", ".join(sorted({str(request.task_name) for request in requests}))
         if self.exchange.mode != "run":
-            raise FileError(f"{names}: this task lets the model write, which only `run` can do", EXIT_CONFIG)
+            raise ToolError(f"{names}: this task lets the model write, which only `run` can do", EXIT_CONFIG)
         if self.encoder.bos != "auto":
-            raise FileError(f"{names}: this task lets the model write, behind what the tokenizer's own rule puts in front; use bos=auto",
+            raise ToolError(f"{names}: this task lets the model write, behind what the tokenizer's own rule puts in front; use bos=auto",
                             EXIT_CONFIG)
         texts, groups = [""] * len(requests), {}
         for place, request in enumerate(requests):
@@ -209,7 +209,7 @@ def save(path: str, text: str) -> None:
             stream.write(text)
         os.replace(path + ".tmp", path)
     except OSError as error:
-        raise FileError(f"{path}: {error.strerror}; name a file that can be written", EXIT_RUN) from error
+        raise ToolError(f"{path}: {error.strerror}; name a file that can be written", EXIT_IO) from error
 
 
 def run_benchmarks(lm: Any, path: str, limit: int | None) -> tuple[list[dict], list[dict]]:
@@ -218,23 +218,24 @@ def run_benchmarks(lm: Any, path: str, limit: int | None) -> tuple[list[dict], l
     from lm_eval.tasks import TaskManager
     try:
         with open(path, encoding="utf-8") as stream:
-            entries = json.load(stream)["benchmarks"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileError(f"{path}: {error}; make it with tools/benchmark_tasks.py", EXIT_CONFIG) from error
+            entries = [{name: entry[name] for name in ("benchmark", "language", "task", "shots", "metric", "source")}
+                       for entry in json.load(stream)["benchmarks"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ToolError(f"{path}: {error}; make it with tools/benchmark_tasks.py", EXIT_CONFIG) from error
     manager = TaskManager(include_path=os.path.dirname(os.path.abspath(path)))
     rows, items = [], []
     for entry in entries:
         try:
             found = lm_eval.simple_evaluate(model=lm, tasks=[entry["task"]], num_fewshot=entry["shots"], limit=limit,
                                             task_manager=manager, bootstrap_iters=1000, log_samples=True)
-        except FileError:
+        except ToolError:
             raise
         except Exception as error:  # a data set that is not there, a task that lm-eval does not know
-            raise FileError(f"{entry['task']}: lm-eval cannot run it ({(str(error) or repr(error)).splitlines()[0]}); data sets of the "
+            raise ToolError(f"{entry['task']}: lm-eval cannot run it ({(str(error) or repr(error)).splitlines()[0]}); data sets of the "
                             "hub need the network or its cache, see --data for files of your own") from error
         other = {name: shots for name, shots in found.get("n-shot", {}).items() if shots != entry["shots"]}
         if other:
-            raise FileError(f"{entry['task']}: wanted {entry['shots']} shots, lm-eval made {other}; its task fixes the number: name another "
+            raise ToolError(f"{entry['task']}: wanted {entry['shots']} shots, lm-eval made {other}; its task fixes the number: name another "
                             "with --task", EXIT_CONFIG)
         rows.append(scores_of(found, entry))
         items += samples_of(found, entry)
@@ -268,9 +269,9 @@ def harness(mode: str, arguments: list[str]) -> None:
     from lm_eval.__main__ import cli_evaluate
     for name in (word.split("=")[0] for word in arguments):
         if name in ("--model", "-M"):
-            raise FileError(f"{name}: the model is neuronmoe; its directory goes into --model_args model=DIR", EXIT_CONFIG)
+            raise ToolError(f"{name}: the model is neuronmoe; its directory goes into --model_args model=DIR", EXIT_CONFIG)
         if mode == "write" and name in ("--output_path", "-o", "--log_samples", "-s"):
-            raise FileError(f"{name}: `write` has no scores yet; give it to `read`", EXIT_CONFIG)
+            raise ToolError(f"{name}: `write` has no scores yet; give it to `read`", EXIT_CONFIG)
     sys.argv = ["lm_eval", "run", "--model", "neuronmoe", *arguments]
     # The table of `write` would hold scores of nothing.
     with contextlib.redirect_stdout(io.StringIO()) if mode == "write" else contextlib.nullcontext():
@@ -284,10 +285,10 @@ def work(arguments: list[str]) -> None:
     mode, rest = arguments[0], arguments[1:]
     places = {"run": 0, "write": 1, "read": 2}
     if mode not in places:
-        raise FileError(f"'{mode}': expected run, write or read", EXIT_CONFIG)
+        raise ToolError(f"'{mode}': expected run, write or read", EXIT_CONFIG)
     paths = rest[:places[mode]]
     if len(paths) < places[mode] or any(path.startswith("-") for path in paths):
-        raise FileError(f"{mode}: expected {' '.join(('REQUESTS.jsonl', 'ANSWERS.jsonl')[:places[mode]])} first", EXIT_CONFIG)
+        raise ToolError(f"{mode}: expected {' '.join(('REQUESTS.jsonl', 'ANSWERS.jsonl')[:places[mode]])} first", EXIT_CONFIG)
     exchange = Exchange(mode, *paths)
     NeuronMoE.exchange = exchange
     try:
@@ -306,7 +307,7 @@ def work(arguments: list[str]) -> None:
 def main(arguments: list[str]) -> int:
     try:
         work(arguments)
-    except FileError as error:
+    except ToolError as error:
         print(f"lm_eval_neuronmoe: {error}", file=sys.stderr)
         return error.code
     except Exception as error:  # lm-eval's own
@@ -314,7 +315,7 @@ def main(arguments: list[str]) -> int:
             raise
         text = (str(error) or repr(error)).strip().splitlines()[0]
         print(f"lm_eval_neuronmoe: lm-eval: {text} ({type(error).__name__}; NMOE_TRACEBACK=1 shows where)", file=sys.stderr)
-        return EXIT_RUN
+        return EXIT_IO
     return 0
 
 

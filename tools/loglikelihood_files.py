@@ -10,17 +10,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from tool_errors import EXIT_CONFIG, EXIT_IO, ToolError
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-EXIT_DATA, EXIT_RUN, EXIT_CONFIG = 65, 70, 78
 BOS_RULES = ("auto", "yes", "no")
-
-
-class FileError(Exception):
-    """One clear line: which file, what is wrong, what to do; and the exit code that goes with it."""
-
-    def __init__(self, text: str, code: int = EXIT_DATA) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 class Answer(NamedTuple):
@@ -52,7 +45,7 @@ class RequestWriter:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
             self.stream = open(path + ".tmp", "w", encoding="utf-8")
         except OSError as error:
-            raise FileError(f"{path}: {error.strerror}; name a file that can be written", EXIT_RUN) from error
+            raise ToolError(f"{path}: {error.strerror}; name a file that can be written", EXIT_IO) from error
 
     def add(self, line: str) -> None:
         key = key_of(line)
@@ -78,7 +71,7 @@ def lines_of(path: str, remedy: str) -> Iterator[str]:
             for line in stream:
                 yield line.rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: {getattr(error, 'strerror', None) or error}; {remedy}") from error
+        raise ToolError(f"{path}: {getattr(error, 'strerror', None) or error}; {remedy}") from error
 
 
 def parse_answer(path: str, number: int, line: str, request: str) -> Answer:
@@ -88,12 +81,12 @@ def parse_answer(path: str, number: int, line: str, request: str) -> Answer:
         value, greedy, tokens = float(found["loglikelihood"]), found["is_greedy"], int(found["tokens"])
         asked = json.loads(request)
         wanted = len(asked["continuation"] if "continuation" in asked else asked["rolling"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileError(f"{path}, line {number}: not an answer of `neuronmoe loglikelihood` ({error}); run it again") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ToolError(f"{path}, line {number}: not an answer of `neuronmoe loglikelihood` ({error}); run it again") from error
     if not math.isfinite(value) or not isinstance(greedy, bool):
-        raise FileError(f"{path}, line {number}: loglikelihood {value}, is_greedy {greedy!r}; run `neuronmoe loglikelihood` again")
+        raise ToolError(f"{path}, line {number}: loglikelihood {value}, is_greedy {greedy!r}; run `neuronmoe loglikelihood` again")
     if tokens != wanted:
-        raise FileError(f"{path}, line {number}: {tokens} tokens were scored, the request has {wanted}: these are answers to other "
+        raise ToolError(f"{path}, line {number}: {tokens} tokens were scored, the request has {wanted}: these are answers to other "
                         "requests; run `neuronmoe loglikelihood` again")
     return Answer(value, greedy)
 
@@ -106,10 +99,10 @@ def read_answers(requests: str, answers: str) -> dict[bytes, Answer]:
     for asked, request in enumerate(lines_of(requests, "write the requests first"), 1):
         reply = next(replies, None)
         if reply is None:
-            raise FileError(f"{answers}: {asked - 1} answers, but {requests} has more requests; run `neuronmoe loglikelihood` again")
+            raise ToolError(f"{answers}: {asked - 1} answers, but {requests} has more requests; run `neuronmoe loglikelihood` again")
         found[key_of(request)] = parse_answer(answers, asked, reply, request)
     if next(replies, None) is not None:
-        raise FileError(f"{answers}: more answers than the {asked} requests of {requests}; run `neuronmoe loglikelihood` again")
+        raise ToolError(f"{answers}: more answers than the {asked} requests of {requests}; run `neuronmoe loglikelihood` again")
     return found
 
 
@@ -121,7 +114,7 @@ def hash_of(path: str) -> str:
             while block := stream.read(64 << 20):
                 digests += hashlib.sha256(block).hexdigest()
     except OSError as error:
-        raise FileError(f"{path}: {error.strerror}; write the requests first") from error
+        raise ToolError(f"{path}: {error.strerror}; write the requests first") from error
     return hashlib.sha256(digests.encode()).hexdigest()
 
 
@@ -131,11 +124,11 @@ def provenance_of(requests: str, answers: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as stream:
             found = dict(json.load(stream))
-    except (OSError, ValueError, TypeError) as error:
-        raise FileError(f"{path}: {getattr(error, 'strerror', None) or error}; the program writes it with the answers: run "
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ToolError(f"{path}: {getattr(error, 'strerror', None) or error}; the program writes it with the answers: run "
                         "`neuronmoe loglikelihood` again") from error
     if found.get("requests_hash") != hash_of(requests):
-        raise FileError(f"{answers}: these are answers to other requests than {requests} holds; run `neuronmoe loglikelihood` again")
+        raise ToolError(f"{answers}: these are answers to other requests than {requests} holds; run `neuronmoe loglikelihood` again")
     return found
 
 
@@ -176,10 +169,10 @@ def read_texts(path: str, count: int) -> list[str]:
     """The texts in an output of `neuronmoe generate`."""
     try:
         texts = [json.loads(line)["text"] for line in lines_of(path, "run `neuronmoe generate` again")]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileError(f"{path}: not an output of `neuronmoe generate` ({error}); run it again") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ToolError(f"{path}: not an output of `neuronmoe generate` ({error}); run it again") from error
     if len(texts) != count:
-        raise FileError(f"{path}: {len(texts)} texts, {count} were asked for; run `neuronmoe generate` again")
+        raise ToolError(f"{path}: {len(texts)} texts, {count} were asked for; run `neuronmoe generate` again")
     return texts
 
 
@@ -188,8 +181,8 @@ def launch(command: Sequence[str], ranks: int) -> None:
     script = os.path.join(ROOT, "launch", "run.sh")
     done = subprocess.run([script, str(ranks), *command], stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
     if done.returncode != 0:
-        raise FileError(f"launch/run.sh {ranks} {command[0]} ended with exit code {done.returncode}; its message stands above",
-                        done.returncode if 0 < done.returncode < 126 else EXIT_RUN)
+        raise ToolError(f"launch/run.sh {ranks} {command[0]} ended with exit code {done.returncode}; its message stands above",
+                        done.returncode if 0 < done.returncode < 126 else EXIT_IO)
 
 
 class Encoder:
@@ -202,14 +195,14 @@ class Encoder:
 
     def __init__(self, tokenizer: Any, bos: str, prefix: int | None = None) -> None:
         if bos not in BOS_RULES:
-            raise FileError(f"bos={bos}: expected {', '.join(BOS_RULES)}", EXIT_CONFIG)
+            raise ToolError(f"bos={bos}: expected {', '.join(BOS_RULES)}", EXIT_CONFIG)
         if bos == "yes" and tokenizer.bos_token_id is None:
-            raise FileError("bos=yes: the tokenizer has no BOS; choose auto or no", EXIT_CONFIG)
+            raise ToolError("bos=yes: the tokenizer has no BOS; choose auto or no", EXIT_CONFIG)
         self.tokenizer, self.bos = tokenizer, bos
         candidates = (prefix, tokenizer.bos_token_id, tokenizer.eos_token_id)
         found = next((token for token in candidates if token is not None), None)
         if found is None:
-            raise FileError("the tokenizer has neither BOS nor EOS to begin a text with; give prefix_token_id=ID", EXIT_CONFIG)
+            raise ToolError("the tokenizer has neither BOS nor EOS to begin a text with; give prefix_token_id=ID", EXIT_CONFIG)
         self.prefix = int(found)
 
     def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
@@ -239,6 +232,6 @@ def max_length_of(model: str) -> int:
             config = json.load(stream)
         config = config.get("text_config") or config
         return next((int(config[name]) for name in ("n_positions", "max_position_embeddings", "n_ctx") if config.get(name)), 0)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise FileError(f"{path}: {getattr(error, 'strerror', None) or error}; model= names a Hugging Face directory",
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ToolError(f"{path}: {getattr(error, 'strerror', None) or error}; model= names a Hugging Face directory",
                         EXIT_CONFIG) from error

@@ -26,8 +26,9 @@ import time
 
 import corpus_readers
 import corpus_rules
-from corpus_rules import CorpusError, negatives_from_others, sense_pieces, unit_hash
+from corpus_rules import negatives_from_others, sense_pieces, unit_hash
 from prepare_corpus import commit, sha256_file
+from tool_errors import ToolError, exit_code_of
 
 FORMAT_VERSION = 1
 HELD_OUT = ("tune", "test")
@@ -113,12 +114,12 @@ def write_corpus(out, languages, provenance):
     empty = [f"{lang}/{part}" for lang, language in languages.items() for part, count in language.counts.items()
              if not count["documents"]]
     if empty:
-        raise CorpusError(f"no document for {', '.join(empty)}: about 20 of a hundred are held out or give sentences, so a language "
+        raise ToolError(f"no document for {', '.join(empty)}: about 20 of a hundred are held out or give sentences, so a language "
                           "needs some dozens (a .txt file holds a document per line)")
     positives = {lang: language.sentences() for lang, language in languages.items()}
     for lang, found in positives.items():
         if not found:
-            raise CorpusError(f"{lang}: no sentence passes the sense rule: of documents of 20 to 500 characters the first three "
+            raise ToolError(f"{lang}: no sentence passes the sense rule: of documents of 20 to 500 characters the first three "
                               "sentences longer than 20; give text with short documents, or sense files of your own")
         if len(found) < languages[lang].options.sentences:
             print(f"corpus: {lang}: only {len(found)} of {languages[lang].options.sentences} sense sentences were found; more text "
@@ -207,7 +208,7 @@ def parse_arguments(argv):
 
 
 def main(argv=None):
-    return corpus_rules.exit_code_of("make_corpus", lambda: make(parse_arguments(argv)))
+    return exit_code_of("make_corpus", lambda: make(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -16,14 +16,19 @@ versions recorded there give the same bytes."""
 import argparse
 import json
 import pathlib
+import sys
 
-import torch
-import transformers
-from safetensors.torch import load_file, save_file
-from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM,
-                          Qwen3Config, Qwen3ForCausalLM)
+from tool_errors import exit_code_of, need_packages
 
-import golden_moe as gm
+need_packages("make_golden", "torch", "transformers", "safetensors")
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,  # noqa: E402
+                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+
+import golden_moe as gm  # noqa: E402
 
 DENSE_SEED, MOE_SEED, DATA_SEED = 20261122, 20261123, 20261124
 EOS = 2
@@ -369,4 +374,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code_of("make_golden", main))

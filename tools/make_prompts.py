@@ -13,7 +13,7 @@ import json
 import os
 import sys
 
-from corpus_rules import CorpusError, exit_code_of
+from tool_errors import ToolError, exit_code_of, reading
 
 WORDS, CHARACTERS = 5, 12
 
@@ -27,30 +27,29 @@ def beginning(text):
 
 
 def prompt_of(path):
+    """Returns the prompt of one file."""
     first = None
-    with open(path, encoding="utf-8") as stream:
+    with reading(path), open(path, encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
             try:
                 text = json.loads(line)["text"].strip()
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise CorpusError(f'{path}:{number}: not {{"text": "..."}} ({error})') from error
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise ToolError(f'{path}:{number}: not {{"text": "..."}} ({error})') from error
             first = first or text
             found = beginning(text)
             if found:
                 return found
     if not first:
-        raise CorpusError(f"{path}: there is no text in it")
+        raise ToolError(f"{path}: there is no text in it")
     return first
 
 
 def lines_of(path):
-    with open(path, encoding="utf-8") as stream:
-        try:
-            prompts = [line.rstrip("\r\n") for line in stream if line.strip()]
-        except UnicodeDecodeError as error:
-            raise CorpusError(f"{path}: it is not UTF-8 ({error.reason} at byte {error.start})") from error
+    """Returns the prompts of a file with one on each line."""
+    with reading(path), open(path, encoding="utf-8") as stream:
+        prompts = [line.rstrip("\r\n") for line in stream if line.strip()]
     if not prompts:
-        raise CorpusError(f"{path}: there is no prompt in it")
+        raise ToolError(f"{path}: there is no prompt in it")
     return prompts
 
 

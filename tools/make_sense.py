@@ -14,8 +14,8 @@ import random
 import sys
 
 import corpus_readers
-import corpus_rules
-from corpus_rules import CorpusError, negatives_from_others, sense_pool
+from corpus_rules import negatives_from_others, sense_pool
+from tool_errors import ToolError, exit_code_of
 
 
 def make(options):
@@ -24,7 +24,7 @@ def make(options):
         rng = random.Random(f"{options.seed}/sense/{lang}")
         pool = sense_pool(corpus_readers.documents(paths), options.sentences, rng)
         if not pool:
-            raise CorpusError(f"{lang}: no document of 20 to 500 characters holds a sentence longer than 20")
+            raise ToolError(f"{lang}: no document of 20 to 500 characters holds a sentence longer than 20")
         positives[lang] = rng.sample(pool, min(options.sentences, len(pool)))
     os.makedirs(options.output, exist_ok=True)
     for lang, found in positives.items():
@@ -42,7 +42,7 @@ def main(argv=None):
     parser.add_argument("--output", required=True, help="folder of the files LANG.json")
     parser.add_argument("--sentences", type=int, default=500, help="per language (default 500)")
     parser.add_argument("--seed", type=int, default=1)
-    return corpus_rules.exit_code_of("make_sense", lambda: make(parser.parse_args(argv)))
+    return exit_code_of("make_sense", lambda: make(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

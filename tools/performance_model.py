@@ -21,6 +21,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tool_errors import ToolError, exit_code_of, reading
+
 ROOT = Path(__file__).resolve().parent.parent
 BF16, F32 = 2, 4
 ADAMW_BYTES = 30  # of a parameter: gradient, master and two moments read, the last three and the weight written
@@ -220,29 +222,37 @@ class Model:
 
 
 def load_rates(path):
-    parser = configparser.ConfigParser()
-    if not parser.read(path):
-        raise SystemExit(f"performance_model.py: {path}: cannot be read")
-    try:
-        return {key: float(value) for key, value in parser["rates"].items()}
-    except (KeyError, ValueError) as error:
-        raise SystemExit(f"performance_model.py: {path}: a section [rates] of numbers is needed ({error})")
+    """Returns the numbers of the section [rates]."""
+    parser = configparser.ConfigParser(interpolation=None)
+    with reading(path), open(path, encoding="utf-8") as stream:
+        parser.read_file(stream)
+        rates = {key: float(value) for key, value in parser["rates"].items()}
+        if not all(0 < value < 1e12 for value in rates.values()):
+            raise ToolError(f"{path}: rates have to be above 0")
+        return rates
 
 
 def load_experts(path, layers):
-    found = re.search(r"^ADA_MOE_NUM_EXPERTS_LIST=([\d,]+)", Path(path).read_text(), re.M)
-    counts = [int(n) for n in found.group(1).split(",")] if found else []
-    if len(counts) != layers or max(counts, default=1) < 2:
-        raise SystemExit(f"performance_model.py: {path}: {len(counts)} expert counts for {layers} layers, one of them 2 or more")
+    """Returns the experts of each layer."""
+    with reading(path):
+        found = re.search(r"^ADA_MOE_NUM_EXPERTS_LIST=([\d,]+)", Path(path).read_text(encoding="utf-8"), re.M)
+        counts = [int(n) for n in found.group(1).split(",")] if found else []
+    if len(counts) != layers or max(counts, default=1) < 2 or min(counts) < 1:
+        raise ToolError(f"{path}: {len(counts)} expert counts for {layers} layers, one of them 2 or more")
     return counts
 
 
 def read_measured(path):
     """Milliseconds by kernel name from the CSV of ncu, whose lines before the heading are skipped."""
-    lines = Path(path).read_text(errors="replace").splitlines()
+    with reading(path):
+        return times_of(path, Path(path).read_text(errors="replace").splitlines())
+
+
+def times_of(path, lines):
+    """Adds up what the lines of a CSV of ncu say."""
     start = next((i for i, line in enumerate(lines) if '"Kernel Name"' in line), None)
     if start is None:
-        raise SystemExit(f'performance_model.py: {path}: no line with "Kernel Name", is it a CSV of ncu?')
+        raise ToolError(f'{path}: no line with "Kernel Name", is it a CSV of ncu?')
     units = {"nsecond": 1e-6, "ns": 1e-6, "usecond": 1e-3, "us": 1e-3, "msecond": 1.0, "ms": 1.0, "second": 1e3, "s": 1e3}
     times = {}
     for row in csv.DictReader(lines[start:]):
@@ -251,7 +261,7 @@ def read_measured(path):
         value = float(row["Metric Value"].replace(",", "")) * units[row["Metric Unit"]]
         times[row["Kernel Name"]] = times.get(row["Kernel Name"], 0.0) + value
     if not times:
-        raise SystemExit(f"performance_model.py: {path}: no gpu__time_duration.sum in it")
+        raise ToolError(f"{path}: no gpu__time_duration.sum in it")
     return times
 
 
@@ -302,7 +312,18 @@ def compare_with_plan(program, options, flops):
     return abs(own - planned) <= 1e-4 * planned + 5e-5
 
 
+def load_model(path):
+    """Returns a config.json whose sizes are numbers."""
+    with reading(path):
+        model = json.loads(Path(path).read_text(encoding="utf-8"))
+        for name in ("hidden_size", "intermediate_size", "vocab_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers"):
+            if not isinstance(model[name], int) or not 0 < model[name] < 1 << 31:
+                raise ToolError(f"{path}: {name} is {model[name]!r}")
+        return model
+
+
 def main():
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(ROOT / "configs/models/llama3.2-3b.json"))
     parser.add_argument("--experts", default=str(ROOT / "configs/experts/llama3.2-3b-el.cfg"))
@@ -312,8 +333,12 @@ def main():
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--measured")
     parser.add_argument("--plan", metavar="NEURONMOE")
-    options = parser.parse_args()
-    model = json.loads(Path(options.model).read_text())
+    return exit_code_of("performance_model", lambda: show(parser.parse_args()))
+
+
+def show(options):
+    """Prints the table; 1 if the plan of the program differs from it."""
+    model = load_model(options.model)
     shapes = Shapes(model, load_experts(options.experts, model["num_hidden_layers"]), options.sequences, options.length, options.stage)
     rates = load_rates(options.rates)
     groups = Model(shapes, rates).build()

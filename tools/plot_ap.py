@@ -13,9 +13,10 @@ from tool_errors import exit_code_of
 def draw(argv: list[str] | None = None) -> None:
     """Writes the picture that the command line asks for."""
     options = plot_data.arguments(__doc__, "HDF5 file with /ap").parse_args(argv)
+    found = plot_data.ap_values(options.input, options.languages)
     figure, axis = pictures.plt.subplots(figsize=(6.5, 3.6))
     bins = np.linspace(0, 1, 101)
-    for name, values in plot_data.ap_values(options.input, options.languages).items():
+    for name, values in found.items():
         counts, _ = np.histogram(values, bins)
         axis.stairs(counts, bins, label=f"{name}: {np.count_nonzero(values > 0.5)} above 0.5")
     axis.set_yscale("symlog")

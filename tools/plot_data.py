@@ -163,6 +163,9 @@ def expert_ratios(path: str, language: str) -> np.ndarray:
 def ap_values(path: str, wanted: str = "") -> dict[str, np.ndarray]:
     """Returns {language: AP of every neuron}; neurons.h5, expert_neurons.h5 or the output of `score`."""
     with reading(path), open_file(path, "neuronmoe-neurons", "neuronmoe-expert-neurons", "neuronmoe-scores") as file:
-        if "language" not in file:
-            return {f"label {label}": file["ap"][g] for g, label in enumerate(file["label"][...])}
-        return {name: file["ap"][row] for row, name in languages_of(file, wanted)}
+        labeled = "language" not in file
+        names = [f"label {label}" for label in file["label"][...]] if labeled else [name for _, name in languages_of(file, "")]
+        values = file["ap"][...].astype(float)
+        if values.ndim != 2 or len(names) != len(values):
+            raise ToolError(f"{path}: {len(names)} names, AP of shape {values.shape}")
+        return {name: values[names.index(name)] for name in (names if labeled else chosen_of(path, names, wanted))}

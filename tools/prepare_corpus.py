@@ -30,8 +30,8 @@ import tempfile
 import time
 
 import corpus_rules
-from corpus_rules import (EXIT_IO, CorpusError, arrange, clean_pages, continuation_items, parse_mix, read_pages,
-                          sense_sets, split_of, tokenizer_lines)
+from corpus_rules import arrange, clean_pages, continuation_items, parse_mix, read_pages, sense_sets, split_of, tokenizer_lines
+from tool_errors import EXIT_CONFIG, EXIT_IO, ToolError, exit_code_of
 
 FORMAT_VERSION = 1
 LICENSE = "MPL-2.0 (LibreOffice help; usr/share/doc/libreoffice-help-*/copyright)"
@@ -86,7 +86,7 @@ def fetch(packages, cache):
     missing = [p for p in packages if not cached_deb(cache, p)]
     if missing:
         if not shutil.which("apt-get"):
-            raise CorpusError("apt-get not found: put the files " + ", ".join(p + "_*.deb" for p in missing)
+            raise ToolError("apt-get not found: put the files " + ", ".join(p + "_*.deb" for p in missing)
                               + f" into {cache} by hand (https://packages.debian.org) and run again", EXIT_IO)
         print(f"corpus: downloading {', '.join(missing)} (19 MB for six languages)", flush=True)
         with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache) as folder:
@@ -99,7 +99,7 @@ def fetch(packages, cache):
                 result = run_watched(command + missing, "downloading", folder)
             if result.returncode != 0:
                 last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-                raise CorpusError(f"apt-get download failed: {last}; run 'sudo apt-get update' and check the network,"
+                raise ToolError(f"apt-get download failed: {last}; run 'sudo apt-get update' and check the network,"
                                   f" or put the .deb files into {cache}", EXIT_IO)
             for name in sorted(os.listdir(folder)):
                 if name.endswith(".deb"):
@@ -107,14 +107,14 @@ def fetch(packages, cache):
     debs = {p: cached_deb(cache, p) for p in packages}
     absent = [p for p, deb in debs.items() if deb is None]
     if absent:
-        raise CorpusError(f"apt-get download succeeded but brought no file for {', '.join(absent)}", EXIT_IO)
+        raise ToolError(f"apt-get download succeeded but brought no file for {', '.join(absent)}", EXIT_IO)
     return debs
 
 
 def deb_version(deb):
     result = run(["dpkg-deb", "--field", deb, "Version"])
     if result.returncode != 0:
-        raise CorpusError(f"{deb} is not a readable Debian package; delete it and run again", EXIT_IO)
+        raise ToolError(f"{deb} is not a readable Debian package; delete it and run again", EXIT_IO)
     return result.stdout.strip()
 
 
@@ -131,12 +131,12 @@ def deb_members(deb, folder):
                         yield path, archive.extractfile(member).read()
             process.stdout.read()
         except tarfile.TarError as error:
-            raise CorpusError(f"{deb} is damaged ({error}); delete it and run again", EXIT_IO) from error
+            raise ToolError(f"{deb} is damaged ({error}); delete it and run again", EXIT_IO) from error
         finally:
             process.stdout.close()
             message = process.stderr.read().decode(errors="replace").strip()
     if process.returncode != 0:
-        raise CorpusError(f"{deb} is damaged ({message}); delete it and run again", EXIT_IO)
+        raise ToolError(f"{deb} is damaged ({message}); delete it and run again", EXIT_IO)
 
 
 def sha256_file(path):
@@ -165,7 +165,7 @@ def write_corpus(out, kept, options, provenance):
                   for lang, rows in kept.items()} for s in SPLITS}
     empty = [f"{lang}/{s}" for s in SPLITS for lang in kept if not splits[s][lang]]
     if empty:
-        raise CorpusError(f"no paragraph is left in {', '.join(empty)}; are these the libreoffice-help packages?")
+        raise ToolError(f"no paragraph is left in {', '.join(empty)}; are these the libreoffice-help packages?")
     counts = {"files": {lang: len({row[0] for row in rows}) for lang, rows in kept.items()}}
     for split in SPLITS:
         for lang, rows in splits[split].items():
@@ -219,7 +219,7 @@ def prepare(options):
     langs = options.languages
     unknown = [lang for lang in langs + options.item_languages if lang not in SOURCES]
     if unknown:
-        raise CorpusError(f"unknown language '{unknown[0]}'; known: {', '.join(SOURCES)}", 78)
+        raise ToolError(f"unknown language '{unknown[0]}'; known: {', '.join(SOURCES)}", EXIT_CONFIG)
     parse_mix(options.mix)  # refuse a bad mix before anything is fetched
     # English is always read: it tells which paragraphs were left untranslated.
     wanted = langs if "en" in langs else ["en"] + langs
@@ -244,7 +244,7 @@ def prepare(options):
         package, folder = SOURCES[lang]
         pages = read_pages(lang, deb_members(debs["libreoffice-help-" + package], folder))
         if not pages:
-            raise CorpusError(f"{debs['libreoffice-help-' + package]} holds no help page below help/{folder}/text")
+            raise ToolError(f"{debs['libreoffice-help-' + package]} holds no help page below help/{folder}/text")
         if lang == "en":
             english = {(path, key): text for path, rows in pages.items() for key, text in rows}
         if lang in langs:
@@ -287,7 +287,7 @@ def parse_arguments(argv):
 
 
 def main(argv=None):
-    return corpus_rules.exit_code_of("prepare_corpus", lambda: prepare(parse_arguments(argv)))
+    return exit_code_of("prepare_corpus", lambda: prepare(parse_arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -91,9 +91,10 @@ def open_h5(path: str, kind: str) -> h5py.File:
     except OSError as error:
         raise ToolError(f"{path}: not a readable HDF5 file ({error})") from error
     try:
-        if not file.attrs.get("complete", 0):
-            raise ToolError(f"{path}: incomplete {kind} file; make it again")
-        require_readable(path, file.attrs)
+        with reading(path):
+            if not file.attrs.get("complete", 0):
+                raise ToolError(f"{path}: incomplete {kind} file; make it again")
+            require_readable(path, file.attrs)
     except BaseException:
         file.close()
         raise

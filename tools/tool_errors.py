@@ -2,6 +2,7 @@
 """How the tools end: one line for the user and a documented exit code, never a traceback. Standard library only."""
 import contextlib
 import errno
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -41,6 +42,15 @@ def reading(path: str) -> Iterator[None]:
         raise ToolError(f"{path}: it names more than the memory holds") from error
     except Exception as error:  # a type, a shape or a value that the writer never makes
         raise ToolError(f"{path}: it is not as neuronmoe writes it ({error or type(error).__name__})") from error
+
+
+def need_packages(tool: str, *names: str) -> None:
+    """Ends the tool with one line unless this Python has all of these packages; called before they are imported."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"{tool}: {sys.executable} has no {', '.join(missing)}; install them with pip in a virtual environment and start this with "
+              "its python", file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
 
 
 def exit_code_of(tool: str, work: Callable[[], int | None]) -> int:

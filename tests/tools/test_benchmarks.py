@@ -61,9 +61,9 @@ class Readers(Folder):
                                           ("hellaswag", {**HELLASWAG, "label": ""}, "invalid literal"),
                                           ("mmlu", {**MMLU, "answer": "x"}, "substring not found")):
             path = self.write("x.jsonl", *([{"arc": OKAPI, "belebele": BELEBELE, "hellaswag": HELLASWAG, "mmlu": MMLU}[benchmark]]), record)
-            with self.assertRaisesRegex(readers.BenchmarkError, f"x.jsonl, line 2: .*{wanted}"):
+            with self.assertRaisesRegex(readers.ToolError, f"x.jsonl, line 2: .*{wanted}"):
                 readers.read_items(path, benchmark)
-        with self.assertRaisesRegex(readers.BenchmarkError, "No such file"):
+        with self.assertRaisesRegex(readers.ToolError, "No such file"):
             readers.read_items("/nowhere.jsonl", "arc")
 
 

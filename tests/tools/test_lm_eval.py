@@ -42,16 +42,16 @@ class Files(Folder):
                                 ((good, {**good, "tokens": 2}, good), "more answers than the 2 requests"),
                                 (({**good, "loglikelihood": None}, good), "line 1: not an answer"),
                                 (({**good, "loglikelihood": float("nan")}, good), "line 1: loglikelihood nan"), (({}, good), "not an answer")):
-            with self.assertRaisesRegex(files.FileError, wanted) as raised:
+            with self.assertRaisesRegex(files.ToolError, wanted) as raised:
                 files.read_answers(*self.exchange(*answers))
             self.assertIn("a.jsonl", str(raised.exception))
 
     def test_answers_to_other_requests_are_refused(self):
         requests, answers = self.exchange()
-        with self.assertRaisesRegex(files.FileError, "a.jsonl.json: No such file"):
+        with self.assertRaisesRegex(files.ToolError, "a.jsonl.json: No such file"):
             files.provenance_of(requests, answers)
         self.write("a.jsonl.json", {"requests_hash": "0" * 64})
-        with self.assertRaisesRegex(files.FileError, "a.jsonl: these are answers to other requests than .*r.jsonl"):
+        with self.assertRaisesRegex(files.ToolError, "a.jsonl: these are answers to other requests than .*r.jsonl"):
             files.provenance_of(requests, answers)
         self.write("a.jsonl.json", {"requests_hash": files.hash_of(requests), "version": "1"})
         self.assertEqual(files.provenance_of(requests, answers)["version"], "1")
@@ -66,13 +66,13 @@ class Files(Folder):
             self.assertEqual(encoder.encode("a", add_special_tokens=False), [97])
             self.assertEqual(encoder.prefix, 256)
             self.assertIn("<s> (id 256)" if ids[0] == 256 else "nothing in front", encoder.describe())
-        with self.assertRaisesRegex(files.FileError, "expected auto, yes, no"):
+        with self.assertRaisesRegex(files.ToolError, "expected auto, yes, no"):
             files.Encoder(plain, "maybe")
 
     def test_longest_input(self):
         (self.folder / "config.json").write_text('{"max_position_embeddings": 99, "text_config": {"n_ctx": 7}}', encoding="utf-8")
         self.assertEqual(files.max_length_of(str(self.folder)), 7)
-        with self.assertRaisesRegex(files.FileError, "nowhere/config.json: No such file"):
+        with self.assertRaisesRegex(files.ToolError, "nowhere/config.json: No such file"):
             files.max_length_of("/nowhere")
 
 
@@ -88,16 +88,16 @@ class Plugin(Folder):
     def test_registered_and_refuses_what_the_program_cannot(self):
         self.assertIs(sys.modules["lm_eval.api.registry"].MODELS["neuronmoe"], plugin.NeuronMoE)
         request = type("Request", (), {"task_name": "gsm8k", "args": ("a", {})})
-        with self.assertRaisesRegex(files.FileError, "gsm8k: this task lets the model write, behind .* use bos=auto"):
+        with self.assertRaisesRegex(files.ToolError, "gsm8k: this task lets the model write, behind .* use bos=auto"):
             self.model(bos="no").generate_until([request])
         lm = self.model()
         lm.exchange = plugin.Exchange()
         lm.exchange.mode = "write"
-        with self.assertRaisesRegex(files.FileError, "gsm8k: this task lets the model write, which only `run` can do"):
+        with self.assertRaisesRegex(files.ToolError, "gsm8k: this task lets the model write, which only `run` can do"):
             lm.generate_until([request])
-        with self.assertRaisesRegex(files.FileError, "0 tokens; 1 to 4096"):
+        with self.assertRaisesRegex(files.ToolError, "0 tokens; 1 to 4096"):
             self.model()._loglikelihood_tokens([(("context", ""), [1], [])])
-        with self.assertRaisesRegex(files.FileError, "model=DIR is missing"):
+        with self.assertRaisesRegex(files.ToolError, "model=DIR is missing"):
             plugin.NeuronMoE()
         info = self.model(bos="no", max_length=77).get_model_info()["neuronmoe"]
         self.assertEqual((info["bos"], info["max_length"]), ("no", 77))
@@ -115,14 +115,14 @@ class Plugin(Folder):
         self.assertEqual(files.until_first("a stop b", ["b", "stop", ""]), "a ")
         self.assertEqual(files.until_first("a", None), "a")
         (self.folder / "t.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
-        with self.assertRaisesRegex(files.FileError, "t.jsonl: 1 texts, 2 were asked for"):
+        with self.assertRaisesRegex(files.ToolError, "t.jsonl: 1 texts, 2 were asked for"):
             files.read_texts(str(self.folder / "t.jsonl"), 2)
 
     def test_an_answer_that_is_not_there(self):
         lm = self.model()
         lm.exchange = plugin.Exchange()
         lm.exchange.mode, lm.exchange.answers_path = "read", "answers.jsonl"
-        with self.assertRaisesRegex(files.FileError, "answers.jsonl: no answer to the request .*write the requests again"):
+        with self.assertRaisesRegex(files.ToolError, "answers.jsonl: no answer to the request .*write the requests again"):
             lm.loglikelihood_rolling([type("Request", (), {"args": ("text",)})])
 
 

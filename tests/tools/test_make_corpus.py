@@ -17,7 +17,7 @@ sys.path.insert(0, TOOLS)
 import corpus_readers  # noqa: E402
 import make_corpus  # noqa: E402
 import make_sense  # noqa: E402
-from corpus_rules import CorpusError  # noqa: E402
+from tool_errors import ToolError  # noqa: E402
 
 
 def text(lang, i):
@@ -86,10 +86,10 @@ class Readers(Folder):
                 ("d.json", '[{"text": "a"}]', r"d.json: this is one JSON array; .*jq"),
                 ("e.jsonl.gz", b"no gzip", r"e.jsonl.gz: damaged gzip"),
                 ("f.jsonl.gz", gzip.compress(json_lines("en", 50).encode())[:-20], r"f.jsonl.gz: damaged gzip")):
-            with self.assertRaisesRegex(CorpusError, message, msg=name):
+            with self.assertRaisesRegex(ToolError, message, msg=name):
                 list(corpus_readers.documents([self.write(name, content)]))
         if shutil.which("zstd"):
-            with self.assertRaisesRegex(CorpusError, "g.jsonl.zst: zstd cannot read it"):
+            with self.assertRaisesRegex(ToolError, "g.jsonl.zst: zstd cannot read it"):
                 list(corpus_readers.documents([self.write("g.jsonl.zst", b"no zstd")]))
 
     def test_the_documented_line_for_parquet(self):
@@ -126,7 +126,7 @@ class Batch:
                                (["en=-", "el=-"], "one language only"),
                                (["en=" + self.write("x.parquet", "")], "parquet goes into standard input"),
                                (["en=" + self.write("x.doc", "")], "cannot tell")):
-            with self.assertRaisesRegex(CorpusError, message, msg=str(words)):
+            with self.assertRaisesRegex(ToolError, message, msg=str(words)):
                 corpus_readers.expand(words)
 
 

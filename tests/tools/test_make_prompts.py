@@ -53,7 +53,7 @@ class MakePrompts(unittest.TestCase):
         for path, code, words in ((self.documents("empty.jsonl"), 65, "empty.jsonl: there is no text"),
                                   (self.write("bad.jsonl", b'{"text": "a"}\n{"txt": 1}\n'), 65, "bad.jsonl:2: "),
                                   (self.write("number.jsonl", b'{"text": 1}\n'), 65, "number.jsonl:1: "),
-                                  (os.path.join(self.folder, "none.jsonl"), 70, "none.jsonl: No such file")):
+                                  (os.path.join(self.folder, "none.jsonl"), 65, "none.jsonl: No such file")):
             found, text = self.call(path)
             self.assertEqual((found, text.count("\n")), (code, 1), text)
             self.assertIn(words, text)

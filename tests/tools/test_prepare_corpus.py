@@ -70,7 +70,7 @@ class Cleaning(unittest.TestCase):
         self.assertEqual([row[:2] for row in pc.clean_pages("en", pages, {})], [("a.html", "p9"), ("a.html", "p2")])
 
     def test_invalid_utf8_is_refused_with_the_file_name(self):
-        with self.assertRaisesRegex(pc.CorpusError, "bad.html is not UTF-8"):
+        with self.assertRaisesRegex(pc.ToolError, "bad.html is not UTF-8"):
             pc.read_pages("en", [("bad.html", b"\xff\xfe")])
 
 
@@ -170,7 +170,7 @@ class Mix(unittest.TestCase):
 
     def test_bad_mix_is_a_config_error(self):
         for text in ("en", "en=x", "en=1.5", "en=-1"):
-            with self.assertRaises(pc.CorpusError) as caught:
+            with self.assertRaises(pc.ToolError) as caught:
                 pc.parse_mix(text)
             self.assertEqual(caught.exception.code, 78)
 

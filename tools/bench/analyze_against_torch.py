@@ -16,16 +16,22 @@ import os
 import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
-import h5py
-import numpy as np
-import pandas
-import sklearn
-import torch
-import transformers
-from sklearn.metrics import average_precision_score
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from tool_errors import need_packages  # noqa: E402
+
+need_packages("analyze_against_torch", "torch", "transformers", "sklearn", "pandas", "h5py")
+
+import h5py  # noqa: E402
+import numpy as np  # noqa: E402
+import pandas  # noqa: E402
+import sklearn  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from sklearn.metrics import average_precision_score  # noqa: E402
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("neuronmoe")

@@ -10,12 +10,18 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
-import numpy as np
-import sklearn
-from sklearn.metrics import average_precision_score
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from tool_errors import need_packages  # noqa: E402
+
+need_packages("ap_against_sklearn", "sklearn", "numpy")
+
+import numpy as np  # noqa: E402
+import sklearn  # noqa: E402
+from sklearn.metrics import average_precision_score  # noqa: E402
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("bench_ap")

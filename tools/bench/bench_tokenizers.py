@@ -14,9 +14,14 @@ import subprocess
 import sys
 import time
 
-import tiktoken
-import tokenizers
-from tokenizers import Tokenizer, models, pre_tokenizers
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from tool_errors import exit_code_of, need_packages  # noqa: E402
+
+need_packages("bench_tokenizers", "tiktoken", "tokenizers")
+
+import tiktoken  # noqa: E402
+import tokenizers  # noqa: E402
+from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
           r"\s+(?!\S)|\s+")
@@ -100,4 +105,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code_of("bench_tokenizers", main))

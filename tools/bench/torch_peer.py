@@ -7,13 +7,20 @@ FLOP/s, and the rate of an 8192^3 bf16 product on random data in the same run.
 """
 import argparse
 import json
+import os
 import statistics
+import sys
 import time
 
-import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.utils.checkpoint import checkpoint
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from tool_errors import exit_code_of, need_packages  # noqa: E402
+
+need_packages("torch_peer", "torch")
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 GREEK = [6, 2] + [1] * 14 + [2] + [1] * 4 + [4, 1, 4, 2, 2, 4, 4]  # METHOD 0.3: 49 experts in 28 layers
 PRESETS = {
@@ -208,4 +215,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code_of("torch_peer", main))
