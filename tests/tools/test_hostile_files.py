@@ -188,6 +188,29 @@ class HostileFiles(unittest.TestCase):
                         good = fits[stem] in bad.name and bad.name.startswith(harmless[stem])
                         self.check(tool, arguments, bad, good)
 
+    def test_files_of_a_run(self):
+        """Each file that the report reads; lines of metrics.jsonl that are none are passed over."""
+        run = self.work / "run"
+        step = run / "el" / "stage1" / "step_0000000120"
+        any_object = ["base/config.json", "el/stage1/exit.json", *(f"el/stage1/{step.name}/{name}.json" for name in ("manifest", "provenance"))]
+        names = any_object + [f"el/eval-{stage}.{end}" for stage in ("dense", "stage2") for end in ("json", "items.jsonl")] + [
+            "el/eval-before.json", "neurons.h5", "el/experts.cfg", "el/expert_neurons.h5", "el/eval-dense.interventions.h5", "el/texts-dense.jsonl", "corpus/corpus.json",
+            "el/stage1/metrics.jsonl"]
+        for name in names:
+            synthetic.write_journey(str(run))
+            for folder in (step, run / "corpus"):
+                folder.mkdir(exist_ok=True)
+            for content in ("binary", "start of HDF5", "cut JSON", "array", "NaN", "deep", "long number", "list of zeros"):
+                (run / name).write_bytes(TEXTS[content])
+                with self.subTest(file=name, content=content):
+                    code, _, err = self.call("tools/report.py", ["--work", str(run), "--source", "en", "--target", "el"])
+                    fine = name.endswith("metrics.jsonl") or (content == "NaN" and name in any_object)
+                    self.assertIn(code, (0, 65) if fine else CODES, err)
+                    self.assertEqual(err.count("\n"), int(code != 0), err)
+                    self.assertNotIn("NMOE_TRACEBACK", err)
+                    self.assertTrue(code == 0 or os.path.basename(name) in err, err)
+            shutil.rmtree(run)
+
 
 if __name__ == "__main__":
     unittest.main()
