@@ -1,4 +1,4 @@
-# One library per layer, linked only downwards (DESIGN: base < tensor < ops, comm < io < data < model <
+# One library per layer, linked only downwards (DESIGN 3: base < tensor < ops, comm < io < data < model <
 # {train, analysis, evaluation} < app). tests/integration/layering walks the includes.
 # src/<layer>/*.cpp always; src/<layer>/cuda/*.{cu,cpp} with a CUDA toolkit, src/<layer>/no_cuda/*.cpp without;
 # of src/comm the transports that NeuronmoeDependencies.cmake found; src/comm/x86 on x86-64, src/comm/no_x86 elsewhere.

@@ -1,6 +1,6 @@
 #pragma once
 // Added tokens of a tokenizer.json: whole strings that are cut out of the text before normalisation and
-// splitting (DATA 2.3), longest match first, as Hugging Face tokenizers does.
+// splitting, longest match first, as Hugging Face tokenizers does.
 #include <array>
 #include <cstdint>
 #include <string>

@@ -27,7 +27,7 @@ struct BpeParts {
   BosRule bos_rule;
 };
 
-/// GPT-2's expression, which ByteLevel{use_regex: true} stands for, and those of the rank files (DATA 2.2).
+/// GPT-2's expression, which ByteLevel{use_regex: true} stands for, and those of the rank files.
 extern const char* const gpt2_split;
 extern const char* const llama3_split;
 extern const char* const qwen_split;

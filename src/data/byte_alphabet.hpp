@@ -1,5 +1,5 @@
 #pragma once
-// GPT-2's alphabet: tokenizer.json spells every byte as one printable character (DATA 2.3). The bytes 33-126,
+// GPT-2's alphabet: tokenizer.json spells every byte as one printable character. The bytes 33-126,
 // 161-172 and 174-255 are themselves, the other 68 are U+0100 + n in byte order.
 #include <optional>
 #include <string>

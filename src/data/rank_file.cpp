@@ -106,7 +106,7 @@ void require_all_bytes(const std::vector<std::string>& tokens, const std::string
              path, missing - present.begin());
 }
 
-/// Every pair of tokens that spells a token merges into it, in the order of the ranks (DATA 2.3).
+/// Every pair of tokens that spells a token merges into it, in the order of the ranks.
 std::vector<BpeMerge> merges_of(const std::vector<std::string>& tokens, const std::string& path) {
   std::unordered_map<std::string_view, std::int32_t> rank_of;
   rank_of.reserve(tokens.size());

@@ -1,5 +1,4 @@
-// tokenizer.json of Hugging Face tokenizers: the byte-level BPE part of it, everything else refused by name
-// (DATA 2.3).
+// tokenizer.json of Hugging Face tokenizers: the byte-level BPE part of it, everything else refused by name.
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>

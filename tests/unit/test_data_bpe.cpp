@@ -205,7 +205,7 @@ BOOST_AUTO_TEST_CASE(threads_share_a_tokenizer) {
   BOOST_TEST(wrong == 0);
 }
 
-// Equal ranks merge from the left (DATA 2.3): an odd run leaves its single letter at the end, in short pieces
+// Equal ranks merge from the left: an odd run leaves its single letter at the end, in short pieces
 // and long.
 BOOST_AUTO_TEST_CASE(ties_merge_leftmost_first) {
   json document = document_of("llama3_merged");

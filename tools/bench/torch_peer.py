@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The peer for one GPU: METHOD 5 in eager PyTorch, as its users run it (bf16 weights, fp32 AdamW master copies,
+"""The peer for one GPU: the same mixture in eager PyTorch, as its users run it (bf16 weights, fp32 AdamW master copies,
 gradient checkpointing, SDPA attention), random weights and tokens. Prints one JSON line: tokens/s, peak memory, useful
 FLOP/s, and the rate of an 8192^3 bf16 product on random data in the same run.
 
