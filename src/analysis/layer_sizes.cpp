@@ -25,7 +25,7 @@ std::int64_t parse_number(std::string_view text, std::string_view entry) {
 std::size_t language_index(const NeuronStatistics& statistics, const std::string& language,
                            const std::string& path) {
   const auto at = std::find(statistics.languages.begin(), statistics.languages.end(), language);
-  NMOE_CHECK(at != statistics.languages.end(), bad_data, "{}: language '{}' was not analysed; it has: {}",
+  NMOE_CHECK(at != statistics.languages.end(), bad_data, "{}: language '{}' was not analyzed; it has: {}",
              path, language, fmt::join(statistics.languages, ", "));
   return static_cast<std::size_t>(at - statistics.languages.begin());
 }

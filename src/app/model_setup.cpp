@@ -47,7 +47,7 @@ std::string resolve_checkpoint(comm::ExecutionContext& context, const std::strin
   for (const auto& reason : newest.skipped) skipped += "; " + reason;
   NMOE_CHECK(newest, bad_data, "{} holds no intact checkpoint (step_*/manifest.json){}", run_dir, skipped);
   if (!skipped.empty() && world.rank() == 0)
-    context.log.warn("using {}; passed over{}", newest.directory, skipped.substr(1));
+    context.log.warn("using {}; ignored{}", newest.directory, skipped.substr(1));
   return newest.directory;
 }
 

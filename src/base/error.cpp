@@ -38,7 +38,8 @@ std::string without_escapes(std::string_view text) {
 
 void throw_error(ErrorCode code, const char* file, int line, const char* expression,
                  const std::string& message) {
-  // Bad input and bad options are the user's to mend: one clear line. Anything else is ours: add the place.
+  // Bad input and bad options are what the user can fix: one clear line. Anything else is a fault of ours:
+  // add the place.
   if (code == ErrorCode::bad_data || code == ErrorCode::config || code == ErrorCode::no_space) {
     throw Error(code, on_one_line(message));
   }

@@ -21,7 +21,7 @@ struct Sha256::Impl {
 
 Sha256::Sha256() : impl_(std::make_unique<Impl>()) {
   NMOE_CHECK(impl_->context != nullptr && EVP_DigestInit_ex(impl_->context, EVP_sha256(), nullptr) == 1,
-             internal, "SHA-256 could not be initialised");
+             internal, "SHA-256 could not be initialized");
 }
 Sha256::~Sha256() = default;
 

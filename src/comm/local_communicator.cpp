@@ -38,7 +38,7 @@ class LocalCommunicator final : public Communicator {
   }
   void barrier() override { start(Operation::barrier, ""); }
   std::unique_ptr<Communicator> split(int color, int) override {
-    start(Operation::split, color >= 0 ? "" : fmt::format("negative colour {}", color));
+    start(Operation::split, color >= 0 ? "" : fmt::format("negative color {}", color));
     return make_local_communicator();
   }
   void drain() override {}

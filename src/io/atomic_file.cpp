@@ -66,7 +66,8 @@ void fail_write(const std::string& path, int error) {
 }
 
 void fail_read(const std::string& path, int error) {
-  // What is not there, or not what it should be, is the user's to mend; the rest may be readable again later.
+  // What is not there, or not what it should be, is what the user can fix; the rest may be readable again
+  // later.
   const bool wrong_path = error == ENOENT || error == ENOTDIR || error == EISDIR || error == ELOOP ||
                           error == ENAMETOOLONG || error == ENXIO;
   throw Error(wrong_path ? ErrorCode::bad_data : ErrorCode::io,

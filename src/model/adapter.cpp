@@ -29,7 +29,7 @@ const Parameter* find_by_adapter_name(const std::map<std::string, Parameter>& kn
   return found == known.end() ? nullptr : &found->second;
 }
 
-/// Routers and new experts of an architecture by the lineage's names.
+/// Routers and new experts of an architecture by the reference code's names.
 std::map<std::string, Parameter> expert_parameters(const ModelConfig& config) {
   std::map<std::string, Parameter> known;
   for (Parameter& p : list_parameters(config))
@@ -141,7 +141,7 @@ Adapter open_adapter(const std::string& directory, const ModelConfig& base, cons
 
 void write_adapter(const std::string& directory, const ModelConfig& config, const TensorSources& tensors,
                    const std::string& base_model, const std::string& base_hash) {
-  std::map<std::string, std::string> names;  // ours to the lineage's
+  std::map<std::string, std::string> names;  // ours to the reference code's
   for (const auto& [name, p] : expert_parameters(config)) names[p.name] = name;
   std::vector<io::TensorSource> sources;
   for (const auto& [name, source] : tensors) {
@@ -153,8 +153,9 @@ void write_adapter(const std::string& directory, const ModelConfig& config, cons
   if (!base_hash.empty()) metadata[hash_key] = base_hash;
   metadata[router_key] = name_of(config.router_compat());
   io::write_tensor_sources((fs::path(directory) / weights_file).string(), std::move(sources), metadata);
-  // The lineage's loader adds up the entries of num_experts above 1 and compares with the rows of the routers
-  // in the file; where they differ it draws every router anew, without a word. One number is not enough.
+  // The reference code's loader adds up the entries of num_experts above 1 and compares with the rows of the
+  // routers in the file; where they differ it draws every router anew, without a word. One number is not
+  // enough.
   json layers = json::array();
   for (std::size_t l = 0; l < config.num_experts.size(); ++l) layers.push_back(l);
   io::write_json((fs::path(directory) / config_file).string(), {{"peft_type", "MOE"},

@@ -142,7 +142,7 @@ std::string model_card(const Opened& model, const Conversion& c) {
       "config.json and "
       "weights: {}).\n\n* Experts per layer, base included: {}; {} per token.\n* In this copy: {}. {} The "
       "numbers "
-      "are those of the checkpoint it was exported from.\n{}\nThe licence of the base applies.\n",
+      "are those of the checkpoint it was exported from.\n{}\nThe license of the base applies.\n",
       c.version, model.base.empty() ? "an unnamed base" : fs::path(model.base).filename().string(),
       model.base_hash, fmt::join(model.config.num_experts, ","), model.config.top_k, model.exported.layout,
       model.exported.note, c.origin.empty() ? "" : "* " + c.origin + "\n");

@@ -48,7 +48,7 @@ std::string Trainer::directory_to_resume() const {
         "with --resume none in another --output or after moving them away",
         newest.skipped.size(), run_.output_dir, newest.skipped.front());
     if (context_.world.rank() == 0) {
-      for (const std::string& skipped : newest.skipped) context_.log.warn("passed over {}", skipped);
+      for (const std::string& skipped : newest.skipped) context_.log.warn("ignored {}", skipped);
     }
     directory = newest.directory;
   } else {

@@ -51,7 +51,7 @@ class Mlp(nn.Module):
 
 
 class Moe(nn.Module):
-    """Softmax over all experts in fp32, top 2, renormalised; expert 0 is the frozen base (METHOD 5)."""
+    """Softmax over all experts in fp32, top 2, renormalized; expert 0 is the frozen base (METHOD 5)."""
 
     def __init__(self, c, num_experts):
         super().__init__()

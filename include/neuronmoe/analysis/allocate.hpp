@@ -21,13 +21,13 @@ Allocation allocate_from_files(const AllocationConfig& config,
                                const std::optional<model::ModelConfig>& model = std::nullopt,
                                const std::vector<int>& existing = {});
 
-/// The table of allocation.sweep as CSV: one row per setting with experts, layers with new experts, new
-/// experts, new, total and active parameters (empty without a model) and the list. A setting that allocates
-/// nothing has an empty list and says why in `note`.
+/// Returns the table of allocation.sweep as CSV: one row per setting with experts, layers with new experts,
+/// new experts, new, total and active parameters (empty without a model) and the list. A setting that
+/// allocates nothing has an empty list and says why in `note`.
 /// @throws Error(config) for a malformed sweep, or thresholds and top-k without neurons.h5
 std::string sweep_csv(const AllocationConfig& config, const std::optional<model::ModelConfig>& model);
 
-/// Text of experts.cfg (METHOD 3.5): reasons as comments, then ADA_MOE_NUM_EXPERTS_LIST=.
+/// Returns the text of experts.cfg (METHOD 3.5): reasons as comments, then ADA_MOE_NUM_EXPERTS_LIST=.
 std::string experts_cfg_text(const Allocation& allocation, const std::vector<std::string>& provenance);
 /// Writes it atomically. @param provenance lines such as version and resolved options
 void write_experts_cfg(const std::string& path, const Allocation& allocation,

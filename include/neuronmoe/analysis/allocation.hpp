@@ -103,8 +103,9 @@ void for_each_field(Config& c, F&& f) {
                   "added to those it has (train.init_from extends it)"});
   f("allocation.list", c.list, FieldInfo{.help = "mode list: experts per layer, comma-separated"});
   f("allocation.similarity_n", c.similarity_n,
-    FieldInfo{.help = "mode similarity: N of METHOD 4.2; 0 chooses the "
-                      "smallest that gives 3 experts per layer on average",
+    FieldInfo{.help =
+                  "mode similarity: total number of experts to share out before rounding up; 0 chooses the "
+                  "smallest that gives 3 experts per layer on average",
               .min = 0,
               .max = 1000000});
 }
@@ -128,34 +129,36 @@ struct CountRange {
   double min = 0.0, max = 0.0;
 };
 CountRange count_range(std::span<const double> sizes, const CountRule& rule);
-/// x of one layer before rounding: ((S − min)/(max − min)) · (E_max − E_min); 0 for S = 0 or max = min.
+/// Returns x of one layer before rounding: ((S − min)/(max − min)) · (E_max − E_min); 0 for S = 0 or max =
+/// min.
 double scaled_count(double size, const CountRange& range, const CountRule& rule);
-/// E of one layer.
+/// Returns E of one layer.
 int experts_for(double size, const CountRange& range, const CountRule& rule);
 
-/// METHOD 3.1 in its executed form: E_l = clamp(E_min + round(((S_l − min)/(max − min)) · (E_max − E_min))),
-/// in double, in this order; S_l = 0 gives E_min.   @param sizes [L] S_l
+/// Allocates by METHOD 3.1 in its executed form: E_l = clamp(E_min + round(((S_l − min)/(max − min)) · (E_max
+/// − E_min))), in double, in this order; S_l = 0 gives E_min.   @param sizes [L] S_l
 /// @throws Error(bad_data) if every size is 0 or one is negative or not finite
 Allocation allocate_by_count(std::span<const double> sizes, const CountRule& rule);
 
-/// METHOD 4.2: E_l = ceil(N · (1/Sim_l) / Σ_j 1/Sim_j). N = 0 takes the smallest N with ΣE >= 3L.
+/// Allocates by METHOD 4.2: E_l = ceil(N · (1/Sim_l) / Σ_j 1/Sim_j). N = 0 takes the smallest N with ΣE >=
+/// 3L.
 /// @throws Error(bad_data) naming the first layer whose similarity is zero, negative or not finite
 Allocation allocate_by_similarity(std::span<const double> similarity, int n);
 
-/// The same count everywhere.
+/// Allocates the same count everywhere.
 Allocation allocate_uniform(int num_layers, int experts);
-/// "6,2,1" as given. @throws Error(config) for anything but positive integers
+/// Parses "6,2,1" and allocates as given. @throws Error(config) for anything but positive integers
 Allocation allocate_list(std::string_view list);
 
-/// S_l of METHOD 3.1: distinct neurons of each layer over the union of several languages' selections.
+/// Returns S_l of METHOD 3.1: distinct neurons of each layer over the union of several languages' selections.
 /// @return [L]   @param selections one per language
 std::vector<double> union_sizes(std::span<const Selection* const> selections, const ModuleTable& modules,
                                 NeuronKey key);
-/// METHOD 3.3: size of the source plus the mean of the sizes of the targets, no union.
+/// Returns, by METHOD 3.3, the size of the source plus the mean of the sizes of the targets, no union.
 std::vector<double> sum_mean_sizes(std::span<const std::vector<double>> sizes_source_first);
 
-/// METHOD 4.1: ½·(mean over new–new pairs + mean over new–old pairs); only the new–old mean for one new
-/// language.
+/// Returns Sim_l by METHOD 4.1: ½·(mean over new–new pairs + mean over new–old pairs); only the new–old mean
+/// for one new language.
 /// @param similarity [pairs, L]   @param pairs languages of each pair   @throws Error(bad_data) if a pair is
 /// missing
 std::vector<double> group_similarity(std::span<const double> similarity,
@@ -163,7 +166,7 @@ std::vector<double> group_similarity(std::span<const double> similarity,
                                      int num_layers, std::span<const std::string> old_languages,
                                      std::span<const std::string> new_languages);
 
-/// "a,b" -> {a, b}; blanks around entries are dropped. Empty text gives no entries.
+/// Splits "a,b" into {a, b}; blanks around entries are dropped. Empty text gives no entries.
 std::vector<std::string> split_list(std::string_view text);
 
 }  // namespace nmoe::analysis

@@ -14,12 +14,13 @@
 
 namespace nmoe::analysis {
 
-/// Plain reference: AP = Σ_i (recall_i − recall_{i−1}) · precision_i over distinct scores, descending
-/// (METHOD 1.5; equals scikit-learn's average_precision_score). −0 equals +0. 0 if there is no positive.
+/// Returns AP by the plain reference: AP = Σ_i (recall_i − recall_{i−1}) · precision_i over distinct scores,
+/// descending (METHOD 1.5; equals scikit-learn's average_precision_score). −0 equals +0. 0 if there is no
+/// positive.
 /// @param labels one per score, 1 = positive   @throws Error(bad_data) for NaN, naming the sample
 double average_precision(std::span<const float> scores, std::span<const std::uint8_t> labels);
 double average_precision(std::span<const double> scores, std::span<const std::uint8_t> labels);
-/// Plain reference of ClassMoments::separation: two passes over the scores in sample order.
+/// Returns the plain reference of ClassMoments::separation: two passes over the scores in sample order.
 double separation(std::span<const double> scores, std::span<const std::uint8_t> labels);
 
 /// Which samples count for which language. Samples fall into classes (usually: the language they were written
@@ -34,14 +35,14 @@ struct SampleRoles {
     return roles[static_cast<std::size_t>(language) * static_cast<std::size_t>(num_classes) +
                  static_cast<std::size_t>(sample_class)];
   }
-  /// Number of samples with `role` for `language`.
+  /// Returns the number of samples with `role` for `language`.
   std::int64_t count(int language, Role role) const;
-  /// Nobody is absent, and no class is positive for two languages.
+  /// Returns whether nobody is absent and no class is positive for two languages.
   bool disjoint() const;
 };
 
-/// The shared pool of METHOD 1.1: a sample written in language c is positive for c and negative for all
-/// others.
+/// Returns the shared pool of METHOD 1.1: a sample written in language c is positive for c and negative for
+/// all others.
 /// @param language_of_sample [S] pool language   @param analysed pool languages to score, in output order
 SampleRoles shared_pool_roles(std::span<const int> language_of_sample, int num_pool_languages,
                               std::span<const int> analysed);
@@ -103,11 +104,12 @@ struct ScoringPlace {
 void score_rows(ScoringPlace place, std::span<const float> responses, const SampleRoles& roles,
                 std::span<NeuronScore> scores, std::int64_t first_row = 0);
 
-/// Percentile of ascending values with linear interpolation, as numpy.percentile; `q` in [0, 1].
+/// Returns the percentile of ascending values with linear interpolation, as numpy.percentile; `q` in [0, 1].
 double percentile_sorted(std::span<const double> ascending, double q);
 
 inline constexpr int num_ap_thresholds = 501;
-/// neurons_at_ap of METHOD 1.6: for t_i = 0.5 + i·0.001, the number of neurons with AP strictly greater.
+/// Returns neurons_at_ap of METHOD 1.6: for t_i = 0.5 + i·0.001, the number of neurons with AP strictly
+/// greater.
 std::array<std::int64_t, num_ap_thresholds> neurons_at_ap(std::span<const double> ap);
 
 }  // namespace nmoe::analysis

@@ -7,8 +7,8 @@
 
 namespace nmoe::analysis {
 
-/// Lines that set `counts` beside `baseline`: experts, new experts, new, total and active parameters, each
-/// with its change in percent. The paper's reductions are the first line only.
+/// Returns lines that set `counts` beside `baseline`: experts, new experts, new, total and active parameters,
+/// each with its change in percent. The paper's reductions are the first line only.
 std::vector<std::string> compare_parameters(const model::ParameterCount& counts,
                                             const model::ParameterCount& baseline,
                                             const std::string& baseline_name);

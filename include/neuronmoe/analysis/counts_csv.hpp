@@ -5,8 +5,8 @@
 
 namespace nmoe::analysis {
 
-/// Chosen columns of a counts CSV: a header line with a column `layer`, then one line per layer 0..L−1, any
-/// order.
+/// Reads chosen columns of a counts CSV: a header line with a column `layer`, then one line per layer 0..L−1,
+/// any order.
 /// @return one vector [L] per wanted column
 /// @throws Error(bad_data) naming file, line and value for a missing column (and the ones there are), a field
 /// that is not a count >= 0, and missing, repeated or surplus layers.

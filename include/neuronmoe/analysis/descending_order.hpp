@@ -10,7 +10,7 @@ namespace nmoe::analysis {
 /// Sorts float32 responses descending; −0 equals +0. Scratch memory of its own: one instance per thread.
 ///
 /// Two passes of a radix sort over (max − x)·scale, clamped: a monotone map to 16 to 20 bits, with the sample
-/// index in the rest of a 32-bit item; the few neighbours that the map could not tell apart are put right by
+/// index in the rest of a 32-bit item; the few neighbors that the map could not tell apart are put right by
 /// insertion. Where that would not do (infinities, ranges beyond float32, many orders of magnitude, more than
 /// 65,536 samples) three passes over the whole 32-bit key take over. The
 /// order of equal responses is unspecified but a function of the responses alone.
@@ -21,11 +21,11 @@ class DescendingOrder {
   /// @throws Error(bad_data) for NaN, naming the sample
   void sort(std::span<const float> responses);
 
-  /// Sample at each rank. [S]
+  /// Returns the sample at each rank. [S]
   std::span<const std::uint32_t> samples() const { return order_; }
-  /// Response of the sample at that rank, −0 as it came.
+  /// Returns the response of the sample at that rank, −0 as it came.
   float value(std::size_t rank) const { return responses_[order_[rank]]; }
-  /// Whether any two responses are equal.
+  /// Returns whether any two responses are equal.
   bool has_ties() const { return num_ties_ > 0; }
   /// One past the last rank of the group of equal responses that holds each rank. [S]
   void group_ends(std::vector<std::uint32_t>& ends) const;

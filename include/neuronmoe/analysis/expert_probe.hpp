@@ -1,5 +1,5 @@
 #pragma once
-// Specialisation of the experts while they train: one row per probe in RUN/expert_probe.h5. `train` appends
+// Specialization of the experts while they train: one row per probe in RUN/expert_probe.h5. `train` appends
 // to it every expert_ap.every steps, from a fixed set of sentences.
 #include <cstdint>
 #include <string>

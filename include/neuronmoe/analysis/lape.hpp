@@ -26,7 +26,7 @@ struct Lape {
 void select_by_entropy(const std::vector<std::vector<double>>& probability,
                        const std::vector<std::uint64_t>& uuids, const std::vector<double>& entropy,
                        Lape& lape);
-/// Entropy of one unit's probabilities over languages, normalised to sum 1. NaN if all are 0.
+/// Returns the entropy of one unit's probabilities over languages, normalized to sum 1. NaN if all are 0.
 double activation_entropy(const std::vector<double>& probability);
 
 /// Counts tokens and how many fired each unit: integers, so sums do not depend on the rank count.

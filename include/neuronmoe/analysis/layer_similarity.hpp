@@ -21,9 +21,10 @@ class LayerSimilarity {
   /// @param values [T, D] on the stream's device   @param language_of_row [T]; −1 = leave out. Zero vectors
   /// are left out.
   void add(int layer, ConstTensorView values, const std::vector<int>& language_of_row);
-  /// similarity [pairs, L] for pairs (0,1), (0,2), ..., (1,2), ...; the same on every rank. Collective.
+  /// Returns the similarity [pairs, L] for pairs (0,1), (0,2), ..., (1,2), ...; the same on every rank.
+  /// Collective.
   std::vector<double> finish(comm::Communicator& comm, Stream& stream);
-  /// Names of the pairs in the order of finish().
+  /// Returns the names of the pairs in the order of finish().
   static std::vector<std::pair<std::string, std::string>> pairs(const std::vector<std::string>& languages);
 
  private:

@@ -21,11 +21,12 @@ struct LayerSizes {
   std::int64_t top_k_of_all_tied = 0;
 };
 
-/// "25:3,3:1" as neurons that languages share in a layer. [L]
+/// Parses "25:3,3:1" as neurons that languages share in a layer. [L]
 /// @throws Error(config) for anything else, a layer that is not there, or one named twice
 std::vector<double> parse_overlap(std::string_view text, std::size_t num_layers);
 
-/// From the columns of a counts CSV, less allocation.overlap (mode union) or by mode sum_mean.
+/// Computes the sizes from the columns of a counts CSV, less allocation.overlap (mode union) or by mode
+/// sum_mean.
 LayerSizes sizes_from_counts(const AllocationConfig& config);
 
 /// Selection rule in place of the one in the file; what is left open is that of the options or the file.
@@ -35,13 +36,13 @@ struct Reselection {
   std::optional<Ties> ties;
   std::optional<std::uint64_t> seed;
 };
-/// From the selected neurons of neurons.h5, by mode union or sum_mean. Selects anew where the rule is not
-/// that of the file.
+/// Computes the sizes from the selected neurons of neurons.h5, by mode union or sum_mean. Selects anew where
+/// the rule is not that of the file.
 LayerSizes sizes_from_neurons(const AllocationConfig& config, const NeuronStatistics& statistics,
                               const Reselection& again = {});
 
-/// The arithmetic of allocate_by_count, a line per layer: sizes by language, overlap, S, normalised score, x,
-/// E, and how many neurons more or fewer would change E while minimum and maximum stay.
+/// Returns the arithmetic of allocate_by_count, a line per layer: sizes by language, overlap, S, normalized
+/// score, x, E, and how many neurons more or fewer would change E while minimum and maximum stay.
 std::vector<std::string> explain_counts(const LayerSizes& sizes, const CountRule& rule,
                                         const Allocation& allocation);
 

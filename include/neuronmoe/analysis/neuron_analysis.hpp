@@ -46,7 +46,7 @@ void for_each_field(Config& c, F&& f) {
                       "with \"text\" and \"lang\" on each line; repeatable"});
   f("analysis.languages", c.languages,
     FieldInfo{.help =
-                  "languages to analyse, comma-separated (empty: all); the others still serve as negatives"});
+                  "languages to analyze, comma-separated (empty: all); the others still serve as negatives"});
   f("analysis.top_k", c.top_k,
     FieldInfo{
         .help = "language-specific neurons per language; 0 scales the paper's 1000 of 774,144 to this model, "
@@ -89,7 +89,7 @@ void for_each_field(Config& c, F&& f) {
                       "negative list of its own LANG:PATH.json, and one language alone is enough"});
   f("sense.redraw_per_language", c.redraw,
     FieldInfo{.help =
-                  "draw positives and negatives anew for every analysed language, as the released code does, "
+                  "draw positives and negatives anew for every analyzed language, as the released code does, "
                   "instead of one set for all"});
   f("analysis.csv", c.csv,
     FieldInfo{.help = "analyze: also write expertise.csv and friends into this directory"});
@@ -100,7 +100,7 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "analyze: modules of analysis.responses, comma-separated; an entry is a part of names "
                       "between dots: layers.3, mlp.down_proj, layers.3.mlp, or model for all of them"});
   f("analysis.ap_high", c.ap_high,
-    FieldInfo{.help = "specialize: a neuron counts as specialised from this AP on", .min = 0, .max = 1});
+    FieldInfo{.help = "specialize: a neuron counts as specialized from this AP on", .min = 0, .max = 1});
   f("expert_ap.every", c.every,
     FieldInfo{
         .help = "train: measure the experts on the analysis.sense sentences every so many steps; 0 = never",
@@ -111,7 +111,8 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "specialize: response to a sentence of which an expert saw no token"});
 }
 
-/// Indices into `pools` of the languages to analyse. @throws Error(config) naming the ones there are
+/// Returns the indices into `pools` of the languages to analyze. @throws Error(config) naming the ones there
+/// are
 std::vector<int> analysed_languages(const std::string& wanted, const std::vector<std::string>& pools);
 
 struct SiteResponses;

@@ -22,7 +22,7 @@ struct Provenance {
   std::string bos = {};                ///< data::BosRule of the sentences; "" if it is not known
 };
 
-/// Everything in neurons.h5: the tables of the statistics, and what they are of. Languages G are the analysed
+/// Everything in neurons.h5: the tables of the statistics, and what they are of. Languages G are the analyzed
 /// ones, N neurons in uuid order.
 struct NeuronStatistics : StatisticTables {
   ModuleTable modules;
@@ -41,7 +41,7 @@ LanguageScores scores_of(const NeuronStatistics& statistics, std::size_t languag
 /// Appends the scores of one module's units, [width, languages], to the tables.
 void append_scores(NeuronStatistics& statistics, const std::vector<NeuronScore>& scores);
 
-/// PLATFORM 4(b); complete or not there at all. @throws Error(io|no_space)
+/// Writes neurons.h5 (docs/formats.md); it is complete or not there at all. @throws Error(io|no_space)
 void write_neuron_file(const std::string& path, const NeuronStatistics& statistics);
 /// @throws Error(bad_data) naming file and dataset for anything inconsistent
 NeuronStatistics read_neuron_file(const std::string& path);

@@ -18,10 +18,10 @@ class RowGrouping {
   explicit RowGrouping(Stream& stream, Empty empty) : stream_(stream), empty_(empty) {}
   /// Groups rows by ids[t]; rows with an id outside [0, num_ids) belong to no group.
   void group(std::span<const std::int32_t> ids, std::int64_t num_ids);
-  /// On the stream's device, until the next group().
+  /// Returns the groups on the stream's device, valid until the next group().
   ops::RowGroups groups() const;
   std::int64_t num_groups() const { return static_cast<std::int64_t>(id_of_group_.size()); }
-  /// Per group: its id and how many rows it has.
+  /// Returns the id of each group; sizes(): how many rows it has.
   const std::vector<std::int32_t>& ids() const { return id_of_group_; }
   const std::vector<std::int64_t>& sizes() const { return sizes_; }
 

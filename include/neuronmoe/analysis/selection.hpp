@@ -26,8 +26,8 @@ struct Module {
 class ModuleTable {
  public:
   ModuleTable() = default;
-  /// The seven projections of every layer in byte-wise order of their names: layers 0, 1, 10, 11, ..., 2, ...
-  /// A layer with experts has gate, up and down of each of them, by the names of expert_module_table.
+  /// Lists the seven projections of every layer in byte-wise order of their names: layers 0, 1, 10, 11, ...,
+  /// 2, ... A layer with experts has gate, up and down of each of them, by the names of expert_module_table.
   explicit ModuleTable(const model::ModelConfig& config);
   /// Takes modules as they are, in order; offsets are computed from the widths.
   explicit ModuleTable(std::vector<Module> modules);
@@ -35,7 +35,7 @@ class ModuleTable {
   const std::vector<Module>& modules() const { return modules_; }
   std::int64_t num_neurons() const { return num_neurons_; }
   int num_layers() const { return num_layers_; }
-  /// Index of the module that holds `uuid`.
+  /// Returns the index of the module that holds `uuid`.
   std::size_t module_of(std::int64_t uuid) const;
 
  private:
@@ -47,7 +47,7 @@ class ModuleTable {
 /// Returns "base", or "exp_0", "exp_1", ... for expert 1, 2, ...
 std::string expert_name(int expert);
 
-/// Base and new experts of every layer of an MoE: per (layer, expert) down, gate, up. Layers in numeric
+/// Lists base and new experts of every layer of an MoE: per (layer, expert) down, gate, up. Layers in numeric
 /// order; a dense layer has its base only (METHOD 8).
 ModuleTable expert_module_table(const model::ModelConfig& config);
 
@@ -102,9 +102,9 @@ struct LanguageScores {
   std::span<const float> separation;  ///< [N], or empty where it was not measured
 };
 
-/// First `top_k` neurons by AP among those with AP strictly above `ap_min`. The result is a function of the
-/// arguments alone: analyze and allocate both select by it. Warns if fewer remain, and if more neurons tie at
-/// the cut than are taken.
+/// Returns the first `top_k` neurons by AP among those with AP strictly above `ap_min`. The result is a
+/// function of the arguments alone: analyze and allocate both select by it. Warns if fewer remain, and if
+/// more neurons tie at the cut than are taken.
 /// @throws Error(config) if ties are ordered by a separation that is not there
 Selection select_neurons(const LanguageScores& scores, const ModuleTable& modules, const SelectionRule& rule);
 
@@ -114,8 +114,8 @@ CutTies ties_at_cut(std::span<const SelectedNeuron> selected, std::span<const do
 /// their order decides nothing.
 std::string tie_warning(const Selection& selection);
 
-/// The paper's 1000 of 774,144 neurons scaled to this model; at least 100 but never more than 1 % of the
-/// neurons, because 0.13 % of a small model is too few to count by layer.
+/// Returns the paper's 1000 of 774,144 neurons scaled to this model; at least 100 but never more than 1 % of
+/// the neurons, because 0.13 % of a small model is too few to count by layer.
 std::int64_t default_top_k(std::int64_t num_neurons);
 
 }  // namespace nmoe::analysis

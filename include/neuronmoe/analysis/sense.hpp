@@ -1,5 +1,5 @@
 #pragma once
-// Sense samples (METHOD 1.1, 1.2): the sentences that analyze and specialize run through the model, tokenised
+// Sense samples (METHOD 1.1, 1.2): the sentences that analyze and specialize run through the model, tokenized
 // alone and put into batches that do not depend on the number of ranks.
 #include <cstdint>
 #include <functional>
@@ -51,7 +51,7 @@ std::vector<SensePool> read_sense_pools(std::span<const std::string> specs,
 /// file order is kept. One set for all languages: each sentence runs once (METHOD 1.1, our default).
 void draw_shared(std::vector<SensePool>& pools, std::int64_t max_sentences, std::uint64_t seed);
 /// As the released code draws: for every language of `analysed` its positives and, from each other pool, its
-/// negatives anew, each draw a function of (seed, analysed language, language). Keeps what anybody drew.
+/// negatives anew, each draw a function of (seed, analyzed language, language). Keeps what anybody drew.
 void redraw_pools(std::vector<SensePool>& pools, std::span<const int> analysed, std::int64_t max_sentences,
                   std::uint64_t seed);
 
@@ -59,7 +59,7 @@ void redraw_pools(std::vector<SensePool>& pools, std::span<const int> analysed, 
 /// negative at once, and quotes the first; "" if there is none.
 std::string describe_shared_sentences(std::span<const SensePool> pools);
 
-/// Tokenised sentences of all pools, pool by pool in file order; a pool's own negatives stand behind its
+/// Tokenized sentences of all pools, pool by pool in file order; a pool's own negatives stand behind its
 /// positives.
 struct SampleSet {
   struct Sample {
@@ -78,20 +78,20 @@ struct SampleSet {
 
   std::int64_t size() const { return static_cast<std::int64_t>(samples.size()); }
   std::int32_t largest_id() const;  ///< that occurs, −1 if there is no sample
-  /// The pool of each sample, −1 for one of a pool's own negatives. [S]
+  /// Returns the pool of each sample, −1 for one of a pool's own negatives. [S]
   std::vector<int> language_of_sample() const;
-  /// What each sample is to the languages `analysed` (pool numbers).
+  /// Returns what each sample is to the languages `analysed` (pool numbers).
   SampleRoles roles(std::span<const int> analysed) const;
 };
 
-/// Tokenises each sentence alone, with a BOS if the tokenizer's rule has one. Sentences with more than
+/// Tokenizes each sentence alone, with a BOS if the tokenizer's rule has one. Sentences with more than
 /// `max_tokens` tokens, BOS included, or with none besides BOS are dropped and counted.
 /// @throws Error(bad_data) if a language keeps no sentence
 SampleSet tokenize_pools(std::span<const SensePool> pools, const data::Tokenizer& tokenizer,
                          std::int64_t max_tokens);
 
-/// Documents for layer similarity (METHOD 4.1): per language the first `num_tokens` tokens of its texts, in
-/// file order, each text run alone and cut at `max_length`; texts beyond 32,000 tokens are skipped.
+/// Tokenizes documents for layer similarity (METHOD 4.1): per language the first `num_tokens` tokens of its
+/// texts, in file order, each text run alone and cut at `max_length`; texts beyond 32,000 tokens are skipped.
 /// @param specs LANG:PATH.jsonl with "text"   @throws Error(config|bad_data) naming file and line
 SampleSet tokenize_documents(std::span<const std::string> specs, const data::Tokenizer& tokenizer,
                              std::int64_t num_tokens, std::int64_t max_length);

@@ -1,5 +1,5 @@
 #pragma once
-// How specialised the experts of an MoE became (METHOD 8): average precision of every expert's gate, up and
+// How specialized the experts of an MoE became (METHOD 8): average precision of every expert's gate, up and
 // down outputs, pooled per sample over the tokens routed to that expert. `neuronmoe specialize` calls it.
 #include <cstdint>
 #include <string>
@@ -27,15 +27,17 @@ struct ExpertStatistics {
   EmptyPolicy empty_policy = EmptyPolicy::zero;
 };
 
-/// Result on rank 0, empty elsewhere. Dense layers appear with their MLP as base. Collective over the world.
+/// Returns the result on rank 0, an empty one elsewhere. Dense layers appear with their MLP as base.
+/// Collective over the world.
 /// @throws Error(bad_data) for a NaN response, naming layer, expert and unit
 ExpertStatistics analyse_experts(comm::ExecutionContext& context, const AnalysisConfig& config,
                                  const model::ModelConfig& model, const SampleSet& samples,
                                  const ObserveFunction& observe);
 
-/// PLATFORM 4(b): neurons.h5's layout plus /expert and /count_tokens. On rank 0, within comm::agree.
+/// Writes expert_neurons.h5 (docs/formats.md): neurons.h5's layout plus /expert and /count_tokens. On rank 0,
+/// within comm::agree. @throws Error(io|no_space)
 void write_expert_file(const std::string& path, const ExpertStatistics& statistics);
-/// The table of METHOD 8 for one language: layer,expert,total,high_ap,ratio_percent.
+/// Returns the table of METHOD 8 for one language: layer,expert,total,high_ap,ratio_percent.
 std::string expert_csv(const ExpertStatistics& statistics, std::size_t language);
 
 }  // namespace nmoe::analysis

@@ -32,19 +32,20 @@ using Configure = std::function<GuardOptions(comm::Communicator&)>;
 /// Returns the exit code of its rank; the job ends with that of the lowest rank that did not return 0.
 using Body = std::function<int(comm::ExecutionContext&)>;
 
-/// MPI_Init_thread, the singleton guard, `configure`, device and threads, the watchdog, `body`, MPI_Finalize.
-/// Catches everything. If every rank comes to an end (well or not), rank 0 prints each distinct error once
-/// and every rank returns the same code. If some rank does not come within 5 s of an error, the failing one
-/// names itself and ends the job with MPI_Abort(code). Without progress for watchdog_s (`start_timeout_s`
-/// until MPI has started; 0 switches it off) a rank says so, names the ranks that are absent and ends with
-/// the watchdog's code.
+/// Runs MPI_Init_thread, the singleton guard, `configure`, device and threads, the watchdog, `body`,
+/// MPI_Finalize. Catches everything. If every rank comes to an end (well or not), rank 0 prints each distinct
+/// error once and every rank returns the same code. If some rank does not come within 5 s of an error, the
+/// failing one names itself and ends the job with MPI_Abort(code). Without progress for watchdog_s
+/// (`start_timeout_s` until MPI has started; 0 switches it off) a rank says so, names the ranks that are
+/// absent and ends with the watchdog's code.
 int run_guarded(int* argc, char*** argv, double start_timeout_s, const Configure& configure,
                 const Body& body);
 
-/// Rank that the launcher's environment gives this process, 0 if it gives none: who prints --help.
+/// Returns the rank that the launcher's environment gives this process, 0 if it gives none: who prints
+/// --help.
 int launcher_rank();
 
-/// "rank -> host, cores, device" for every rank and how GPUs reach each other. Collective.
+/// Returns "rank -> host, cores, device" for every rank and how GPUs reach each other. Collective.
 std::string placement_table(comm::ExecutionContext& context);
 
 }  // namespace nmoe::app

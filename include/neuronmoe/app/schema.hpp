@@ -17,12 +17,12 @@ namespace nmoe::app {
 /// @throws Error(config) "FILE:LINE: section.key = 'value': why", with the nearest key for an unknown one.
 AppConfig make_config(const std::vector<std::vector<Assignment>>& sources);
 
-/// INI text with every field; reading it gives the same config again. `with_layout` false leaves out the keys
-/// that say where a run happens, for files that must not depend on it.
+/// Returns INI text with every field; reading it gives the same config again. `with_layout` false leaves out
+/// the keys that say where a run happens, for files that must not depend on it.
 std::string config_to_ini(const AppConfig& config, bool with_layout);
 
-/// Keys and values of one section, of --model and of train.dtype, without those that say where a run happens:
-/// what files of results say about how they were made.
+/// Returns the keys and values of one section, of --model and of train.dtype, without those that say where a
+/// run happens: what files of results say about how they were made.
 std::vector<std::pair<std::string, std::string>> recorded_options(const AppConfig& config,
                                                                   std::string_view section);
 
@@ -39,16 +39,17 @@ std::string full_key(const std::string& key, std::span<const std::string> sectio
 /// Returns the short name of a key, the key itself where it has none ("run.model" -> "model").
 std::string short_form(std::string_view key);
 
-/// Whether a key has a value; numbers and choices with a default always do. "data": whether there is a data
-/// set.
+/// Returns whether a key has a value; numbers and choices with a default always do. "data": whether there is
+/// a data set.
 bool is_set(const AppConfig& config, std::string_view key);
 
-/// Every fixed key and short name, for the command line; `[data.<name>]` keys are checked by `is_data_key`.
+/// Returns every fixed key and short name, for the command line; `[data.<name>]` keys are checked by
+/// `is_data_key`.
 std::vector<std::string> all_keys();
-/// Whether a key or short name takes true or false: on the command line its name alone means true.
+/// Returns whether a key or short name takes true or false: on the command line its name alone means true.
 bool is_flag(const std::string& key, std::span<const std::string> sections);
 bool is_data_key(std::string_view key);
-/// Known key or short name with the smallest edit distance.
+/// Returns the known key or short name with the smallest edit distance.
 std::string nearest_key(const std::string& key);
 /// Returns the one of `names` with the smallest edit distance to `word`, "" if there is none.
 std::string nearest_name(std::string_view word, std::span<const std::string> names);

@@ -6,7 +6,7 @@
 
 namespace nmoe {
 
-/// Divisor of `n` >= 1 nearest to `wanted`; of two equally near ones the smaller.
+/// Returns the divisor of `n` >= 1 nearest to `wanted`; of two equally near ones the smaller.
 inline std::int64_t nearest_divisor(std::int64_t n, std::int64_t wanted) {
   std::int64_t best = 1;
   for (std::int64_t d = 1; d <= n; ++d) {

@@ -1,6 +1,6 @@
 #pragma once
 // Errors of every layer. Library code only throws `Error`; `app::run_guarded` is the one place that turns an
-// error into an exit code (ENGINEERING: errors when many ranks run).
+// error into an exit code (ENGINEERING 3).
 #include <fmt/core.h>
 
 #include <array>
@@ -18,7 +18,7 @@ enum class ErrorCode : int {
   bad_data,         ///< an input file is missing, damaged or of the wrong shape
   io,               ///< the operating system or HDF5 refused a read or write
   no_space,         ///< not enough free space for what is about to be written
-  config,           ///< option, configuration or topology that cannot be honoured
+  config,           ///< option, configuration or topology that cannot be honored
   saved_on_signal,  ///< not a failure: checkpoint written after SIGUSR1/SIGTERM, run again to go on
   watchdog,         ///< no progress for longer than the watchdog allows
   nan_limit,        ///< too many steps in a row with a non-finite loss or gradient

@@ -5,9 +5,10 @@
 
 namespace nmoe {
 
-/// `text` with every control character (line ends, escape codes, U+0080 to U+009F too) as \xNN per byte.
+/// Returns `text` with every control character (line ends, escape codes, U+0080 to U+009F too) as \xNN per
+/// byte.
 std::string on_one_line(std::string_view text);
-/// The same, but line ends and tabs stay.
+/// Returns the same, but line ends and tabs stay.
 std::string without_escapes(std::string_view text);
 
 }  // namespace nmoe

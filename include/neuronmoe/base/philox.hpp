@@ -1,6 +1,6 @@
 #pragma once
-// Counter-based random numbers: a value is a pure function of (seed, purpose, index), so initialisation and
-// sampling do not depend on how many ranks draw them. Used by model initialisation, data order and analysis.
+// Counter-based random numbers: a value is a pure function of (seed, purpose, index), so initialization and
+// sampling do not depend on how many ranks draw them. Used by model initialization, data order and analysis.
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -20,7 +20,7 @@ enum class RandomPurpose : std::uint32_t {
   generation = 9
 };
 
-/// Philox4x32-10 (Salmon et al., SC 2011): 128 random bits for a 128-bit counter under a 64-bit key.
+/// Returns Philox4x32-10 (Salmon et al., SC 2011): 128 random bits for a 128-bit counter under a 64-bit key.
 constexpr std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
                                                   std::array<std::uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
@@ -41,14 +41,14 @@ class Philox {
         purpose_(static_cast<std::uint32_t>(purpose)),
         stream_(stream) {}
 
-  /// 64 random bits for `index`.
+  /// Returns 64 random bits for `index`.
   std::uint64_t bits(std::uint64_t index) const {
     const auto r = block(index);
     return (std::uint64_t{r[1]} << 32) | r[0];
   }
-  /// Uniform in [0, 1), 53 bits.
+  /// Returns a uniform number in [0, 1), 53 bits.
   double uniform(std::uint64_t index) const { return static_cast<double>(bits(index) >> 11) * 0x1.0p-53; }
-  /// Uniform integer in [0, bound); the modulo bias is below bound / 2^64.
+  /// Returns a uniform integer in [0, bound); the modulo bias is below bound / 2^64.
   std::uint64_t below(std::uint64_t index, std::uint64_t bound) const {
     // High half of the 128-bit product, from 32-bit halves (no compiler extension needed).
     const std::uint64_t x = bits(index);
@@ -58,7 +58,7 @@ class Philox {
     const std::uint64_t mid2 = x_lo * b_hi + (mid & 0xFFFFFFFFU);
     return x_hi * b_hi + (mid >> 32) + (mid2 >> 32);
   }
-  /// Standard normal (Box-Muller, in double).
+  /// Returns a standard normal number (Box-Muller, in double).
   double normal(std::uint64_t index) const {
     const auto r = block(index);
     const double u1 = (static_cast<double>((std::uint64_t{r[1]} << 32 | r[0]) >> 11) + 1.0) * 0x1.0p-53;

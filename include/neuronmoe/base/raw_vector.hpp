@@ -7,7 +7,7 @@
 
 namespace nmoe {
 
-/// std::allocator, but construct(p) without arguments leaves a number uninitialised.
+/// std::allocator, but construct(p) without arguments leaves a number uninitialized.
 template <typename T>
 struct RawAllocator : std::allocator<T> {
   template <typename U>

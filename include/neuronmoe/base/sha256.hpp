@@ -14,7 +14,7 @@ class Sha256 {
   Sha256(const Sha256&) = delete;
   Sha256& operator=(const Sha256&) = delete;
   void update(const void* data, std::size_t num_bytes);
-  /// Lower-case hexadecimal digest; the object may not be updated afterwards.
+  /// Returns the lower-case hexadecimal digest; the object may not be updated afterwards.
   std::string hex();
 
  private:
@@ -22,9 +22,10 @@ class Sha256 {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Digest of a whole file, read in blocks. @throws Error(bad_data) naming the path if it cannot be read.
+/// Returns the digest of a whole file, read in blocks. @throws Error(bad_data) naming the path if it cannot
+/// be read.
 std::string sha256_file(const std::string& path);
-/// Digest of a string's bytes.
+/// Returns the digest of a string's bytes.
 std::string sha256_text(const std::string& text);
 
 }  // namespace nmoe

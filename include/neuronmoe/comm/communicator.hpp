@@ -58,7 +58,7 @@ struct CollectiveCounters {
   const Entry& operator[](Operation operation) const { return entries[static_cast<std::size_t>(operation)]; }
 };
 
-/// A collective under way. `wait()` must be called once before the buffers are touched; it rethrows what went
+/// A collective in flight. `wait()` must be called once before the buffers are touched; it rethrows what went
 /// wrong. Host tensors: the collective has finished when it returns. Device tensors: work queued from then on
 /// on the stream that the collective was given comes after it; the host must synchronize() that stream before
 /// it reads a result.
@@ -123,37 +123,40 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
   virtual Work all_reduce(TensorView inout, ReduceOp op, Stream& stream) = 0;
-  /// recv = the rows of all ranks in rank order; counts[r] rows from rank r (known to all).
+  /// Gathers: recv = the rows of all ranks in rank order; counts[r] rows from rank r (known to all).
   virtual Work all_gather_v(TensorView recv, std::span<const std::int64_t> counts, ConstTensorView send,
                             Stream& stream) = 0;
-  /// Rows for rank r start after those for ranks < r, in both buffers.
+  /// Sends each rank its rows and receives those of all ranks. Rows for rank r start after those for ranks <
+  /// r, in both buffers.
   virtual Work all_to_all_v(TensorView recv, std::span<const std::int64_t> recv_counts, ConstTensorView send,
                             std::span<const std::int64_t> send_counts, Stream& stream) = 0;
-  /// The same rows, counted the same, but not copied where the receiver can read them at their sender: on one
-  /// node, from send buffers made by allocate_send. `recv` takes what comes as a message; it and `send` must
-  /// stay as they are until `release` and `reclaim`. How long one is held keeps no other exchange waiting.
+  /// Does as all_to_all_v, with the same counters, but rows are not copied where the receiver can read them
+  /// in the sender's buffer: on one node, if it was made by allocate_send. `recv` takes what comes as a
+  /// message; it and `send` must stay as they are until `release` and `reclaim`. Holding one does not delay
+  /// other exchanges.
   virtual InPlaceExchange all_to_all_in_place(TensorView recv, std::span<const std::int64_t> recv_counts,
                                               ConstTensorView send, std::span<const std::int64_t> send_counts,
                                               Stream& stream);
-  /// Host memory for the `send` of an exchange, uninitialised, 64-byte aligned: where the ranks of a node
-  /// share memory the others read it there, which saves a copy. Give it back only when no rank can be reading
-  /// it, and before close(). Not collective.
+  /// Allocates host memory for the `send` of an exchange, uninitialized, 64-byte aligned: where the ranks of
+  /// a node share memory the others read it there, which saves a copy. Give it back only when no rank can be
+  /// reading it, and before close(). Not collective.
   virtual std::shared_ptr<std::byte> allocate_send(std::int64_t num_bytes);
   virtual Work broadcast(TensorView buffer, int root, Stream& stream) = 0;
   virtual void barrier() = 0;
-  /// Group of the ranks with equal colour, ordered by key. Collective over this group.
+  /// Makes a group of the ranks with equal color, ordered by key. Collective over this group.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
   /// Returns when everything queued so far has finished: call it before HDF5 or any other user of MPI.
   virtual void drain() = 0;
-  /// The MPI_Comm as an opaque pointer for io; null for the local communicator.
+  /// Returns the MPI_Comm as an opaque pointer for io; null for the local communicator.
   virtual void* native() const = 0;
-  /// Frees what needs a collective call. Destructors leak instead (ENGINEERING 3.3).
+  /// Frees resources whose release is collective; destructors leak them instead (ENGINEERING 3.3).
   virtual void close() = 0;
-  /// Name of the last collective started, for the watchdog's report. Any thread may call it. Not collective.
+  /// Returns the name of the last collective started, for the watchdog's report. Any thread may call it. Not
+  /// collective.
   virtual std::string last_operation() const = 0;
-  /// How tensors on GPUs travel, for people; "" if they do not. Not collective.
+  /// Returns how tensors on GPUs travel, for people; "" if they do not. Not collective.
   virtual std::string gpu_transport() const { return ""; }
-  /// What this communicator (not the groups split from it) has sent so far. Not collective.
+  /// Returns what this communicator (not the groups split from it) has sent so far. Not collective.
   virtual const CollectiveCounters& counters() const { return counters_; }
 
  protected:
@@ -162,8 +165,8 @@ class Communicator {
 
 /// Float all-reduces up to this many bytes gather everything and sum locally (one message round, not two).
 inline constexpr std::int64_t default_small_reduce_bytes = 8 * 1024;
-/// Bytes that rank `rank` of `size` sends in an all-reduce of `count` elements: pure arithmetic, for counters
-/// and plans.
+/// Returns the bytes that rank `rank` of `size` sends in an all-reduce of `count` elements: pure arithmetic,
+/// for counters and plans.
 std::int64_t all_reduce_bytes_sent(DType dtype, std::int64_t count, int rank, int size,
                                    std::int64_t small_reduce_bytes = default_small_reduce_bytes);
 
@@ -176,7 +179,7 @@ std::int64_t all_reduce_sum(Communicator& comm, std::int64_t value);
 std::int64_t all_reduce_max(Communicator& comm, std::int64_t value);
 /// Concatenates the bytes of all ranks' strings: result[r] is rank r's.
 std::vector<std::string> all_gather_strings(Communicator& comm, std::string_view text);
-/// Rank `root`'s string on every rank.
+/// Returns rank `root`'s string on every rank.
 std::string broadcast_string(Communicator& comm, std::string_view text, int root = 0);
 
 }  // namespace nmoe::comm

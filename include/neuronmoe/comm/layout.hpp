@@ -50,7 +50,7 @@ class ShardMap {
   int group_size() const { return static_cast<int>(slices_.size()); }
   /// Slices of rank `rank`, in tensor order; at most one per tensor.
   const std::vector<Slice>& slices(int rank) const { return slices_[static_cast<std::size_t>(rank)]; }
-  /// Elements rank `rank` owns.
+  /// Returns how many elements rank `rank` owns.
   std::int64_t num_owned(int rank) const;
   std::int64_t num_total() const { return num_total_; }
 
@@ -59,8 +59,8 @@ class ShardMap {
   std::int64_t num_total_ = 0;
 };
 
-/// Micro-batch m of a step runs on rank m mod R at micro-step m div R (DESIGN 6). −1 if the rank has none
-/// then.
+/// Returns the micro-batch of a rank at a micro-step: m runs on rank m mod R at micro-step m div R (DESIGN
+/// 6). −1 if the rank has none then.
 constexpr std::int64_t micro_batch_of(std::int64_t micro_step, int rank, int world_size,
                                       std::int64_t num_micro_batches) {
   const std::int64_t m = micro_step * world_size + rank;

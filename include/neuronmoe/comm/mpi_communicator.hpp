@@ -53,7 +53,7 @@ OnNodeChoice choose_on_node(Communicator& world, std::optional<OnNode> wanted,
 
 /// Duplicates `*static_cast<MPI_Comm*>(mpi_comm)`, so our traffic never meets anybody else's. Groups made by
 /// `split` share its queue and its one communication thread.
-/// @pre MPI was initialised with at least MPI_THREAD_SERIALIZED   @throws Error(config) otherwise, and with
+/// @pre MPI was initialized with at least MPI_THREAD_SERIALIZED   @throws Error(config) otherwise, and with
 /// OnNode::shared on every rank if some node cannot share memory
 /// Collective: yes, over that communicator; so is `close()`, which frees it. The destructor leaks instead.
 std::unique_ptr<Communicator> make_mpi_communicator(void* mpi_comm, const MpiOptions& options = {});

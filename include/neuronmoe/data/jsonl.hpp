@@ -34,7 +34,8 @@ struct PieceReport {
 
 /// What a line of a file is.
 enum class TextFormat { plain, jsonl };
-/// By the name: .txt is plain, .jsonl and .json are JSONL. @throws Error(bad_data) for any other
+/// Returns the format by the name: .txt is plain, .jsonl and .json are JSONL. @throws Error(bad_data) for any
+/// other
 TextFormat text_format_of(const std::string& path);
 
 /// A line of a file, without its end and without a byte order mark.
@@ -60,7 +61,7 @@ class LineReader {
   std::size_t at_, stop_;
   std::int64_t num_lines_ = 0;
 };
-/// The document in a line. @throws Error(bad_data) with the bare reason (report_bad_line keeps it)
+/// Returns the document in a line. @throws Error(bad_data) with the bare reason (report_bad_line keeps it)
 std::string document_of(std::string_view line, TextFormat format);
 
 /// Notes a line that is no document; only the first ten keep their reason.
@@ -71,11 +72,11 @@ struct InputPiece {
   int input;
   std::int64_t begin, end;
 };
-/// Rank's share of all inputs laid end to end: contiguous, near-equal in bytes, possibly empty. Ranks in
-/// order tile the inputs.
+/// Returns a rank's share of all inputs laid end to end: contiguous, near-equal in bytes, possibly empty.
+/// Ranks in order tile the inputs.
 std::vector<InputPiece> pieces_of(std::span<const std::int64_t> input_bytes, int rank, int world_size);
 
-/// True if `text` is well-formed UTF-8 (no overlong forms, surrogates or values above U+10FFFF).
+/// Returns whether `text` is well-formed UTF-8 (no overlong forms, surrogates or values above U+10FFFF).
 bool is_valid_utf8(std::string_view text);
 
 }  // namespace nmoe::data

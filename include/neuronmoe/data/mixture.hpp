@@ -37,7 +37,7 @@ class Mixture {
   /// Blocks of all data sets together.
   std::int64_t num_blocks() const;
   std::int64_t seq_length() const { return datasets_.front().seq_length(); }
-  /// One line per data set, for the log.
+  /// Returns one line per data set, for the log.
   std::string to_string() const;
 
  private:

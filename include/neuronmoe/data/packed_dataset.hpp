@@ -39,8 +39,8 @@ void for_each_field(DataSetConfig& c, F&& f) {
     FieldInfo{.help = "share of the mixture; 0 in all sections mixes by size", .min = 0, .max = 1e9});
 }
 
-/// How documents are laid end to end. The default carries every remainder over; the lineage (METHOD 7.2)
-/// packs batches of 1000 documents inside 128 shards and drops what is left of each.
+/// How documents are laid end to end. The default carries every remainder over; the reference code
+/// (METHOD 7.2) packs batches of 1000 documents inside 128 shards and drops what is left of each.
 struct Packing {
   std::int64_t batch_docs = 0;  ///< 0 = one batch per shard
   std::int64_t shards = 1;      ///< contiguous, sizes differ by one at most; no more than documents

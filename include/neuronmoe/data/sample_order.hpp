@@ -13,7 +13,7 @@ class SampleOrder {
  public:
   /// @param n number of blocks, 1 <= n < 2^62   @throws Error(bad_data) if n is 0
   SampleOrder(std::uint64_t seed, std::uint64_t n, std::uint32_t stream = 0);
-  /// Block at `position`.
+  /// Returns the block at `position`.
   std::uint64_t at(std::uint64_t position) const;
   std::uint64_t size() const { return n_; }
 

@@ -72,11 +72,11 @@ class TokenFile {
   std::int64_t num_docs() const { return static_cast<std::int64_t>(lang_.size()); }
   std::int64_t num_tokens() const { return static_cast<std::int64_t>(ids_.size()); }
   std::uint32_t largest_id() const { return largest_id_; }  ///< that occurs
-  /// Ids of document `doc`, EOS included.
+  /// Returns the ids of document `doc`, EOS included.
   std::span<const std::uint32_t> document(std::int64_t doc) const;
   int lang(std::int64_t doc) const { return lang_[static_cast<std::size_t>(doc)]; }
   Mark mark(std::int64_t doc) const { return static_cast<Mark>(mark_[static_cast<std::size_t>(doc)]); }
-  /// Index of a language name; −1 if the file has none of it.
+  /// Returns the index of a language name; −1 if the file has none of it.
   int language_index(const std::string& name) const;
 
  private:

@@ -23,13 +23,13 @@ struct BosRule {
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
-  /// Ids of `text` alone: no BOS, no EOS. Added tokens that are spelled out in `text` ("<|endoftext|>")
-  /// become their ids, as in Hugging Face tokenizers; sentencepiece encodes the names of its control symbols
-  /// as text.
+  /// Returns the ids of `text` alone: no BOS, no EOS. Added tokens that are spelled out in `text`
+  /// ("<|endoftext|>") become their ids, as in Hugging Face tokenizers; sentencepiece encodes the names of
+  /// its control symbols as text.
   /// @throws Error(bad_data) if `text` is not UTF-8 (sentencepiece replaces what is ill-formed by U+FFFD)
   virtual std::vector<std::int32_t> encode(std::string_view text) const = 0;
-  /// The text behind `ids`: decode(encode(x)) == x unless the tokenizer normalises x. Added tokens appear
-  /// spelled out, sentencepiece's control symbols do not; bytes that form no character become U+FFFD.
+  /// Returns the text behind `ids`: decode(encode(x)) == x unless the tokenizer normalizes x. Added tokens
+  /// appear spelled out, sentencepiece's control symbols do not; bytes that form no character become U+FFFD.
   /// @throws Error(bad_data) for an id outside the vocabulary
   virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
   virtual std::int64_t vocab_size() const = 0;  ///< largest id + 1, added tokens included
@@ -40,12 +40,12 @@ class Tokenizer {
   /// Says whether a sentence begins with a BOS: what "special tokens on" means to Hugging Face's
   /// AutoTokenizer.
   virtual const BosRule& bos_rule() const = 0;
-  /// Kind and file, for messages: "sentencepiece spm.model".
+  /// Returns the kind and file, for messages: "sentencepiece spm.model".
   virtual std::string name() const = 0;
 
   /// Returns the ids of a sentence: the BOS, if bos_rule() has one, and encode(text).
   std::vector<std::int32_t> encode_sentence(std::string_view text) const;
-  /// The file it came from and its SHA-256.
+  /// Returns the file it came from and its SHA-256.
   const std::string& path() const { return path_; }
   const std::string& sha256() const { return sha256_; }
 
@@ -56,8 +56,8 @@ class Tokenizer {
   std::string path_, sha256_;
 };
 
-/// Path of the tokenizer file behind `path`: the file itself, or tokenizer.model, tokenizer.json or
-/// qwen.tiktoken in a directory, in that order. @throws Error(bad_data) naming what was looked for.
+/// Returns the path of the tokenizer file behind `path`: the file itself, or tokenizer.model, tokenizer.json
+/// or qwen.tiktoken in a directory, in that order. @throws Error(bad_data) naming what was looked for.
 std::string find_tokenizer_file(const std::string& path);
 /// Returns the tokenizer files that a model directory holds, in it or in its original/ (where Llama's own
 /// lies): several forms of one tokenizer, as a rule. Not collective.
@@ -69,16 +69,16 @@ std::vector<std::string> settings_files(const std::string& path);
 /// directory. @throws Error(bad_data) for an unreadable or unsupported file, Error(config) if the build lacks
 /// the library.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path);
-/// A sentencepiece model (the build may lack the library: Error(config)). Its bos_rule() is that of the first
-/// of these beside a tokenizer.model: the post_processor of a tokenizer.json, add_bos_token of a
+/// Loads a sentencepiece model (the build may lack the library: Error(config)). Its bos_rule() is that of the
+/// first of these beside a tokenizer.model: the post_processor of a tokenizer.json, add_bos_token of a
 /// tokenizer_config.json; else the model's own BOS, if it has one.
 std::unique_ptr<Tokenizer> load_sentencepiece(const std::string& path);
 
-/// A byte-level BPE tokenizer.json of Hugging Face tokenizers (DATA 2.3); eos_token and bos_token come from
+/// Loads a byte-level BPE tokenizer.json of Hugging Face tokenizers; eos_token and bos_token come from
 /// tokenizer_config.json beside it, or else from well-known names. @throws Error(bad_data) naming the field
 /// for anything that is damaged or not supported.
 std::unique_ptr<Tokenizer> load_tokenizer_json(const std::string& path);
-/// The same from memory. @param config text of tokenizer_config.json, empty if there is none
+/// Does the same from memory. @param config text of tokenizer_config.json, empty if there is none
 /// @param path for messages
 std::unique_ptr<Tokenizer> parse_tokenizer_json(const std::string& text, const std::string& config,
                                                 const std::string& path);
@@ -88,9 +88,9 @@ std::unique_ptr<Tokenizer> parse_tokenizer_json(const std::string& text, const s
 /// that is not stated becomes `bos_token_id` (−1: none). @throws Error(config) if that is no token of it
 std::string settings_of_copy(const Tokenizer& tokenizer, std::int64_t bos_token_id);
 
-/// Whose rank file: it settles the split expression, the special tokens and the normalisation (DATA 2.2).
+/// Whose rank file: it settles the split expression, the special tokens and the normalization.
 enum class RankFamily { by_size, llama3, qwen, gpt2 };
-/// A tiktoken rank file, lines of "base64 rank". by_size knows the real vocabularies by their number of
+/// Loads a tiktoken rank file, lines of "base64 rank". by_size knows the real vocabularies by their number of
 /// ranks. @throws Error(bad_data) naming the line
 std::unique_ptr<Tokenizer> load_rank_file(const std::string& path, RankFamily family = RankFamily::by_size);
 std::unique_ptr<Tokenizer> parse_rank_file(const std::string& bytes, const std::string& path,

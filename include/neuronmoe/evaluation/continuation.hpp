@@ -1,6 +1,6 @@
 #pragma once
-// The continuation task (QUICKSTART 4): which of several second halves belongs to a first half? `neuronmoe
-// evaluate` calls it; tools/prepare_corpus.py makes the items.
+// The continuation task (docs/evaluation.md): which of several second halves belongs to a first half?
+// `neuronmoe evaluate` calls it; tools/prepare_corpus.py makes the items.
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -56,9 +56,9 @@ struct ContinuationResult {
   Scores scores() const { return {{"acc", acc}, {"stderr", stderr_}, {"n", n}}; }
 };
 
-/// Score of a choice = [log p(choice | EOS, context) − log p(choice | EOS)] / tokens of the choice; the
-/// largest wins, ties to the first. Contexts are shortened from the left to fit `max_positions`. Item i runs
-/// on rank i mod R. `acc` is NaN if a log probability is not finite.
+/// Measures the items. Score of a choice = [log p(choice | EOS, context) − log p(choice | EOS)] / tokens of
+/// the choice; the largest wins, ties to the first. Contexts are shortened from the left to fit
+/// `max_positions`. Item i runs on rank i mod R. `acc` is NaN if a log probability is not finite.
 /// @throws Error(bad_data) if a choice alone does not fit.   Collective; the same result on every rank.
 ContinuationResult measure_continuation(comm::ExecutionContext& context, std::span<const TokenizedItem> items,
                                         std::int32_t eos_id, std::int64_t max_positions,

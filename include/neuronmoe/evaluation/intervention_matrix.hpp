@@ -25,8 +25,8 @@ struct PairedChange {
   double nll = 0.0;      ///< added to -(log-likelihood) per token, nats: > 0 is worse
   double stderr_ = 0.0;  ///< of `nll` over documents, tokens taken as they are; 0 for fewer than two
 };
-/// change = sum d / sum n with d_i = untouched_i − touched_i of document i and n_i its tokens; stderr² =
-/// D / (D − 1) · sum (d_i − change n_i)² / (sum n)². @pre equally many, the same documents
+/// Returns change = sum d / sum n with d_i = untouched_i − touched_i of document i and n_i its tokens;
+/// stderr² = D / (D − 1) · sum (d_i − change n_i)² / (sum n)². @pre equally many, the same documents
 PairedChange paired_change(std::span<const LogLikelihood> untouched, std::span<const LogLikelihood> touched);
 
 /// Held-out text in one language, by documents.

@@ -45,7 +45,7 @@ struct LogLikelihood {
 using LabelScoreFunction =
     std::function<std::vector<model::LabelScore>(const model::Batch&, std::span<const model::LabelAt>)>;
 
-/// The answers, in the order of the requests.
+/// Returns the answers, in the order of the requests.
 /// A request whose ids are more than max_length + 1 loses the first ones. A rolling one is cut into windows
 /// of max_length scored tokens; the first is preceded by the prefix, each other by the token before it, the
 /// last, if it is shorter, by as many as fit (lm_eval.utils.get_rolling_token_windows with context_len 1,
@@ -66,7 +66,7 @@ std::vector<std::vector<LogLikelihood>> measure_variants(comm::ExecutionContext&
                                                          std::int64_t max_length, std::size_t num_variants,
                                                          const VariantScoreFunction& scores);
 
-/// One line of JSON per answer, its sum with 17 digits.
+/// Returns one line of JSON per answer, its sum with 17 digits.
 std::string answer_lines(std::span<const LogLikelihood> answers);
 
 }  // namespace nmoe::evaluation

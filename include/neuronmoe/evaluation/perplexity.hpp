@@ -1,6 +1,6 @@
 #pragma once
 // Perplexity of held-out text, document by document as lm-evaluation-harness has it, and where the routers
-// send it (QUICKSTART 1 and 5). `neuronmoe evaluate` calls it.
+// send it (docs/evaluation.md). `neuronmoe evaluate` calls it.
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -14,7 +14,7 @@
 
 namespace nmoe::evaluation {
 
-/// Mean weight of the base expert in each MoE layer: its weight after top-k and renormalisation, 0 for a
+/// Mean weight of the base expert in each MoE layer: its weight after top-k and renormalization, 0 for a
 /// token that does not choose it, averaged over the tokens the model reads. Sums are integers (steps of
 /// 2^-30), so ranks and order do not matter.
 class RouterStatistics : public model::ActivationObserver {
@@ -28,7 +28,7 @@ class RouterStatistics : public model::ActivationObserver {
     int layer;
     double base_weight;
   };
-  /// MoE layers in order, the same on every rank. Collective.
+  /// Returns the means of the MoE layers in order, the same on every rank. Collective.
   std::vector<LayerMean> finish(comm::Communicator& comm, Stream& stream);
 
  private:
@@ -62,7 +62,8 @@ struct Perplexity {
   std::optional<std::int64_t> bytes = {}, words = {};
   double nll() const;  ///< mean over tokens, nats
   double ppl() const;  ///< exp(nll)
-  /// Per token, and per word and byte as lm-eval has them (null if their number is not known).
+  /// Returns perplexity and counts: per token, and per word and byte as lm-eval has them (null if their
+  /// number is not known).
   Scores scores() const;
 };
 

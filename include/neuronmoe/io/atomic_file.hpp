@@ -24,15 +24,15 @@ void write_file_atomically(const std::string& path, const std::function<void(con
 /// Throws for an errno of opening or reading: Error(bad_data) if the path is wrong, Error(io) if the file
 /// cannot be read for now (permission, EIO, a stale handle).
 [[noreturn]] void fail_read(const std::string& path, int error);
-/// The whole file. @throws Error(bad_data) if it is missing or larger than `max_bytes`, Error(io) as
+/// Returns the whole file. @throws Error(bad_data) if it is missing or larger than `max_bytes`, Error(io) as
 /// fail_read.
 std::string read_file(const std::string& path, std::int64_t max_bytes = std::int64_t{1} << 30);
 /// Demands that a file which begins with `bytes` be no Git LFS pointer, the few lines that stand where a file
 /// is that was not fetched. @throws Error(bad_data) with the remedy
 void require_no_lfs_pointer(const std::string& path, std::string_view bytes);
 std::int64_t file_size_bytes(const std::string& path);
-/// Bytes a user without privileges may still write on the file system of `path` (or of its nearest existing
-/// parent).
+/// Returns the bytes a user without privileges may still write on the file system of `path` (or of its
+/// nearest existing parent).
 std::int64_t free_space_bytes(const std::string& path);
 /// Says whether the file system of `path` has hardly any room left. One without blocks of its own (/proc) is
 /// not full.

@@ -29,7 +29,7 @@ void seal_file(comm::Communicator& comm, const std::string& path);
 bool verify_seal(const std::string& path);
 bool verify_seal(comm::Communicator& comm, const std::string& path);
 
-/// Whether a file begins with a seal, damaged or not. @throws Error(bad_data) if it cannot be read
+/// Returns whether a file begins with a seal, damaged or not. @throws Error(bad_data) if it cannot be read
 bool has_seal(const std::string& path);
 
 }  // namespace nmoe::io

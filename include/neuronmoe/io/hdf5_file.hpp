@@ -69,7 +69,7 @@ struct element_of<std::uint64_t> {
 struct FileRange {
   std::int64_t begin, count;
 };
-/// The ranges of elements [first, first + count) of what `ranges` hold one after another.
+/// Returns the ranges of elements [first, first + count) of what `ranges` hold one after another.
 std::vector<FileRange> part_of(std::span<const FileRange> ranges, std::int64_t first, std::int64_t count);
 
 /// One column of a table of records (a compound dataset). `count` > 1 is a fixed array; a text column has
@@ -100,7 +100,7 @@ enum class Storage { contiguous, compressed };
 /// close().
 class H5File {
  public:
-  /// `user_block_bytes` (0, or a power of two from 512 on) stay free before the HDF5 part.
+  /// Creates a file. `user_block_bytes` (0, or a power of two from 512 on) stay free before the HDF5 part.
   static H5File create(const std::string& path, Storage storage = Storage::contiguous,
                        std::int64_t user_block_bytes = 0);
   static H5File create(const std::string& path, comm::Communicator& comm, std::int64_t user_block_bytes = 0);
@@ -112,7 +112,7 @@ class H5File {
                      SealCheck seal = SealCheck::wanted);
   static H5File open(const std::string& path, comm::Communicator& comm,
                      std::optional<FileFormat> format = {});
-  /// For files made by others (h5py...): complete=1 and a seal are not demanded, all other guards hold.
+  /// Opens files made by others (h5py...): complete=1 and a seal are not demanded, all other guards hold.
   static H5File open_foreign(const std::string& path);
   H5File(H5File&&) noexcept;
   H5File& operator=(H5File&&) noexcept;
@@ -177,11 +177,11 @@ class H5File {
   bool exists(const std::string& name);
   enum class ObjectKind { group, dataset, type };
   ObjectKind kind(const std::string& name);
-  /// Names inside a group, ascending.
+  /// Returns the names inside a group, ascending.
   std::vector<std::string> list(const std::string& group);
-  /// Type and shape, after the guards against external, virtual and oversized storage.
+  /// Returns type and shape, after the guards against external, virtual and oversized storage.
   DatasetInfo info(const std::string& name);
-  /// Whole dataset; `shape` (if not empty) must match, −1 accepts any extent.
+  /// Reads a whole dataset; `shape` (if not empty) must match, −1 accepts any extent.
   template <typename T>
   std::vector<T> read(const std::string& name, std::span<const std::int64_t> shape = {}) {
     std::vector<T> values(static_cast<std::size_t>(expect(name, element_of<T>::value, shape)));
@@ -199,12 +199,12 @@ class H5File {
   /// Looks at the place and size of every chunk of a dataset, without reading them.
   void check_storage(const std::string& name);
   std::vector<std::string> read_strings(const std::string& name);
-  /// Number of records after checking that the columns are exactly those expected.
+  /// Returns the number of records after checking that the columns are exactly those expected.
   std::int64_t count_records(const std::string& name, std::span<const RecordColumn> columns);
   void read_records(const std::string& name, std::span<const RecordColumn> columns, std::int64_t record_bytes,
                     void* data, std::int64_t num_records);
   bool has_attribute(const std::string& object, const std::string& name);
-  /// Names of an object's attributes, ascending.
+  /// Returns the names of an object's attributes, ascending.
   std::vector<std::string> list_attributes(const std::string& object);
   std::string read_string_attribute(const std::string& object, const std::string& name);
   std::int64_t read_int_attribute(const std::string& object, const std::string& name);

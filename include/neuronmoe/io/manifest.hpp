@@ -12,9 +12,9 @@
 
 namespace nmoe::io {
 
-/// "step_0000001200".
+/// Returns "step_0000001200".
 std::string step_directory_name(std::int64_t step);
-/// Step number of such a name; nothing for any other name (".tmp" directories included).
+/// Returns the step number of such a name; nothing for any other name (".tmp" directories included).
 std::optional<std::int64_t> step_of_directory_name(const std::string& name);
 
 /// What a manifest says besides checksums: step, config hash, code version, parent step, base model hash...
@@ -31,30 +31,32 @@ void write_manifest(comm::Communicator& comm, const std::string& directory, cons
 /// @throws Error(bad_data) if a later version of the program wrote the manifest, Error(io) if something
 /// cannot be read for now (permission, EIO, a stale handle): neither is damage
 std::string verify_manifest(comm::Communicator& comm, const std::string& directory);
-/// The same for one file of DIR, at its own cost; "" also if the manifest knows no such file. Not collective.
+/// Returns the same for one file of DIR, at its own cost; "" also if the manifest knows no such file. Not
+/// collective.
 std::string verify_file(const std::string& directory, const std::string& file);
-/// Names in DIR that its manifest does not know, in order. Not collective.
+/// Returns the names in DIR that its manifest does not know, in order. Not collective.
 std::vector<std::string> stray_files(const std::string& directory);
-/// The facts of a manifest. @throws Error(bad_data). Not collective.
+/// Returns the facts of a manifest. @throws Error(bad_data). Not collective.
 ManifestFacts read_manifest_facts(const std::string& directory);
 
 /// Makes RUN/step_NNNNNNNNNN.tmp (leftovers of killed saves are removed) and returns its path. Collective.
 std::string begin_step(comm::Communicator& comm, const std::string& run_dir, std::int64_t step);
 /// fsync, rename TMP to FINAL (replacing an older FINAL), fsync of the parent. Collective.
 void commit_directory(comm::Communicator& comm, const std::string& tmp_dir, const std::string& final_dir);
-/// write_manifest + commit_directory for a directory made by begin_step(). Returns the final path.
+/// Does write_manifest and commit_directory for a directory made by begin_step(). Returns the final path.
 /// Collective.
 std::string commit_step(comm::Communicator& comm, const std::string& run_dir, std::int64_t step,
                         const ManifestFacts& facts);
 
-/// The newest step whose manifest verifies, and why newer ones were passed over.
+/// The newest step whose manifest verifies, and why newer ones were ignored.
 struct ValidStep {
   std::int64_t step = -1;  ///< −1: there is none
   std::string directory;
   std::vector<std::string> skipped;  ///< "path: reason", newest first
   explicit operator bool() const { return step >= 0; }
 };
-/// Nothing is deleted. A missing run_dir is an empty one. Collective.
+/// Returns the newest step whose manifest verifies, and why newer ones do not. Deletes nothing. A missing
+/// run_dir is an empty one. Collective.
 /// @throws Error(bad_data, io) as verify_manifest
 ValidStep newest_valid_step(comm::Communicator& comm, const std::string& run_dir);
 /// Removes the oldest steps until `keep_last` remain (0 keeps all), but never the newest valid one. Returns

@@ -18,7 +18,7 @@ struct LockOwner {
   long long pid = 0;
   std::string process;  ///< boot, process namespace and start time: a pid alone may have been given anew
 };
-/// The calling process. @throws nothing: what /proc does not tell stays empty
+/// Returns the calling process. @throws nothing: what /proc does not tell stays empty
 LockOwner lock_owner_of_this_process(std::string host, std::string job, std::string restart);
 
 /// How often a holder shows that it lives, and after how long without a sign its lock is taken.

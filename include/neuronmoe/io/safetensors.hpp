@@ -22,9 +22,9 @@ struct SafetensorsEntry {
   std::int64_t num_bytes() const;
 };
 
-/// Bytes per element of F64, F32, BF16, F16; 0 for any other dtype.
+/// Returns the bytes per element of F64, F32, BF16, F16; 0 for any other dtype.
 std::int64_t safetensors_element_bytes(const std::string& dtype);
-/// Their name for one of our dtypes. @throws Error(internal) naming the tensor for integers
+/// Returns their name for one of our dtypes. @throws Error(internal) naming the tensor for integers
 std::string safetensors_dtype(DType dtype, const std::string& tensor);
 /// Fills `out` (CPU; float64, float32 or bfloat16) from unaligned little-endian elements of `dtype`, with
 /// round to nearest even.
@@ -33,7 +33,7 @@ void safetensors_convert(const char* bytes, const std::string& dtype, TensorView
 /// One .safetensors file, or all shards of an index. Not collective; every rank may open the same files.
 class SafetensorsReader {
  public:
-  /// `path` is a .safetensors file, an index .json, or a directory holding model.safetensors or
+  /// Opens `path`: a .safetensors file, an index .json, or a directory holding model.safetensors or
   /// model.safetensors.index.json. @throws Error(bad_data) naming file and fault for any header that is not
   /// exactly right: size, JSON, duplicate names, offsets with holes or overlap, overflow, unknown dtype,
   /// shard names with '/' or '..', tensors missing from or alien to the index.
@@ -42,7 +42,7 @@ class SafetensorsReader {
   SafetensorsReader(SafetensorsReader&&) noexcept;
   SafetensorsReader& operator=(SafetensorsReader&&) noexcept;
 
-  /// Ascending names.
+  /// Returns the names, ascending.
   std::vector<std::string> names() const;
   bool contains(const std::string& name) const;
   /// @throws Error(bad_data) naming the tensor and the file if it is absent.
@@ -54,9 +54,9 @@ class SafetensorsReader {
   /// Bytes [begin, begin + out.size()) of a tensor as they are in the file.
   /// @throws Error(bad_data) if the file has become shorter, Error(io) if it cannot be read
   void read_bytes(const std::string& name, std::int64_t begin, std::span<char> out) const;
-  /// Files read: one, or the shards in ascending order.
+  /// Returns the files read: one, or the shards in ascending order.
   const std::vector<std::string>& files() const;
-  /// `__metadata__` of the first file; empty if it has none.
+  /// Returns `__metadata__` of the first file; empty if it has none.
   const std::map<std::string, std::string>& metadata() const;
 
  private:
@@ -95,7 +95,7 @@ struct Shard {
 /// Deals tensors in ascending name order to files of at most `max_bytes` of data (a larger tensor has a file
 /// of its own): model.safetensors alone, or model-00001-of-0000N.safetensors and so on.
 std::vector<Shard> plan_shards(const std::vector<TensorSource>& sources, std::int64_t max_bytes);
-/// Text of the model.safetensors.index.json that goes with a plan of several files.
+/// Returns the text of the model.safetensors.index.json that goes with a plan of several files.
 std::string shard_index_json(const std::vector<TensorSource>& sources, const std::vector<Shard>& shards);
 
 }  // namespace nmoe::io

@@ -1,6 +1,6 @@
 #pragma once
-// PEFT-MoE adapters, the form in which the method's Python lineage keeps routers and new experts (METHOD 5,
-// "upstream checkpoint names"): adapter_config.json and adapter_model.safetensors. Used by convert.
+// PEFT-MoE adapters, the format in which the reference code of the method keeps routers and new experts
+// (METHOD 5): adapter_config.json and adapter_model.safetensors. Used by convert.
 #include <string>
 
 #include "neuronmoe/model/config.hpp"
@@ -8,7 +8,7 @@
 
 namespace nmoe::model {
 
-/// Returns the lineage's name of a router,
+/// Returns the reference code's name of a router,
 /// `base_model.model.model.layers.<l>.mlp.moe_router_embedding.weight`, or of a new expert's weight,
 /// `.mlp.moe_experts.<e − 1>.{gate,up,down}_proj.weight`.
 std::string adapter_name(Role role, int layer, int expert = -1);
@@ -25,8 +25,8 @@ struct Adapter {
 /// coefficients set
 Adapter open_adapter(const std::string& directory, const ModelConfig& base, const std::string& base_hash);
 
-/// Writes adapter_model.safetensors, adapter_config.json and experts.cfg (the list the lineage's scripts
-/// source) into `directory`. `tensors` are routers and new experts under our names. Not collective.
+/// Writes adapter_model.safetensors, adapter_config.json and experts.cfg (the list the reference code's
+/// scripts source) into `directory`. `tensors` are routers and new experts under our names. Not collective.
 void write_adapter(const std::string& directory, const ModelConfig& config, const TensorSources& tensors,
                    const std::string& base_model, const std::string& base_hash);
 

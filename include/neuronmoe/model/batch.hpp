@@ -26,7 +26,7 @@ struct Batch {
   std::int64_t num_tokens() const { return offsets.back(); }
 };
 
-/// Tokens of old languages. @pre the batch is in host memory
+/// Returns the number of tokens of old languages. @pre the batch is in host memory
 std::int64_t count_old(const Batch& batch);
 
 /// Owns the memory of a Batch that is put together sequence by sequence.

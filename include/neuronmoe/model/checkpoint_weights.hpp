@@ -17,7 +17,7 @@ namespace nmoe::model {
 
 inline constexpr io::FileFormat model_file_format{"neuronmoe-model", 1};
 
-/// Whether a checkpoint holds the parameter: all but the frozen base.
+/// Returns whether a checkpoint holds the parameter: all but the frozen base.
 inline bool is_stored(const Parameter& p) {
   return p.trainable || !p.is_dense();
 }
@@ -39,8 +39,8 @@ struct FileLocation {
   std::vector<std::int64_t> shape;
   std::int64_t first_element;
 };
-/// Router: /model/layers/NN/router [E, D]; expert e: row e − 1 of /model/layers/NN/experts/{gate,up,down} [E
-/// − 1, out, in]; anything else: /model/<Hugging Face name>.
+/// Returns where a parameter is. Router: /model/layers/NN/router [E, D]; expert e: row e − 1 of
+/// /model/layers/NN/experts/{gate,up,down} [E − 1, out, in]; anything else: /model/<Hugging Face name>.
 FileLocation file_location(const ModelConfig& config, const Parameter& parameter);
 
 /// A piece of a parameter this rank writes: elements [begin, end) of its flat value.
@@ -66,11 +66,11 @@ void write_model_file(comm::Communicator& comm, const std::string& path, const M
 /// @throws Error(bad_data) as load_checkpoint_weights
 void load_old_experts(Decoder& decoder, const std::string& checkpoint_dir, ExtendRouter routers);
 
-/// Experts per layer of a checkpoint directory's model.h5, base included. Not collective.
+/// Returns the experts per layer of a checkpoint directory's model.h5, base included. Not collective.
 /// @throws Error(bad_data) for a count that no layer can have
 std::vector<int> read_expert_counts(const std::string& checkpoint_dir);
 
-/// Expert counts and top_k from a checkpoint directory's model.h5 put into a dense config. Not collective.
+/// Puts expert counts and top_k from a checkpoint directory's model.h5 into a dense config. Not collective.
 /// @throws Error(bad_data) if the checkpoint does not belong to this architecture, down to the shape of every
 /// tensor, so that nothing is allocated for one that does not; names both values.
 ModelConfig apply_checkpoint_config(ModelConfig dense, const std::string& checkpoint_dir);

@@ -60,7 +60,7 @@ struct ModelConfig {
   RouterCompat router_compat() const { return release_router ? RouterCompat::release : RouterCompat::none; }
 
   bool is_moe(int layer) const { return num_experts[static_cast<std::size_t>(layer)] > 1; }
-  /// The first expert of a layer that stage 1 trains; num_experts[layer] if it trains none there.
+  /// Returns the first expert of a layer that stage 1 trains; num_experts[layer] if it trains none there.
   int first_trained_expert(int layer) const {
     return num_old_experts.empty() ? 1 : num_old_experts[static_cast<std::size_t>(layer)];
   }
@@ -70,7 +70,7 @@ struct ModelConfig {
 /// Parses config.json. @throws Error(bad_data) naming the file, the field and its value for anything that is
 /// not supported and would change the numbers.
 ModelConfig load_model_config(const std::string& path);
-/// The same fields as JSON text, loadable by transformers.
+/// Returns the same fields as JSON text, loadable by transformers.
 std::string model_config_json(const ModelConfig& config);
 /// Reads `ADA_MOE_NUM_EXPERTS_LIST=` from an experts.cfg (METHOD 3.5); parsed, never sourced.
 /// @param num_layers how many counts there must be; none = any number

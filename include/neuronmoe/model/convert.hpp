@@ -18,7 +18,7 @@ constexpr auto enum_names(ModelForm) {
                                              {ModelForm::transformers, "transformers"},
                                              {ModelForm::transformers_code, "transformers-code"}});
 }
-/// Whether a form is a whole mixture that transformers loads.
+/// Returns whether a form is a whole mixture that transformers loads.
 constexpr bool is_for_transformers(ModelForm form) {
   return form == ModelForm::transformers || form == ModelForm::transformers_code;
 }
@@ -38,12 +38,12 @@ struct Conversion {
   std::function<void()> beat;   ///< called while bytes move, for the watchdog
 };
 
-/// Dense models: Hugging Face ⇄ checkpoint, and Hugging Face → Hugging Face for other shards or element
-/// types; tensors keep their bytes unless `dtype` says otherwise, and every other file of the directory
-/// (config.json, tokenizer, licence) goes along. Mixtures of experts: checkpoint ⇄ adapter, and either →
-/// transformers (padded to a class that it has) or transformers-code (in its own size, with the Python that
-/// runs it), both with tokenizer, licence and a model card. Streamed: a rank holds tens of MiB. `output`
-/// appears whole or not at all. Returns one line on what was written. Collective.
+/// Converts a model. Dense models: Hugging Face ⇄ checkpoint, and Hugging Face → Hugging Face for other
+/// shards or element types; tensors keep their bytes unless `dtype` says otherwise, and every other file of
+/// the directory (config.json, tokenizer, license) goes along. Mixtures of experts: checkpoint ⇄ adapter, and
+/// either → transformers (padded to a class that it has) or transformers-code (in its own size, with the
+/// Python that runs it), both with tokenizer, license and a model card. Streamed: a rank holds tens of MiB.
+/// `output` appears whole or not at all. Returns one line on what was written. Collective.
 /// @throws Error(bad_data|config|io|no_space), the same on every rank
 std::string convert_model(comm::Communicator& comm, const Conversion& conversion);
 

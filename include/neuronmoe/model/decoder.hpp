@@ -62,7 +62,7 @@ class Decoder {
   Stream& stream() const { return stream_; }  ///< its device is where parameters are
   const FreezePlan& freeze_plan() const { return plan_; }
   const ExpertParallelGroup& expert_parallel_group() const { return group_; }
-  /// Sorted by name: the canonical order of files, norms and shards.
+  /// Returns the parameters sorted by name, the canonical order of files, norms and shards.
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
   /// @throws Error(internal) if there is none of that name or role.
@@ -86,49 +86,49 @@ class Decoder {
   /// From now on every pass has some outputs replaced (null: none); no pass may train then. `intervention`
   /// outlives that.
   void set_intervention(const Intervention* intervention) { intervention_ = intervention; }
-  /// Forward and backward of one micro-batch; gradients are added into `Parameter::grad`. T = 0 is allowed.
-  /// Collective over the expert-parallel group (same number of calls on every rank).
-  /// With `sum_statistics` the balancing loss is that of all micro-batches it sums over, and each of them
-  /// gets its tokens' share of the gradient.
+  /// Runs forward and backward of one micro-batch; gradients are added into `Parameter::grad`. T = 0 is
+  /// allowed. Collective over the expert-parallel group (same number of calls on every rank). With
+  /// `sum_statistics` the balancing loss is that of all micro-batches it sums over, and each of them gets its
+  /// tokens' share of the gradient.
   Losses forward_backward(const Batch& batch, const LossScales& scales,
                           const StatisticsSum& sum_statistics = nullptr);
   /// Forward without lm-head for observers. Collective over the expert-parallel group.
   void observe(const Batch& batch, ActivationObserver& observer);
-  /// log p(labels[t]) per token, 0 where ignored; an observer may watch. Collective over the expert-parallel
-  /// group.
+  /// Returns log p(labels[t]) per token, 0 where ignored; an observer may watch. Collective over the
+  /// expert-parallel group.
   std::vector<double> token_log_probs(const Batch& batch, ActivationObserver* observer = nullptr);
-  /// Log-probabilities of labels at chosen tokens, any number at each; the lm-head runs on those alone. Every
-  /// label's bits are those of token_log_probs where rows of products are independent
+  /// Returns the log-probabilities of labels at chosen tokens, any number at each; the lm-head runs on those
+  /// alone. Every label's bits are those of token_log_probs where rows of products are independent
   /// (ops::cpu::rows_are_independent). Labels of the batch are not read; an observer may watch. Collective
   /// over the expert-parallel group.
   std::vector<LabelScore> label_scores(const Batch& batch, std::span<const LabelAt> labels,
                                        ActivationObserver* observer = nullptr);
-  /// The answers of label_scores without an intervention, then with each of `interventions`; the observer
-  /// watches the first. Each starts where it differs: layers below the first that it touches run once for
-  /// all, and its bits are those of a pass of its own. `after_each`, if given, is called between them, so
-  /// that the caller can show signs of life. Collective over the expert-parallel group, with the same
-  /// interventions on every rank. @pre set_intervention has set none
+  /// Returns the answers of label_scores without an intervention, then with each of `interventions`; the
+  /// observer watches the first. Each starts where it differs: layers below the first that it touches run
+  /// once for all, and its bits are those of a pass of its own. `after_each`, if given, is called between
+  /// them, so that the caller can show signs of life. Collective over the expert-parallel group, with the
+  /// same interventions on every rank. @pre set_intervention has set none
   std::vector<std::vector<LabelScore>> label_scores_of_each(
       const Batch& batch, std::span<const LabelAt> labels, std::span<const Intervention> interventions,
       ActivationObserver* observer = nullptr, const std::function<void()>& after_each = nullptr);
-  /// Logits of what may follow the last of `ids`, [1, V] acc on the host, and adds their keys and values to
-  /// the cache, behind whose tokens they stand. No ids: takes part in the pass and returns {}. Collective
-  /// over the expert-parallel group, each rank with a sequence of its own. @throws Error(internal) if the
-  /// cache is too small
+  /// Returns the logits of what may follow the last of `ids`, [1, V] acc on the host, and adds their keys and
+  /// values to the cache, behind whose tokens they stand. No ids: takes part in the pass and returns {}.
+  /// Collective over the expert-parallel group, each rank with a sequence of its own. @throws Error(internal)
+  /// if the cache is too small
   Tensor next_logits(std::span<const std::int32_t> ids, KeyValueCache& cache);
-  /// Logits of every token at once, [T, V] acc: for comparisons on small models; the loss never needs them
-  /// whole. Collective over the expert-parallel group.
+  /// Returns the logits of every token at once, [T, V] acc: for comparisons on small models; the loss never
+  /// needs them whole. Collective over the expert-parallel group.
   Tensor logits(const Batch& batch);
   /// Memory for passes that need so many bytes, in one piece each: none of them allocates any.
   void reserve_memory(const StepBytes& bytes) { memory_.reserve(bytes); }
-  /// Memory of this rank in bytes, counted from what was allocated.
+  /// Returns the memory of this rank in bytes, counted from what was allocated.
   std::int64_t weight_bytes() const;
   std::int64_t gradient_bytes() const;
-  /// The largest use of each memory so far.
+  /// Returns the largest use of each memory so far.
   StepBytes peak_bytes() const { return memory_.peak_bytes(); }
-  /// What each layer kept for backward in the last training pass, bytes.
+  /// Returns what each layer kept for backward in the last training pass, bytes.
   const std::vector<std::int64_t>& saved_bytes() const { return saved_bytes_; }
-  /// Routed slots so far: [layer][expert], this rank's tokens, training passes only.
+  /// Returns the routed slots so far: [layer][expert], this rank's tokens, training passes only.
   const std::vector<std::vector<std::int64_t>>& routed_slots() const { return routed_slots_; }
 
  private:
@@ -183,11 +183,11 @@ class Decoder {
   };
   /// Returns the residual stream after all layers.
   ResidualStream run_layers(const Batch& batch, const Passage& passage);
-  /// The same from layer `first` on, whose input is `in`; `other` [T, D] takes turns with in.x.
+  /// Runs the same from layer `first` on, whose input is `in`; `other` [T, D] takes turns with in.x.
   ResidualStream run_layers_from(int first, ResidualStream in, TensorView other, const Passage& passage);
   std::vector<LabelScore> score_labels(const ResidualStream& out, std::span<const LabelAt> labels);
   LayerPass layer_pass(int l, std::int64_t num_tokens, ActivationObserver* observer);
-  /// The layer's MLP output in y; what the stream is with it.
+  /// Writes the layer's MLP output to y and returns the residual stream including it.
   ResidualStream layer_forward(TensorView y, const ResidualStream& in, const SequenceInfo& sequence,
                                const LayerPass& pass);
   void final_norm(TensorView y, TensorView inv_rms, const ResidualStream& in) {
@@ -207,7 +207,8 @@ class Decoder {
     ConstTensorView old_mask;  ///< [T] uint8
   };
   RouterLosses router_losses(int l, const AuxiliaryInput& input) const;
-  /// Losses of a micro-batch from where their kernels left them: the one time its losses are read back.
+  /// Returns the losses of a micro-batch from where their kernels left them: the one time its losses are read
+  /// back.
   Losses read_losses(ConstTensorView token_losses, const AuxiliaryInput& input, const Batch& host_batch);
 
   ModelConfig config_;

@@ -34,22 +34,23 @@ class ExpertPlacement {
   /// @param measured takes the place of expected tokens if not empty; each entry in [0, 2^48]
   ExpertPlacement(std::span<const int> num_experts, int expert_parallel_size, int top_k = 0,
                   ExpertHome home = ExpertHome::owned, const ExpertTokens& measured = {});
-  /// True if every rank holds the expert. Never with one rank per group, where it would say nothing.
+  /// Returns whether every rank holds the expert. Never with one rank per group, where it would say nothing.
   bool is_replicated(int layer, int expert_id) const { return at(layer, expert_id) == replicated; }
-  /// True for a new expert of one rank of the expert-parallel group; what is not an expert has expert_id < 1.
+  /// Returns true for a new expert of one rank of the expert-parallel group; what is not an expert has
+  /// expert_id < 1.
   bool is_owned(int layer, int expert_id) const { return expert_id >= 1 && !is_replicated(layer, expert_id); }
   bool holds(int layer, int expert_id, int expert_parallel_rank) const {
     return is_replicated(layer, expert_id) || at(layer, expert_id) == expert_parallel_rank;
   }
-  /// Ids (ascending) of the replicated experts of a layer.
+  /// Returns the ids (ascending) of the replicated experts of a layer.
   std::vector<int> replicated_experts(int layer) const { return experts_on(layer, replicated); }
-  /// Whether any expert of the layer is owned, so that tokens travel.
+  /// Returns whether any expert of the layer is owned, so that tokens travel.
   bool dispatches(int layer) const;
-  /// Expert-parallel rank that owns expert `expert_id` >= 1 of `layer`.   @pre not replicated
+  /// Returns the expert-parallel rank that owns expert `expert_id` >= 1 of `layer`.   @pre not replicated
   int owner(int layer, int expert_id) const;
-  /// Ids (ascending, >= 1) of the experts of `layer` that `expert_parallel_rank` owns.
+  /// Returns the ids (ascending, >= 1) of the experts of `layer` that `expert_parallel_rank` owns.
   std::vector<int> experts_on(int layer, int expert_parallel_rank) const;
-  /// One line per expert-parallel rank, for the log.
+  /// Returns one line per expert-parallel rank, for the log.
   std::string to_string() const;
 
  private:

@@ -21,7 +21,7 @@ struct LayerPlan {
   bool any_backward() const {
     return attention_weights || base_mlp_weights || experts || router || layer_input;
   }
-  /// Whether any gradient flows into base or experts of a MoE layer.
+  /// Returns whether any gradient flows into base or experts of a MoE layer.
   bool any_expert_gradient() const { return experts || base_mlp_weights || mlp_input; }
   /// What forward keeps. Normed inputs are never kept: backward norms the residual again.
   bool keeps_attention() const { return layer_input || attention_weights; }  ///< q, k, v, o, log-sum-exp
@@ -41,22 +41,23 @@ struct FreezePlan {
   int num_segments() const { return static_cast<int>(layers.size()) + 2; }
   int segment_of_layer(int layer) const { return static_cast<int>(layers.size()) - layer; }
   int embedding_segment() const { return num_segments() - 1; }
-  /// Whether a parameter's gradient is computed.
+  /// Returns whether a parameter's gradient is computed.
   bool trains(const Parameter& parameter) const;
-  /// Stage after which a parameter's gradient is complete: only then may it be reduced (a tied embedding is
-  /// written by segment 0 and by the last one).
+  /// Returns the segment after which a parameter's gradient is complete: only then may it be reduced (a tied
+  /// embedding is written by segment 0 and by the last one).
   int last_writer(const Parameter& parameter) const;
-  /// Whether the first and the last segment both add to its gradient. @pre its last_writer is set
+  /// Returns whether the first and the last segment both add to its gradient. @pre its last_writer is set
   bool written_twice(const Parameter& p) const { return tied_head && p.last_writer == embedding_segment(); }
-  /// One line per segment: gradients, what is kept, and which gradients are complete after it.
+  /// Returns one line per segment: gradients, what is kept, and which gradients are complete after it.
   std::string to_string() const;
 };
 
-/// No weight gradient for anything frozen, no gradient at all below the lowest trainable layer.
+/// Makes the plan: no weight gradient for anything frozen, no gradient at all below the lowest trainable
+/// layer.
 FreezePlan make_freeze_plan(const ModelConfig& config, TrainableSet trainable);
 
-/// Every parameter of the model, sorted by name, without memory: the canonical order of files, norms and
-/// shards. `trainable` and `last_writer` are as the plan says.
+/// Returns every parameter of the model, sorted by name, without memory: the canonical order of files, norms
+/// and shards. `trainable` and `last_writer` are as the plan says.
 std::vector<Parameter> list_parameters(const ModelConfig& config, const FreezePlan& plan);
 
 }  // namespace nmoe::model

@@ -32,8 +32,8 @@ void load_dense_weights(Decoder& decoder, const std::string& directory);
 /// collective.
 void save_dense_model(const Decoder& decoder, const std::string& directory);
 
-/// Identity of a model directory for checkpoints: SHA-256 over config.json and the weight files, in name
-/// order. A checkpoint that `convert` made has that of the directory it came from.
+/// Returns the identity of a model directory for checkpoints: SHA-256 over config.json and the weight files,
+/// in name order. A checkpoint that `convert` made has that of the directory it came from.
 std::string model_directory_hash(const std::string& directory);
 
 /// A file of a model directory and its SHA-256.
@@ -43,7 +43,7 @@ struct FileDigest {
 /// Hashes config.json, first, and the weight files of a directory in name order. Empty for a checkpoint that
 /// `convert` made: its manifest holds the hash of the directory it came from.
 std::vector<FileDigest> model_file_digests(const std::string& directory);
-/// model_directory_hash() of what model_file_digests() returned.
+/// Returns model_directory_hash() of what model_file_digests() returned.
 std::string model_directory_hash(const std::string& directory, const std::vector<FileDigest>& files);
 
 }  // namespace nmoe::model

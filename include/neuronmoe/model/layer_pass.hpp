@@ -25,7 +25,7 @@ struct LayerSizes {
 
   DType acc() const { return accumulator_of(dtype); }
   int num_experts() const { return config.num_experts[static_cast<std::size_t>(layer)]; }
-  /// Experts of a token: adaptive k, METHOD 5 step 3.
+  /// Returns the experts of a token: adaptive k, METHOD 5 step 3.
   std::int64_t top_k() const { return config.top_k < num_experts() ? config.top_k : num_experts(); }
 };
 
@@ -38,7 +38,7 @@ struct LayerPass {
   Stream& stream;
 
   const LayerPlan& plan() const { return sizes.plan; }
-  /// What is replaced of the outputs of attention and of the dense MLP or base expert.
+  /// Returns what is replaced of the outputs of attention and of the dense MLP or base expert.
   LayerIntervention replaced() const { return {intervention, sizes.layer}; }
   /// Hands the observer, if there is one that wants it, the output of a projection.
   void offer(Projection projection, int expert, ConstTensorView values, ConstTensorView row_sample) const {

@@ -49,7 +49,8 @@ inline FeedForwardSizes replicated_sizes(const LayerSizes& s, const DispatchedRo
 inline FeedForwardSizes owned_sizes(const LayerSizes& s, const DispatchedRows& n) {
   return {n.received, s.config.intermediate_size, s.dtype, kept_if(s.plan.keeps_experts())};
 }
-/// Scratch that base and replicated experts share in forward, and that all share in backward.
+/// Returns the sizes of the scratch that base and replicated experts share in forward, and that all share in
+/// backward.
 inline FeedForwardSizes local_sizes(const LayerSizes& s, const DispatchedRows& n) {
   return {std::max(n.base, n.replicated), s.config.intermediate_size, s.dtype};
 }

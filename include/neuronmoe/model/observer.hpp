@@ -27,10 +27,11 @@ struct ActivationSite {
 class ActivationObserver {
  public:
   virtual ~ActivationObserver() = default;
-  /// Asked before anything is prepared for a site; the answer may not depend on data.
+  /// Returns whether the observer wants a site. Asked before anything is prepared for a site; the answer may
+  /// not depend on data.
   virtual bool wants(const ActivationSite& site) const = 0;
-  /// Whether values may come in the memory of the decoder's device, written by kernels queued on its stream
-  /// and good for work queued there before `observe` returns. If not, they are copied to the host.
+  /// Returns whether values may come in the memory of the decoder's device, written by kernels queued on its
+  /// stream and good for work queued there before `observe` returns. If not, they are copied to the host.
   /// row_sample is always on the host.
   virtual bool takes_device_values() const { return false; }
   /// @param values [T, N] raw projection output (bias included, before rotary, SiLU or residual), model

@@ -60,7 +60,7 @@ std::string layer_prefix(int layer);
 /// Returns the name of a parameter, Hugging Face's; router: `model.layers.<l>.mlp.router.weight`; new expert
 /// e >= 1: `model.layers.<l>.mlp.experts.<e>.{gate,up,down}_proj.weight`.
 std::string parameter_name(Role role, int layer = -1, int expert = -1);
-/// Whether an architecture has parameters of this role in this layer (-1: outside the layers).
+/// Returns whether an architecture has parameters of this role in this layer (-1: outside the layers).
 bool has_parameter(const ModelConfig& config, Role role, int layer = -1);
 
 /// A named tensor of the model. Every rank lists every parameter; `value` is valid only where the rank holds
@@ -82,7 +82,7 @@ struct Parameter {
   bool held() const { return value.valid(); }
   bool is_router() const { return role == Role::router; }
   bool is_new_expert() const { return expert >= 1; }
-  /// Whether the dense base has it.
+  /// Returns whether the dense base has it.
   bool is_dense() const { return !is_router() && !is_new_expert(); }
 };
 
@@ -91,7 +91,7 @@ void for_each_parameter(Model& model, F&& f) {
   for (auto& parameter : model.parameters()) f(parameter);
 }
 
-/// Names and shapes of all parameters of an architecture, sorted by name; nothing is allocated.
+/// Returns the names and shapes of all parameters of an architecture, sorted by name; nothing is allocated.
 std::vector<Parameter> list_parameters(const ModelConfig& config);
 
 /// A weight as layers see it: value, and where its gradient leaf goes ({} when frozen).

@@ -18,7 +18,7 @@ struct ParameterCount {
   std::int64_t total() const { return dense + in_new_experts + routers; }
 };
 ParameterCount count_parameters(const ModelConfig& model, TrainableSet trainable = TrainableSet::none);
-/// The same model with other numbers of experts, [L], base included.
+/// Counts the same model with other numbers of experts, [L], base included.
 /// @throws Error(config) if L is not the model's
 ParameterCount count_parameters(ModelConfig model, std::span<const int> num_experts);
 

@@ -23,7 +23,7 @@ class RopeTable {
   Tensor cos_, sin_;
 };
 
-/// Inverse frequencies, exposed for tests: [d/2].
+/// Returns the inverse frequencies, exposed for tests: [d/2].
 std::vector<double> rope_inverse_frequencies(const ModelConfig& config);
 
 }  // namespace nmoe::model

@@ -128,7 +128,7 @@ inline constexpr AuxiliaryLoss auxiliary_losses[] = {
     {"lpr", &LossScales::lpr, &Losses::lpr, lpr_divisor, lpr_backward},
 };
 inline constexpr int num_auxiliary_losses = static_cast<int>(std::size(auxiliary_losses));
-/// Whether any of them has a scale other than 0.
+/// Returns whether any of them has a scale other than 0.
 bool has_auxiliary_loss(const LossScales& scales);
 
 /// Numbers of the balancing statistics of a model, but for the token count: [E] counts and [E] sums of each

@@ -28,8 +28,8 @@ struct StepShape {
   }
 };
 
-/// How much of a micro-batch goes to the base expert of each layer: its share, or as little or much as can
-/// be.
+/// How much of a micro-batch goes to the base expert of each layer: its share, or the minimum or maximum
+/// possible.
 enum class BaseLoad { balanced, least, most };
 
 struct StepCost {
@@ -39,7 +39,7 @@ struct StepCost {
 /// Returns the memory of a training pass: what Decoder::peak_bytes counts after it if routing is as `load`
 /// says.
 StepCost step_cost(const StepShape& shape, BaseLoad load);
-/// Returns room for whatever routing on one rank, for a batch that is copied to a GPU, and for uneven cuts
+/// Returns room for any routing on one rank, for a batch that is copied to a GPU, and for uneven cuts
 /// that round up to 64 bytes each.
 StepBytes reserved_step_bytes(const StepShape& shape);
 

@@ -21,12 +21,12 @@ class SendBuffer {
  public:
   /// `comm` must outlive it.
   SendBuffer(comm::Communicator& comm, Device device) : comm_(comm), device_(device) {}
-  /// Uninitialised memory, 64-byte aligned; the tensor before it is gone.
+  /// Returns uninitialized memory, 64-byte aligned; the tensor before it is gone.
   /// @pre no rank reads that any more: its exchange has been reclaimed
   TensorView take(Shape shape, DType dtype);
   /// So that takes up to there allocate nothing.   @pre as take()
   void reserve(std::int64_t num_bytes);
-  /// Of the largest tensor so far.
+  /// Returns the size of the largest tensor so far, in bytes.
   std::int64_t peak_bytes() const { return peak_; }
 
  private:

@@ -17,9 +17,11 @@ struct ModelConfig;
 /// the sources live. Not collective: every rank opens for itself.
 using TensorSources = std::map<std::string, io::TensorSource>;
 
-/// Dense weights of a Hugging Face directory, or of a checkpoint that holds them all. @throws Error(bad_data)
+/// Returns the dense weights of a Hugging Face directory, or of a checkpoint that holds them all. @throws
+/// Error(bad_data)
 TensorSources dense_tensors(const std::string& directory);
-/// Everything in the model.h5 of a step directory. @throws Error(bad_data) naming what has no place there
+/// Returns everything in the model.h5 of a step directory. @throws Error(bad_data) naming what has no place
+/// there
 TensorSources checkpoint_tensors(const std::string& step_dir);
 
 /// Demands that `sources` have every parameter of `config` that is `needed`, all in the right shapes, and
@@ -34,7 +36,7 @@ void require_tensors(const TensorSources& sources, const ModelConfig& config, co
 void read_tensor(const TensorSources& sources, const std::string& name, TensorView out,
                  const std::string& where);
 
-/// The same tensor with elements of `dtype` (float32 or bfloat16), converted while it is read.
+/// Returns the same tensor with elements of `dtype` (float32 or bfloat16), converted while it is read.
 io::TensorSource converted(io::TensorSource source, DType dtype);
 
 }  // namespace nmoe::model

@@ -69,11 +69,12 @@ class [[nodiscard]] Arrivals {
       : exchange_(std::move(exchange)), received_(received), first_of_source_(std::move(first_of_source)) {}
   /// Before anything else is called.
   void wait() { exchange_.wait(); }
-  /// Rows of a block, where they are.
+  /// Returns the rows of a block, where they are.
   ConstTensorView rows(const ExpertBlock& block) const;
-  /// They are not read any more. Before this rank joins the next exchange of the group.
+  /// Tells the senders that their rows are not read any more. Call it before this rank joins the next
+  /// exchange of the group.
   void release() { exchange_.release(); }
-  /// Returns when nobody reads what this rank sent, so that it may be overwritten.
+  /// Waits until no rank reads what this rank sent, so that it may be overwritten.
   void reclaim() { exchange_.reclaim(); }
 
  private:
@@ -86,7 +87,7 @@ class [[nodiscard]] Arrivals {
 /// once.
 class TokenDispatcher {
  public:
-  /// Place of every expert's rows, [E]: the base, replicated ones, then by owner and id.
+  /// Returns the place of every expert's rows, [E]: the base, replicated ones, then by owner and id.
   static std::vector<std::int32_t> places_of_experts(const ExpertParallelGroup& group, int layer,
                                                      int num_experts);
   /// Where a layer's tokens want to go, and the places of the experts.
@@ -100,32 +101,33 @@ class TokenDispatcher {
   TokenDispatcher(const ExpertParallelGroup& group, const Choice& choice, const RowOrder& order,
                   const RowCounts& counts, Stream& stream);
 
-  /// True when every expert lives on this rank: nothing travels, rows past the local rows already are the
-  /// received rows.
+  /// Returns whether every expert lives on this rank: nothing travels, rows past the local rows already are
+  /// the received rows.
   bool is_local() const { return group_.comm.size() == 1 || !dispatches_; }
   DispatchedRows rows() const {
     return {num_rows(), num_base_rows_, num_local_rows_ - num_base_rows_, num_received_, is_local()};
   }
   std::int64_t num_rows() const { return order_.token_of_row.num_elements(); }
   std::int64_t num_base_rows() const { return num_base_rows_; }
-  /// Rows of the base and of replicated experts; the latter's, within all rows, are local_blocks() (source
-  /// 0).
+  /// Returns the rows of the base and of replicated experts; the latter's, within all rows, are
+  /// local_blocks() (source 0).
   std::int64_t num_local_rows() const { return num_local_rows_; }
   const std::vector<ExpertBlock>& local_blocks() const { return local_blocks_; }
   std::int64_t num_received() const { return num_received_; }
   const std::vector<ExpertBlock>& blocks() const { return blocks_; }
-  /// [E] slots of this rank's tokens per expert.
+  /// Returns [E] slots of this rank's tokens per expert.
   const std::vector<std::int64_t>& slots_of_expert() const { return slots_of_expert_; }
   ConstTensorView token_of_row() const { return order_.token_of_row; }  // [N] int32
   ConstTensorView row_of_slot() const { return order_.row_of_slot; }    // [T, K] int32
 
-  /// Rows of all sources for my experts; `rows` [N, D] in permuted order (or [N] int32: row_sample of
-  /// observers). With `keep` they are in `received` [R, D] after wait(), for as long as the caller likes and
-  /// without release(); else what ranks of this node send from a SendBuffer is read there, and `received`
-  /// takes the rest. Both must stay as they are until wait(), without `keep` until release() and reclaim().
-  /// Collective; with is_local() nothing moves, and the rows past the local ones are the received ones.
+  /// Starts to bring the rows of all sources for my experts; `rows` [N, D] in permuted order (or [N] int32:
+  /// row_sample of observers). With `keep` they are in `received` [R, D] after wait(), for as long as the
+  /// caller likes and without release(); else what ranks of this node send from a SendBuffer is read there,
+  /// and `received` takes the rest. Both must stay as they are until wait(), without `keep` until release()
+  /// and reclaim(). Collective; with is_local() nothing moves, and the rows past the local ones are the
+  /// received ones.
   Arrivals dispatch(TensorView received, ConstTensorView rows, bool keep, Stream& stream) const;
-  /// The way back: rows [N, D] past the local rows = what owners computed for them.   Collective.
+  /// Starts the way back: rows [N, D] past the local rows = what owners computed for them.   Collective.
   /// @pre !is_local()
   comm::Work combine(TensorView rows, ConstTensorView received, Stream& stream) const;
 

@@ -86,9 +86,9 @@ decltype(ops::sum_groups) sum_groups;
 decltype(ops::count_positive) count_positive;
 decltype(ops::add_directions) add_directions;
 
-/// Whether, on this CPU, a row of a float32 product has the same bits whatever rows come with it and however
-/// many: then results do not depend on how tokens are cut into batches. True with AVX-512, and in a build
-/// without oneDNN. Products of bfloat16 matrices are oneDNN's, whose sums follow the number of rows.
+/// Returns whether, on this CPU, a row of a float32 product has the same bits whatever rows come with it and
+/// however many: then results do not depend on how tokens are cut into batches. True with AVX-512, and in a
+/// build without oneDNN. Products of bfloat16 matrices are oneDNN's, whose sums follow the number of rows.
 bool rows_are_independent();
 }  // namespace cpu
 

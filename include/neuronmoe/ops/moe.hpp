@@ -30,7 +30,7 @@ void load_balancing_loss(TensorView loss, TensorView dprobs, ConstTensorView pro
 /// slots; sums[e] = Σ_t probs[t, e]. Both are overwritten.   @param[out] counts, sums [E] float64
 void balancing_statistics(TensorView counts, TensorView sums, ConstTensorView probs, ConstTensorView indices,
                           Stream& stream);
-/// The loss from statistics of `num_tokens` tokens; 0 for none.   @param counts, sums [E] float64
+/// Returns the loss from statistics of `num_tokens` tokens; 0 for none.   @param counts, sums [E] float64
 double balancing_loss_of(ConstTensorView counts, ConstTensorView sums, double num_tokens);
 /// dprobs[t, e] += grad_scale · E/n · counts[e]/n: its gradient at each token of a micro-batch.
 /// @param[in,out] dprobs [T, E] acc   @param counts [E] float64
@@ -63,9 +63,9 @@ void gather_rows(TensorView rows, ConstTensorView x, ConstTensorView token_of_ro
 /// @param weights [T, K] acc or {}
 void combine_forward(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot, ConstTensorView indices,
                      ConstTensorView weights, bool accumulate, Stream& stream);
-/// The same with the arithmetic of the lineage (METHOD 5 step 6, router.compat = release): every product and
-/// every partial sum is rounded to y's type. Equals combine_forward in float32 and float64 but for fused
-/// multiply-adds.
+/// The same with the arithmetic of the reference code (METHOD 5 step 6, router.compat = release): every
+/// product and every partial sum is rounded to y's type. Equals combine_forward in float32 and float64 but
+/// for fused multiply-adds.
 void combine_forward_rounded(TensorView y, ConstTensorView rows, ConstTensorView row_of_slot,
                              ConstTensorView indices, ConstTensorView weights, Stream& stream);
 /// drows[row_of_slot[t,j]] = weights[t,j] · dy[t];  dweights[t,j] = <dy[t], rows[row_of_slot[t,j]]> (0 for

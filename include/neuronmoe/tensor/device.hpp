@@ -17,8 +17,8 @@ struct CudaDevice {
   std::string name, bus_id, uuid;
   std::int64_t memory_bytes = 0;
 };
-/// Why num_cuda_devices() is 0, in words that go after a colon: the driver's own if it gave any, and both
-/// versions where it is too old; "" if there is a device.
+/// Returns why num_cuda_devices() is 0, in words that go after a colon: the driver's own if it gave any, and
+/// both versions where it is too old; "" if there is a device.
 std::string why_no_cuda_device();
 /// Makes GPU `index` the one of this process (its calling thread) and describes it.
 /// @throws Error(config) if there is no such GPU.
@@ -26,7 +26,7 @@ CudaDevice select_cuda_device(int index);
 /// Makes GPU `index`, which this process has chosen before, the one of the calling thread, too: a new thread
 /// starts with GPU 0. Returns whether that went well.
 bool use_cuda_device(int index) noexcept;
-/// The one chosen for this thread.
+/// Returns the one chosen for this thread.
 CudaDevice current_cuda_device();
 
 /// Memory on GPUs that this process has: bytes now, at most at once so far, and how often it asked for some.
@@ -101,7 +101,7 @@ void start_copy(TensorView dst, ConstTensorView src, Stream& stream);
 /// again: it waits for the stream, within the time of synchronize(). Both on the host: done at once. @throws
 /// Error(internal) if they disagree.
 void copy(TensorView dst, ConstTensorView src, Stream& stream);
-/// The same elements on `device`, as an owning tensor.
+/// Returns the same elements on `device`, as an owning tensor.
 Tensor copied_to(Device device, ConstTensorView src, Stream& stream);
 /// Where host code fills a tensor that may be on a GPU: the tensor itself, or host memory that `send` copies
 /// over.

@@ -50,7 +50,7 @@ constexpr std::int64_t size_of(DType dtype) {
   }
   return 0;
 }
-/// Type in which sums over elements of `dtype` are kept: float64 for float64, else float32.
+/// Returns the type in which sums over elements of `dtype` are kept: float64 for float64, else float32.
 constexpr DType accumulator_of(DType dtype) {
   return dtype == DType::float64 ? DType::float64 : DType::float32;
 }

@@ -21,9 +21,9 @@ class ReadBack {
   ReadBack(const ReadBack&) = delete;
   ReadBack& operator=(const ReadBack&) = delete;
 
-  /// Uninitialised device memory for kernels queued on the stream before the next call of this. `receive`
-  /// gets what they wrote, in host memory that is good for that call only; receivers are called by take and
-  /// drain, in the order of the takes.
+  /// Returns uninitialized device memory for kernels queued on the stream before the next call of a member
+  /// function. `receive` gets what they wrote, in host memory that is valid only during that call; receivers
+  /// are called by take and drain, in the order of the takes.
   TensorView take(Shape shape, DType dtype, Receiver receive);
   /// Returns when every receiver has been called.
   void drain();

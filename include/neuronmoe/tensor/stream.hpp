@@ -23,9 +23,9 @@ class Stream {
   std::int64_t flops_ = 0;
 };
 
-/// Number of CUDA devices this process sees; 0 in a build without CUDA.
+/// Returns the number of CUDA devices this process sees; 0 in a build without CUDA.
 int num_cuda_devices();
-/// Device memory of `num_bytes`, zeroed. @throws Error(config) in a build without CUDA.
+/// Allocates device memory of `num_bytes`, zeroed. @throws Error(config) in a build without CUDA.
 void* cuda_allocate(long long num_bytes);
 void cuda_free(void* pointer) noexcept;
 

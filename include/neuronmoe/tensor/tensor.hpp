@@ -47,7 +47,8 @@ class BasicTensorView {
         device_(other.device()),
         valid_(bool(other)) {}
 
-  /// True if the view was given something (possibly zero elements); optional arguments are passed as `{}`.
+  /// Returns whether the view was given something (possibly zero elements); optional arguments are passed as
+  /// `{}`.
   explicit operator bool() const { return valid_; }
   Void* raw() const { return data_; }
   const Shape& shape() const { return shape_; }
@@ -57,20 +58,20 @@ class BasicTensorView {
   DType dtype() const { return dtype_; }
   Device device() const { return device_; }
 
-  /// Typed pointer. @throws Error(internal) if T is not the dtype.
+  /// Returns a typed pointer. @throws Error(internal) if T is not the dtype.
   template <typename T>
   auto data() const -> std::conditional_t<std::is_const_v<Void>, const T*, T*> {
     NMOE_CHECK(!valid_ || dtype_of<T>::value == dtype_, internal, "tensor holds {}, asked for {}",
                name_of(dtype_), name_of(dtype_of<T>::value));
     return static_cast<std::conditional_t<std::is_const_v<Void>, const T*, T*>>(data_);
   }
-  /// Same elements, other extents. @throws Error(internal) if the counts differ.
+  /// Returns the same elements with other extents. @throws Error(internal) if the counts differ.
   BasicTensorView reshape(Shape shape) const {
     NMOE_CHECK(shape.num_elements() == shape_.num_elements(), internal, "cannot reshape {} to {}",
                shape_.to_string(), shape.to_string());
     return {data_, dtype_, shape, device_};
   }
-  /// Rows [first, first + count) of the leading axis.
+  /// Returns the rows [first, first + count) of the leading axis.
   BasicTensorView rows(std::int64_t first, std::int64_t count) const;
 
  private:
@@ -123,7 +124,7 @@ class Tensor {
   Device device_ = Device::cpu;
 };
 
-/// A copy of a vector as an owning CPU tensor; handy in tests and at file boundaries.
+/// Returns a copy of a vector as an owning CPU tensor; handy in tests and at file boundaries.
 template <typename T>
 Tensor make_tensor(const std::vector<T>& values, Shape shape);
 
@@ -132,7 +133,7 @@ Tensor make_tensor(const std::vector<T>& values, Shape shape);
 class Arena {
  public:
   explicit Arena(Device device = Device::cpu) : device_(device) {}
-  /// Uninitialised memory, 64-byte aligned.
+  /// Returns uninitialized memory, 64-byte aligned.
   TensorView take(Shape shape, DType dtype);
   /// Returns the bytes that a take of this uses up.
   static std::int64_t bytes_of(const Shape& shape, DType dtype);
@@ -152,7 +153,7 @@ class Arena {
     in_use_ = mark.in_use;
   }
   std::int64_t in_use_bytes() const { return in_use_; }
-  /// Largest number of bytes in use at once so far.
+  /// Returns the largest number of bytes in use at once so far.
   std::int64_t peak_bytes() const { return peak_; }
 
  private:

@@ -14,7 +14,7 @@ namespace nmoe::train {
 class BufferPool {
  public:
   explicit BufferPool(Device device) : device_(device) {}
-  /// `size` elements, contents unspecified.
+  /// Returns a buffer of `size` elements with unspecified contents.
   Tensor take(std::int64_t size) {
     std::vector<Tensor>& free = free_[size];
     if (free.empty()) return Tensor({size}, DType::float32, device_);
@@ -26,7 +26,7 @@ class BufferPool {
     std::vector<Tensor>& free = free_[buffer.num_elements()];
     free.push_back(std::move(buffer));
   }
-  /// Of the buffers that are here.
+  /// Returns the bytes of the buffers currently in the pool.
   std::int64_t num_bytes() const {
     std::int64_t bytes = 0;
     for (const auto& [size, free] : free_)

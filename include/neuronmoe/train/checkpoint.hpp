@@ -1,6 +1,6 @@
 #pragma once
-// Checkpoints of a training run (PLATFORM 4a): model.h5, optim.h5, state.h5 under step_NNNNNNNNNN/, committed
-// whole, the same bytes for any layout, readable by any layout. Used by Trainer.
+// Checkpoints of a training run (docs/formats.md): model.h5, optim.h5, state.h5 under step_NNNNNNNNNN/,
+// committed whole, the same bytes for any layout, readable by any layout. Used by Trainer.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -59,18 +59,19 @@ std::string save_checkpoint(const comm::ExecutionContext& context, const std::st
                             ShardedOptimizer& optimizer, const TrainProgress& progress,
                             const RunIdentity& identity);
 
-/// Weights, optimizer state and progress from a committed step directory, whatever layout wrote it.
+/// Loads weights, optimizer state and progress from a committed step directory, whatever layout wrote it.
 /// Collective.
 /// @throws Error(bad_data) if it belongs to another model or set of trainables.
 TrainProgress load_checkpoint(const comm::ExecutionContext& context, const std::string& step_dir,
                               model::Decoder& decoder, ShardedOptimizer& optimizer);
 
-/// The origin that a checkpoint says it has; empty if it says nothing.
+/// Returns the origin that a checkpoint says it has; empty if it says nothing.
 Origin stored_origin(const std::string& step_dir);
-/// A committed step directory as the origin of a run.
+/// Returns a committed step directory as the origin of a run.
 Origin origin_of(const std::string& step_dir);
 
-/// The configuration stored in a checkpoint, for comparison with the one a resume is given.
+/// Returns the configuration stored in a checkpoint, for comparison with the one a resume is given. Reads
+/// state.h5; not collective. @throws Error(bad_data, io)
 std::string stored_config(const std::string& step_dir);
 
 }  // namespace nmoe::train

@@ -175,7 +175,7 @@ void for_each_field(Config& c, F&& f) {
   f("train.weight_decay", c.weight_decay, FieldInfo{.help = "AdamW: decoupled decay", .min = 0, .max = 10});
   f("train.max_grad_norm", c.max_grad_norm,
     FieldInfo{.help = "gradients are clipped to this global norm; 0 = not at all", .min = 0, .max = 1e30});
-  f("train.seed", c.seed, FieldInfo{.help = "seed of initialisation and data order"});
+  f("train.seed", c.seed, FieldInfo{.help = "seed of initialization and data order"});
   f("train.dtype", c.dtype, FieldInfo{.help = "type of weights and activations", .choices = weight_dtypes});
   f("train.expert_parallel_size", c.expert_parallel_size,
     FieldInfo{.help = "ranks over which the experts of a layer are spread; divides the rank count",

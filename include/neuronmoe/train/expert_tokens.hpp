@@ -15,20 +15,22 @@ struct MeasuredTokens {
   model::ExpertTokens counts;
   std::string source;
   explicit operator bool() const { return !counts.empty(); }
-  /// "expected tokens" or "tokens counted in SOURCE".
+  /// Returns "expected tokens" or "tokens counted in SOURCE".
   std::string to_string() const;
 };
 
-/// `mine` summed over the ranks; exact, so the same for every layout. Collective.
+/// Returns `mine` summed over the ranks; exact, so the same for every layout. Collective.
 model::ExpertTokens sum_over_ranks(comm::Communicator& comm, const model::ExpertTokens& mine, Stream& stream);
-/// /routing [L, most experts] uint64, 0 past the end of a layer; nothing if `tokens` is empty.
+/// Writes /routing [L, most experts] uint64; collective if `state` is. Elements are 0 past the end of a
+/// layer; nothing if `tokens` is empty.
 void write_expert_tokens(io::H5File& state, const model::ExpertTokens& tokens);
-/// What write_expert_tokens left in an open state.h5; empty if there is nothing.
+/// Returns what write_expert_tokens left in an open state.h5; empty if there is nothing. Collective if
+/// `state` is.
 /// @throws Error(bad_data) unless it fits the model: its layers and experts, and min(top_k, E) experts for
 /// every token in each layer.
 model::ExpertTokens read_expert_tokens(io::H5File& state, const model::ModelConfig& model);
-/// The same from a step directory. Empty also if it was converted or no token has been counted yet. Not
-/// collective.
+/// Returns the same from a step directory. Empty also if it was converted or no token has been counted yet.
+/// Not collective.
 MeasuredTokens measured_tokens(const std::string& step_dir, const model::ModelConfig& model);
 
 }  // namespace nmoe::train

@@ -21,12 +21,13 @@ class FrozenWeights {
   /// Demands that a checkpoint was written over the same frozen weights. Collective. @throws Error(bad_data)
   /// naming both digests
   void require_same_as(const std::string& step_dir) const;
-  /// One SHA-256 over names and hashes of all frozen tensors: the same for any layout. "" if none is frozen.
+  /// Returns one SHA-256 over names and hashes of all frozen tensors: the same for any layout. "" if none is
+  /// frozen.
   const std::string& digest() const { return digest_; }
 
  private:
-  /// First 60 bits of the SHA-256 of each frozen parameter in name order; −1 where this rank does not hold
-  /// it.
+  /// Returns the first 60 bits of the SHA-256 of each frozen parameter in name order; −1 where this rank does
+  /// not hold it.
   std::vector<std::int64_t> hash() const;
 
   comm::Communicator& world_;

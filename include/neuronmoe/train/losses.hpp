@@ -17,7 +17,7 @@ struct LossSlots {
 /// Returns the scales of the auxiliary losses of a micro-batch; that of the language model's loss, which
 /// depends on the batch, is 0.
 model::LossScales auxiliary_scales(RunKind kind, const TrainConfig& config);
-/// Whether the balancing loss is taken from statistics of all micro-batches of a step.
+/// Returns whether the balancing loss is taken from statistics of all micro-batches of a step.
 bool global_balancing(RunKind kind, const TrainConfig& config);
 
 }  // namespace nmoe::train

@@ -31,8 +31,9 @@ class MetricsFile {
   /// after them.
   /// @throws Error(io), and Error(bad_data) naming the line for anything else in the file
   MetricsFile(const std::string& path, std::int64_t resumed_step);
+  /// Appends one line. @throws Error(io|no_space)
   void write(const StepMetrics& metrics);
-  /// fsync; called with every checkpoint.
+  /// Syncs the file; called with every checkpoint. @throws Error(io|no_space)
   void sync();
 
  private:

@@ -15,8 +15,7 @@ struct ParallelGroups {
   comm::ParallelLayout layout;
   std::unique_ptr<comm::Communicator> expert_parallel, expert_data_parallel;
   ParallelGroups(comm::Communicator& world, int expert_parallel_size);
-  /// The placement of a model's experts over this rank's group; what follows the counts as in
-  /// ExpertPlacement.
+  /// Returns the placement of a model's experts over this rank's group. Other arguments: see ExpertPlacement.
   model::ExpertParallelGroup experts(const std::vector<int>& num_experts, int top_k = 0,
                                      model::ExpertHome home = model::ExpertHome::owned,
                                      const model::ExpertTokens& measured = {}) const;

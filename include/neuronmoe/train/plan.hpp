@@ -1,7 +1,7 @@
 #pragma once
 // What a training step costs, from configuration alone: floating-point operations, bytes on the wire and
 // memory of every rank, by integer formulas that follow the freeze plan, the placement and the cut of the
-// optimizer. Trainer sets them beside what it counted; `neuronmoe plan` turns them into time on a machine
+// optimizer. Trainer reports them beside what it counted; `neuronmoe plan` turns them into time on a machine
 // (plan_time.hpp).
 #include <cstdint>
 #include <map>
@@ -30,8 +30,8 @@ struct PlanInput {
 
 /// Routed slots [rank][layer][expert]: what decides how much the experts of a layer compute and send.
 using RoutingLoad = std::vector<std::vector<std::vector<std::int64_t>>>;
-/// Every expert of a layer gets the same share of each micro-batch, what is left over goes to the lower ids.
-/// Exact, whatever the router does, for layers with top_k >= E.   Of one step.
+/// Returns the load if every expert of a layer gets the same share of each micro-batch, what is left over
+/// goes to the lower ids. Exact, whatever the router does, for layers with top_k >= E.   Of one step.
 RoutingLoad balanced_routing(const PlanInput& input);
 
 /// Work of one segment (FreezePlan: 0 lm-head and final norm, then layers from the top down, last the
@@ -67,21 +67,24 @@ struct RankPlan {
   std::vector<SegmentCounts> segments;
   std::int64_t all_reduce_bytes = 0;  ///< label counts, losses, gradient norm
   std::int64_t flops() const;
-  /// Sent to other ranks, by the names of metrics.jsonl; operations without bytes are left out.
+  /// Returns the bytes sent to other ranks, by the names of metrics.jsonl; operations without bytes are left
+  /// out.
   std::map<std::string, std::int64_t> bytes() const;
 };
 
-/// Counts of `rank` over `num_steps` steps, of which `num_updates` were not skipped; `routing` is the sum
-/// over those steps. Exact: equal to what the run counts.
+/// Returns the counts of `rank` over `num_steps` steps, of which `num_updates` were not skipped; `routing` is
+/// the sum over those steps. Exact: equal to what the run counts.
 RankPlan plan_counts(const PlanInput& input, int rank, const RoutingLoad& routing, std::int64_t num_steps = 1,
                      std::int64_t num_updates = 1);
 
-/// Memory of `rank` with balanced routing (exact if every MoE layer has top_k >= E).
+/// Returns the memory of `rank` with balanced routing (exact if every MoE layer has top_k >= E).
 MemoryPlan plan_memory(const PlanInput& input, int rank);
-/// The same with the activations a run takes at its start (reserve_step_memory): room for whatever routing on
-/// one rank, for ids, labels and masks, and for uneven cuts that round up to 64 bytes each.
+/// Returns the same with the activation memory that a run reserves at its start (reserve_step_memory): room
+/// for any routing on one rank, for ids, labels and masks, and for uneven cuts that round up to 64 bytes
+/// each.
 MemoryPlan plan_reserved_memory(const PlanInput& input, int rank);
-/// What each layer keeps of one micro-batch between forward and backward, bytes [L]; balanced routing.
+/// Returns what each layer keeps of one micro-batch between forward and backward, bytes [L]; balanced
+/// routing.
 std::vector<std::int64_t> plan_saved_bytes(const PlanInput& input, int rank);
 
 }  // namespace nmoe::train

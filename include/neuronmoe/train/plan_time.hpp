@@ -40,9 +40,9 @@ struct LibraryMemory {
 };
 LibraryMemory library_memory(const PlanInput& input, const MachineConfig& machine);
 
-/// Memory of the fullest rank of an expert-parallel group, with balanced routing.
+/// Returns the memory of the fullest rank of an expert-parallel group, with balanced routing.
 MemoryPlan fullest_memory(const PlanInput& input);
-/// Bytes of the fullest rank: room for whatever routing, and its libraries.
+/// Returns the bytes of the fullest rank: room for whatever routing, and its libraries.
 std::int64_t needed_bytes(const PlanInput& input, const MachineConfig& machine);
 
 /// A layout on some nodes, with the largest micro-batch that feeds as many ranks as can be and fits.
@@ -59,8 +59,8 @@ struct LayoutChoice {
 std::vector<LayoutChoice> plan_layouts(PlanInput input, const MachineConfig& machine, int nodes, bool strong,
                                        ReduceRoute route);
 
-/// Tokens per rank and step above which sharding the experts' optimizer over all ranks moves fewer bytes than
-/// spreading the experts over them. Empty without new experts.
+/// Returns the tokens per rank and step above which sharding the experts' optimizer over all ranks moves
+/// fewer bytes than spreading the experts over them. Empty without new experts.
 std::optional<double> crossover_tokens(const PlanInput& input);
 
 }  // namespace nmoe::train

@@ -39,7 +39,7 @@ struct RunAccounts {
   /// Returns the median of the measured times after the first warm_up_steps, of all if there are no more.
   /// @pre at least one step was made
   double measured_step_s() const;
-  /// Both sides of rank 0, a line each.
+  /// Returns both sides of rank 0, a line each.
   std::string to_string() const;
 };
 

@@ -51,7 +51,7 @@ class ShardCut {
 
  private:
   std::int64_t most_owned(std::size_t unit) const;
-  /// Of a message from one source, and of all that a rank owns in a bucket.
+  /// Returns the most elements of a message from one source, and of all that a rank owns in a bucket.
   std::int64_t most_total() const;
   std::int64_t most_part() const;
   std::int64_t flight_bytes(std::size_t num_reductions, std::int64_t value_bytes) const;

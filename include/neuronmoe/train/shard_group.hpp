@@ -41,8 +41,8 @@ class ShardGroup {
   /// that rank's leaves hold a micro-batch (the first ones); `num_leaves` of the whole step. The
   /// gradients may be overwritten, in the order of `compute`, when it returns. Collective over the group.
   void reduce_segment(int segment, std::span<const int> leaf_counts, std::int64_t num_leaves);
-  /// Lands everything sent so far: what `compute` does next finds it folded. After the last micro-step
-  /// gradient() is complete.
+  /// Waits for all reductions in flight; later work on `compute` sees the reduced gradients. After the last
+  /// micro-step gradient() is complete.
   void finish_reduction();
   /// Without ZeRO: brings every rank's gradient slices to all ranks. Collective over the group.
   void gather_gradients();
@@ -50,25 +50,25 @@ class ShardGroup {
   /// Starts to bring updated weights of all owners to all ranks, in the order in which a forward needs them.
   /// Collective over the group.
   void start_gather();
-  /// What `compute` does next finds the weights of a segment (−1: of all) as the last update left them.
-  /// Collective likewise.
+  /// Makes `compute` wait for the all-gather of a segment's updated weights (−1: of all). Collective over the
+  /// group.
   void wait_weights(int segment);
 
   const std::vector<model::Parameter*>& parameters() const { return parameters_; }
-  /// What this rank owns, and what it keeps state for (the same with ZeRO, everything without).
+  /// Returns what this rank owns, and what it keeps state for (the same with ZeRO, everything without).
   const std::vector<HeldSlice>& owned() const { return owned_; }
   const std::vector<HeldSlice>& held() const { return held_; }
   std::int64_t num_owned() const;
-  /// Flat arrays over held(): gradient sum, fp32 master weight, first and second moments.
+  /// Returns the flat arrays over held(): gradient sum, fp32 master weight, first and second moments.
   TensorView gradient() { return gradient_.view(); }
   Tensor& master() { return master_; }
   Tensor& exp_avg() { return exp_avg_; }
   Tensor& exp_avg_sq() { return exp_avg_sq_; }
-  /// Counted from what is allocated, bytes.
+  /// Returns the memory that is allocated for this, in bytes.
   std::int64_t state_bytes() const;
   std::int64_t gradient_bytes() const { return gradient_.num_elements() * 4; }
   std::int64_t buffer_bytes() const;
-  /// Between steps, when none is in use.
+  /// Returns the bytes of the partial sums, between steps, when none is in use.
   std::int64_t partial_sum_bytes() const { return sums_pool_.num_bytes(); }
 
  private:
@@ -93,7 +93,7 @@ class ShardGroup {
   template <typename F>
   void for_each_piece(const ShardUnit& unit, int rank, std::int64_t begin, std::int64_t end, F&& f) const;
   Stream& stream() { return comm_.size() == 1 ? compute_ : own_.stream(); }
-  /// What `then` does from now on comes after what `first` has been given so far.
+  /// Makes later work on `then` wait for all work queued on `first` so far.
   void order(Stream& first, Stream& then);
   Flight take_flight(std::size_t unit, std::int64_t bucket);
   void pack(Flight& flight);

@@ -39,8 +39,8 @@ class ShardedOptimizer {
   /// gradients it adds to and says which leaves will be sent. The decoder's hooks do the rest. Collective
   /// over the world.
   void begin_micro_step(std::int64_t micro_step, std::int64_t num_micro_batches);
-  /// Norm of the whole gradient, the same bits everywhere. After the last micro-step of a step. Collective
-  /// over the world.
+  /// Returns the norm of the whole gradient, the same bits everywhere. After the last micro-step of a step.
+  /// Collective over the world.
   double finish_reduction(Stream& stream);
   /// AdamW on what this rank keeps state for, then starts the all-gather of the weights. Collective over the
   /// world.

@@ -201,7 +201,7 @@ void MpiCommunicator::barrier() {
 
 std::unique_ptr<Communicator> MpiCommunicator::split(int color, int key) {
   MPI_Comm part = MPI_COMM_NULL;
-  const std::string invalid = color >= 0 ? "" : fmt::format("negative colour {}", color);
+  const std::string invalid = color >= 0 ? "" : fmt::format("negative color {}", color);
   start({.operation = Operation::split}, invalid, 0, 0, [&part, color, key](Group& group) {
     NMOE_MPI(MPI_Comm_split(group.comm, color, key, &part));
   }).wait();
