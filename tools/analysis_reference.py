@@ -159,7 +159,7 @@ def reachable(row, positive, error):
     low = average_precision_score(positive, row + np.where(positive, -error, error))
     order = np.argsort(row[positive])
     values = row[positive][order]
-    last = np.append(np.diff(values) > 2 * error, True)  # of a chain of neighbours
+    last = np.append(np.diff(values) > 2 * error, True)  # of a chain of neighbors
     tied = np.empty_like(values)
     tied[order] = values[last][np.append(0, np.cumsum(last)[:-1])]
     high = row - error

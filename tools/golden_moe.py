@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The method in plain PyTorch, read off its description and not off the C++: the mixture layer (METHOD 5), its losses
 (METHOD 6), packing (METHOD 7.2), the order of samples and the training loop (METHOD 7.1). make_golden.py runs it in
-float64, or in bfloat16 as the lineage does, and stores what comes out. Needs torch and transformers."""
+float64, or in bfloat16 as the reference code does, and stores what comes out. Needs torch and transformers."""
 import math
 
 import torch

@@ -10,7 +10,7 @@ paragraphs are parallel) and writes
     OUT/sense/<lang>.json              positive and negative sentences for `neuronmoe analyze`
     OUT/continuation/<split>/<lang>.jsonl   {"context": ..., "choices": [4], "gold": n} for `neuronmoe evaluate`
     OUT/tokenizer.txt                  the line mix a tokenizer is trained on (train split only)
-    OUT/corpus.json                    counts, hashes, seeds, package versions, licence
+    OUT/corpus.json                    counts, hashes, seeds, package versions, license
 
 Settings are chosen on `tune`, results are reported on `test`. Standard library only. Everything is a function
 of the packages, the seed and the tool itself: the same command writes the same bytes. The folder appears by one
