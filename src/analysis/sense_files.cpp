@@ -117,7 +117,7 @@ SensePool& add_pool(std::vector<SensePool>& pools, const std::string& language, 
 }
 
 /// PATH.jsonl: every line says its language.
-void read_labelled_lines(std::vector<SensePool>& pools, const std::string& path) {
+void read_labeled_lines(std::vector<SensePool>& pools, const std::string& path) {
   const std::size_t first = pools.size();
   for (auto& line : read_json_lines(path)) {
     NMOE_CHECK(!line.language.empty(), bad_data,
@@ -162,7 +162,7 @@ std::vector<SensePool> read_sense_pools(std::span<const std::string> specs, Nega
                "LANG:PATH.json with sentences.negative, or use sense.negatives = pool",
                spec);
     if (spec.ends_with(".jsonl") && spec.find(':') == std::string::npos) {
-      read_labelled_lines(pools, spec);
+      read_labeled_lines(pools, spec);
       continue;
     }
     const auto [language, path] = split_spec(spec, "analysis.sense", "LANG:PATH.json or PATH.jsonl");

@@ -1,4 +1,4 @@
-// neuronmoe specialize: how specialised the experts of a checkpoint became.
+// neuronmoe specialize: how specialized the experts of a checkpoint became.
 #include <filesystem>
 
 #include "commands.hpp"

@@ -16,7 +16,7 @@ Device choose_device(comm::Communicator& world, const GuardOptions& options, con
 
 /// The world with a way for tensors on GPUs: options.gpu_transport, or NCCL if there is one and every rank
 /// has a GPU to itself, else copies through host memory.   @throws Error(config) if the wish cannot be
-/// honoured Collective, after choose_device().
+/// honored Collective, after choose_device().
 std::unique_ptr<comm::Communicator> make_gpu_world(std::unique_ptr<comm::Communicator> world,
                                                    const GuardOptions& options, const Logger& log);
 

@@ -1,5 +1,5 @@
 #pragma once
-// The sense sentences of `analyze` and `specialize`, tokenised for a model, and the provenance of what comes
+// The sense sentences of `analyze` and `specialize`, tokenized for a model, and the provenance of what comes
 // out.
 #include "model_setup.hpp"
 #include "neuronmoe/analysis/neuron_file.hpp"
@@ -13,7 +13,7 @@ struct SenseSetup {
   analysis::Provenance provenance;
 };
 
-/// Reads analysis.sense and analysis.similarity_text, tokenises, and says how many sentences each language
+/// Reads analysis.sense and analysis.similarity_text, tokenizes, and says how many sentences each language
 /// keeps. Collective.
 SenseSetup prepare_sense(comm::ExecutionContext& context, const AppConfig& config,
                          const model::ModelConfig& architecture);

@@ -1,5 +1,5 @@
 #pragma once
-// Added tokens of a tokenizer.json: whole strings that are cut out of the text before normalisation and
+// Added tokens of a tokenizer.json: whole strings that are cut out of the text before normalization and
 // splitting, longest match first, as Hugging Face tokenizers does.
 #include <array>
 #include <cstdint>
@@ -15,7 +15,7 @@ struct AddedToken {
   std::string content;
   bool lstrip = false, rstrip = false;  ///< also takes the white space before, behind it
   bool single_word = false;             ///< not inside a word
-  bool normalized = false;              ///< looked for in the normalised text
+  bool normalized = false;              ///< looked for in the normalized text
 };
 
 /// A set of added tokens as a trie of bytes.

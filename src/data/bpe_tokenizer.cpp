@@ -30,7 +30,7 @@ std::string normal(const std::string& text, bool nfc) {
   return nfc ? std::string(to_nfc(text, buffer)) : text;
 }
 
-/// Added tokens that are looked for in the text as it is, or in the normalised text.
+/// Added tokens that are looked for in the text as it is, or in the normalized text.
 AddedTokens select(const std::vector<AddedToken>& added, bool normalized, bool nfc) {
   std::vector<AddedToken> chosen;
   for (const AddedToken& token : added)
@@ -59,7 +59,7 @@ class BpeTokenizer final : public Tokenizer {
         kind_(std::move(parts.kind)),
         model_(parts.tokens, parts.merges, parts.whole_pieces),
         raw_added_(select(parts.added, false, false)),
-        normalised_added_(select(parts.added, true, parts.nfc)),
+        normalized_added_(select(parts.added, true, parts.nfc)),
         nfc_(parts.nfc),
         add_prefix_space_(parts.add_prefix_space),
         bos_id_(parts.bos_id),
@@ -89,7 +89,7 @@ class BpeTokenizer final : public Tokenizer {
         text,
         [&](std::string_view part) {
           if (nfc_) part = to_nfc(part, workspace->normalised);
-          normalised_added_.split(
+          normalized_added_.split(
               part, [&](std::string_view plain) { encode_plain(plain, *workspace, ids); }, push);
         },
         push);
@@ -115,7 +115,7 @@ class BpeTokenizer final : public Tokenizer {
   std::string name() const override { return kind_ + " " + path(); }
 
  private:
-  /// Text without added tokens, normalised.
+  /// Text without added tokens, normalized.
   void encode_plain(std::string_view text, Workspace& workspace, std::vector<std::int32_t>& ids) const {
     // One space in front of the whole text: a ByteLevel behind a Split would put one before every piece, and
     // the loader refuses that.
@@ -180,7 +180,7 @@ class BpeTokenizer final : public Tokenizer {
   std::string kind_;
   BpeModel model_;
   std::vector<SplitRegex> splits_;
-  AddedTokens raw_added_, normalised_added_;
+  AddedTokens raw_added_, normalized_added_;
   bool nfc_, add_prefix_space_;
   std::int32_t bos_id_, eos_id_;
   BosRule bos_rule_;

@@ -1,4 +1,4 @@
-// tiktoken rank files: lines "base64 rank". The expression, special tokens and normalisation are not in the
+// tiktoken rank files: lines "base64 rank". The expression, special tokens and normalization are not in the
 // file; they follow from which model it is of.
 #include <algorithm>
 #include <array>

@@ -35,7 +35,7 @@ struct Opened {
   TransformersModel exported = {};  // for transformers: beside the tensors, which are all of it then
 };
 
-/// config.json, tokenizer, licence...: all plain files that are neither weights nor ours.
+/// config.json, tokenizer, license...: all plain files that are neither weights nor ours.
 std::vector<std::string> accompanying_files(const std::string& directory) {
   constexpr std::array weights = {".safetensors", ".bin",  ".pt",   ".pth",   ".h5", ".msgpack",
                                   ".gguf",        ".onnx", ".ckpt", ".index", ".ot", ".tmp"};
@@ -124,7 +124,7 @@ void require_sensible(const Conversion& c, const ModelConfig& config) {
              c.input);
 }
 
-/// Tokenizer, chat template, licence and the like: what an export takes over from the directory of its base.
+/// Tokenizer, chat template, license and the like: what an export takes over from the directory of its base.
 bool goes_with_export(const std::string& name) {
   constexpr std::array names = {
       "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",

@@ -28,7 +28,7 @@ __device__ inline T from_float(float value) {
   }
 }
 
-/// N neighbouring elements, moved 16 bytes at a time where they fill them.
+/// N neighboring elements, moved 16 bytes at a time where they fill them.
 template <typename T, int N>
 struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Pack {
   T values[N];
