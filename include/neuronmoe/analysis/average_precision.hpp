@@ -89,7 +89,7 @@ class NeuronScorer {
 /// @throws Error(bad_data) for NaN, naming the first such row counted from `first_row`, and the sample
 void score_rows(std::span<const float> responses, const SampleRoles& roles, std::span<NeuronScore> scores,
                 std::int64_t first_row = 0, Statistics wanted = Statistics::all);
-/// The same for float64 rows, on one thread. A row that float32 holds exactly takes the fast path; any other
+/// Scores float64 rows, on one thread. A row that float32 holds exactly takes the fast path; any other
 /// is scored as it is by plain loops: rounded, its values could tie.   @pre roles.disjoint()
 void score_rows(std::span<const double> responses, const SampleRoles& roles, std::span<NeuronScore> scores,
                 std::int64_t first_row = 0);
@@ -100,7 +100,7 @@ struct ScoringPlace {
   Stream& stream;
   std::int64_t slab_bytes;
 };
-/// The same there, with the same bits, errors included.
+/// Scores rows at `place`, with the same bits, errors included.
 void score_rows(ScoringPlace place, std::span<const float> responses, const SampleRoles& roles,
                 std::span<NeuronScore> scores, std::int64_t first_row = 0);
 

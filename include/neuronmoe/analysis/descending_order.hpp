@@ -27,7 +27,7 @@ class DescendingOrder {
   float value(std::size_t rank) const { return responses_[order_[rank]]; }
   /// Returns whether any two responses are equal.
   bool has_ties() const { return num_ties_ > 0; }
-  /// One past the last rank of the group of equal responses that holds each rank. [S]
+  /// Writes to `ends` one past the last rank of the group of equal responses that holds each rank. [S]
   void group_ends(std::vector<std::uint32_t>& ends) const;
 
  private:

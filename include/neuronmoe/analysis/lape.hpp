@@ -19,7 +19,7 @@ struct Lape {
   std::vector<std::vector<std::uint64_t>> selected;  ///< [G] uuids, ascending
 };
 
-/// The rule of METHOD 1.8 on probabilities: a unit is a candidate if some probability exceeds the bar, the
+/// Selects units by the rule of METHOD 1.8: a unit is a candidate if some probability exceeds the bar, the
 /// k-th smallest of all with k = round(0.95·count); the 5 % of all units with the lowest entropy are taken
 /// among the candidates (ties: lower uuid), and each belongs to the languages whose probability exceeds the
 /// bar. @param probability [G][units]   @param uuids [units]   Fills everything but the tables over N.

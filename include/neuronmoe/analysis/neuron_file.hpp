@@ -46,8 +46,8 @@ void write_neuron_file(const std::string& path, const NeuronStatistics& statisti
 /// @throws Error(bad_data) naming file and dataset for anything inconsistent
 NeuronStatistics read_neuron_file(const std::string& path);
 
-/// The text files of METHOD 1.6 and 1.7: DIR/LANG/expertise/{expertise.csv, expertise_limited_K_top.csv,
-/// expertise_info.json} per language.
+/// Writes the text files of METHOD 1.6 and 1.7: DIR/LANG/expertise/{expertise.csv,
+/// expertise_limited_K_top.csv, expertise_info.json} per language.
 void write_expertise_csv(const std::string& directory, const NeuronStatistics& statistics);
 
 }  // namespace nmoe::analysis

@@ -50,8 +50,8 @@ std::vector<SensePool> read_sense_pools(std::span<const std::string> specs,
 /// Thins every pool to `max_sentences` by a draw without replacement, a function of (seed, language) alone;
 /// file order is kept. One set for all languages: each sentence runs once (METHOD 1.1, our default).
 void draw_shared(std::vector<SensePool>& pools, std::int64_t max_sentences, std::uint64_t seed);
-/// As the released code draws: for every language of `analysed` its positives and, from each other pool, its
-/// negatives anew, each draw a function of (seed, analyzed language, language). Keeps what anybody drew.
+/// Draws as the released code does: for every language of `analysed` its positives and, from each other pool,
+/// its negatives anew, each draw a function of (seed, analyzed language, language). Keeps what anybody drew.
 void redraw_pools(std::vector<SensePool>& pools, std::span<const int> analysed, std::int64_t max_sentences,
                   std::uint64_t seed);
 

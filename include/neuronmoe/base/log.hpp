@@ -67,7 +67,8 @@ class Progress {
  public:
   Progress(const Logger& log, std::string what, std::uint64_t total, std::string unit,
            double interval_s = 5.0);
-  /// `done` counts finished items, `units` the amount of work in `unit` behind them; `detail` is appended.
+  /// Reports progress if it is time for a line. `done` counts finished items, `units` the amount of work in
+  /// `unit` behind them; `detail` is appended.
   void update(std::uint64_t done, double units, std::string_view detail = {}, bool keep = false);
 
  private:

@@ -91,10 +91,10 @@ class [[nodiscard]] InPlaceExchange {
   InPlaceExchange() = default;
   InPlaceExchange(Work work, std::shared_ptr<State> state)
       : work_(std::move(work)), state_(std::move(state)) {}
-  /// Before anything else is called; rethrows what went wrong.
+  /// Waits for the exchange. Called before any other member; rethrows what went wrong.
   void wait() { work_.wait(); }
   const void* rows_of(int rank) const { return state_->rows[static_cast<std::size_t>(rank)]; }
-  /// The rows are not read any more: their senders may overwrite them. Once.
+  /// Tells the senders that the rows are not read any more and may be overwritten. Called once.
   void release() {
     if (state_ && state_->release) std::exchange(state_->release, nullptr)();
   }

@@ -17,7 +17,7 @@ namespace nmoe::io {
 void write_file_atomically(const std::string& path, std::string_view bytes);
 /// Appends bytes to a file that is being written.
 using ByteSink = std::function<void(std::string_view bytes)>;
-/// The same in pieces: `fill` hands them to the sink one after another. What it throws leaves PATH as before.
+/// Writes in pieces: `fill` hands them to the sink one after another. What it throws leaves PATH as before.
 void write_file_atomically(const std::string& path, const std::function<void(const ByteSink&)>& fill);
 /// Throws Error(no_space|io) for an errno of creating or writing a file.
 [[noreturn]] void fail_write(const std::string& path, int error);
@@ -41,7 +41,7 @@ bool is_full(const std::string& path);
 void require_free_space(const std::string& path, std::int64_t num_bytes);
 /// Makes `path` an empty file, also where it was one with content. @throws Error(io|no_space)
 void create_empty_file(const std::string& path);
-/// fsync of a file or directory through this process's own descriptor. @throws Error(io|no_space)
+/// Syncs a file or directory (fsync) through this process's own descriptor. @throws Error(io|no_space)
 void sync_path(const std::string& path);
 /// Syncs a file through a descriptor that is opened before it is written: the kernel then reports every write
 /// to the device that fails in between, also one that a close elsewhere was told of and did not pass on.
@@ -53,16 +53,16 @@ class FileSync {
   /// Writes bytes [begin, begin + num_bytes) from the page cache to the device and waits for them. A hint:
   /// finish() must follow. A file system that cannot do it is no error. @throws Error(io|no_space)
   void start(std::int64_t begin, std::int64_t num_bytes) const;
-  /// fsync. @throws Error(io|no_space)
+  /// Syncs the file (fsync). @throws Error(io|no_space)
   void finish() const;
 
  private:
   std::string path_;
   Handle<int, ::close, -1> descriptor_;
 };
-/// rename(2) followed by fsync of the directory. @throws Error(io)
+/// Renames a file and syncs its directory. @throws Error(io)
 void rename_durably(const std::string& from, const std::string& to);
-/// mkdir -p. @throws Error(io)
+/// Makes a directory and its parents where they are missing. @throws Error(io)
 void make_directories(const std::string& path);
 
 }  // namespace nmoe::io

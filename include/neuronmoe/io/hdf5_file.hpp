@@ -132,7 +132,7 @@ class H5File {
   /// Ranges ascend and do not overlap; none at all is fine. Elements no rank writes are undefined.
   void write_ranges(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
                     std::span<const FileRange> ranges, const void* packed);
-  /// The same without ever holding more than 64 MiB of it: `fill(first, bytes)` gives the bytes of elements
+  /// Writes without ever holding more than 64 MiB of it: `fill(first, bytes)` gives the bytes of elements
   /// [first, first + bytes.size() / element size) of this rank's ranges one after another.
   void write_ranges(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
                     std::span<const FileRange> ranges,
@@ -149,9 +149,10 @@ class H5File {
   /// MiB at a time.
   void write_into(const std::string& name, ElementType type, std::span<const FileRange> ranges,
                   const void* packed);
-  /// One-dimensional array of fixed-length UTF-8 strings.
+  /// Writes a one-dimensional array of fixed-length UTF-8 strings.
   void write_strings(const std::string& name, const std::vector<std::string>& values);
-  /// Table of records; `data` points at `num_records` structs of `record_bytes` bytes. Packed in the file.
+  /// Writes a table of records; `data` points at `num_records` structs of `record_bytes` bytes. Packed in the
+  /// file.
   void write_records(const std::string& name, std::span<const RecordColumn> columns,
                      std::int64_t record_bytes, const void* data, std::int64_t num_records);
   /// Says what the file is, in root attributes that open() compares.
@@ -188,10 +189,10 @@ class H5File {
     read_all(name, element_of<T>::value, values.data());
     return values;
   }
-  /// This rank's ranges (ascending, may be none, may overlap those of other ranks) into `packed`.
+  /// Reads this rank's ranges (ascending, may be none, may overlap those of other ranks) into `packed`.
   void read_ranges(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
                    std::span<const FileRange> ranges, void* packed);
-  /// The same without ever holding more than 64 MiB of it: `take(first, bytes)` is handed the elements that
+  /// Reads without ever holding more than 64 MiB of it: `take(first, bytes)` is handed the elements that
   /// `fill` of write_ranges would have given.
   void read_ranges(const std::string& name, ElementType type, std::span<const std::int64_t> shape,
                    std::span<const FileRange> ranges,

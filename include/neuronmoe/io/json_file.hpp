@@ -18,7 +18,7 @@ nlohmann::json parse_json(std::string_view text, std::string_view what, int max_
 nlohmann::json parse_json_line(std::string_view line, std::string_view what,
                                std::span<const std::string_view> keys);
 nlohmann::json read_json(const std::string& path, std::int64_t max_bytes = std::int64_t{256} << 20);
-/// Indented by two, keys ascending, one newline at the end; written atomically.
+/// Writes JSON indented by two, keys ascending, one newline at the end; written atomically.
 void write_json(const std::string& path, const nlohmann::json& value);
 
 }  // namespace nmoe::io

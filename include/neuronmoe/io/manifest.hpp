@@ -41,7 +41,7 @@ ManifestFacts read_manifest_facts(const std::string& directory);
 
 /// Makes RUN/step_NNNNNNNNNN.tmp (leftovers of killed saves are removed) and returns its path. Collective.
 std::string begin_step(comm::Communicator& comm, const std::string& run_dir, std::int64_t step);
-/// fsync, rename TMP to FINAL (replacing an older FINAL), fsync of the parent. Collective.
+/// Syncs TMP, renames it to FINAL (replacing an older FINAL) and syncs the parent. Collective.
 void commit_directory(comm::Communicator& comm, const std::string& tmp_dir, const std::string& final_dir);
 /// Does write_manifest and commit_directory for a directory made by begin_step(). Returns the final path.
 /// Collective.

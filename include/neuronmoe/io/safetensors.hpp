@@ -51,7 +51,7 @@ class SafetensorsReader {
   /// beside it.
   /// @throws Error(bad_data) if shapes differ.
   void read(const std::string& name, TensorView out) const;
-  /// Bytes [begin, begin + out.size()) of a tensor as they are in the file.
+  /// Reads bytes [begin, begin + out.size()) of a tensor as they are in the file.
   /// @throws Error(bad_data) if the file has become shorter, Error(io) if it cannot be read
   void read_bytes(const std::string& name, std::int64_t begin, std::span<char> out) const;
   /// Returns the files read: one, or the shards in ascending order.
@@ -83,7 +83,7 @@ struct TensorSource {
 /// Fills `out` (CPU; float64, float32 or bfloat16), converting with round to nearest even, 4 MiB at a time.
 /// @param where file named in messages   @throws Error(bad_data) if shapes differ
 void read_tensor(const TensorSource& source, TensorView out, const std::string& where);
-/// As write_safetensors, holding 16 MiB at a time.
+/// Writes as write_safetensors does, holding 16 MiB at a time.
 void write_tensor_sources(const std::string& path, std::vector<TensorSource> sources,
                           const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 

@@ -23,7 +23,7 @@ inline constexpr std::int64_t same_file_pieces = 64;
 void require_same_files(comm::Communicator& comm, std::span<const std::string> paths,
                         std::span<const std::string> optional = {});
 
-/// The same for one file.
+/// Does the same for one file.
 void require_same_file(comm::Communicator& comm, const std::string& path);
 
 /// Returns "SIZE bytes, hash HEX" as require_same_files() compares it, or "" if `path` is not a file that can

@@ -130,7 +130,7 @@ class AttentionLayer {
                 const LayerPass& pass) const;
 
  private:
-  /// o of attention over the rows of `sequence`, which cached ones may come before.
+  /// Writes o, the output of attention over the rows of `sequence`, which cached ones may come before.
   void attend(const AttentionSaved& saved, ConstTensorView q, ConstTensorView k, const SequenceInfo& sequence,
               const LayerPass& pass) const;
   /// Fills `normed` from q and k of `saved`.

@@ -53,8 +53,8 @@ struct ParameterPiece {
 void write_model_file(comm::Communicator& comm, const std::string& path, const Decoder& decoder,
                       std::span<const ParameterPiece> pieces);
 
-/// The same file from tensors that lie elsewhere, each in its own element type, streamed: a rank holds 16
-/// MiB. `sources` are parameters of `config` and what the architecture derives. Collective over `comm`.
+/// Writes the same file from tensors that lie elsewhere, each in its own element type, streamed: a rank holds
+/// 16 MiB. `sources` are parameters of `config` and what the architecture derives. Collective over `comm`.
 /// @throws Error(bad_data) if experts of one layer have different types
 void write_model_file(comm::Communicator& comm, const std::string& path, const ModelConfig& config,
                       const TensorSources& sources);

@@ -23,9 +23,9 @@ using StatisticsSum = std::function<void(std::span<double> statistics)>;
 /// Called by training and evaluation passes at the borders of segments (FreezePlan), in the same order on
 /// every rank. They may start and await collectives.
 struct SegmentHooks {
-  /// Before the weights of a segment are read in a forward.
+  /// Called before the weights of a segment are read in a forward pass.
   std::function<void(int segment)> weights_needed;
-  /// After a segment of backward: every gradient whose last_writer it is, is complete.
+  /// Called after a segment of backward: every gradient whose last_writer it is, is complete.
   std::function<void(int segment)> gradients_ready;
 };
 
@@ -69,21 +69,22 @@ class Decoder {
   Parameter& parameter(std::string_view name);
   Parameter& parameter(Role role, int layer = -1, int expert = -1);
 
-  /// Random dense weights, a pure function of (seed, name, element): N(0, 1/sqrt(fan_in)); o and down further
-  /// divided by sqrt(2 L); embeddings N(0, 0.02); norms 1; biases 0.
+  /// Draws random dense weights, a pure function of (seed, name, element): N(0, 1/sqrt(fan_in)); o and down
+  /// further divided by sqrt(2 L); embeddings N(0, 0.02); norms 1; biases 0.
   void initialise_dense(std::uint64_t seed);
-  /// New experts = exact copies of the base MLP; routers Xavier normal, std sqrt(2 / (D + E)) (METHOD 5).
+  /// Makes a mixture of the dense weights: new experts = exact copies of the base MLP; routers Xavier normal,
+  /// std sqrt(2 / (D + E)) (METHOD 5).
   void upcycle(std::uint64_t seed);
 
   /// Sets every gradient leaf to zero; what has no memory yet gets its own. Before the backward of a
   /// micro-batch, or of the first of several whose gradients are to be added (not with share_gradients).
   void zero_gradients();
-  /// From now on all segments put their gradients into one memory of the size of the largest segment: a
-  /// gradient lives only until `gradients_ready` of its segment returns (a tensor written by two segments
+  /// Makes all segments put their gradients, from now on, into one memory of the size of the largest segment:
+  /// a gradient lives only until `gradients_ready` of its segment returns (a tensor written by two segments
   /// keeps its own).
   void share_gradients();
   void set_hooks(SegmentHooks hooks) { hooks_ = std::move(hooks); }
-  /// From now on every pass has some outputs replaced (null: none); no pass may train then. `intervention`
+  /// Sets what every later pass replaces of outputs (null: none); no pass may train then. `intervention`
   /// outlives that.
   void set_intervention(const Intervention* intervention) { intervention_ = intervention; }
   /// Runs forward and backward of one micro-batch; gradients are added into `Parameter::grad`. T = 0 is
@@ -92,7 +93,7 @@ class Decoder {
   /// tokens' share of the gradient.
   Losses forward_backward(const Batch& batch, const LossScales& scales,
                           const StatisticsSum& sum_statistics = nullptr);
-  /// Forward without lm-head for observers. Collective over the expert-parallel group.
+  /// Runs a forward pass without lm-head for observers. Collective over the expert-parallel group.
   void observe(const Batch& batch, ActivationObserver& observer);
   /// Returns log p(labels[t]) per token, 0 where ignored; an observer may watch. Collective over the
   /// expert-parallel group.
@@ -119,7 +120,8 @@ class Decoder {
   /// Returns the logits of every token at once, [T, V] acc: for comparisons on small models; the loss never
   /// needs them whole. Collective over the expert-parallel group.
   Tensor logits(const Batch& batch);
-  /// Memory for passes that need so many bytes, in one piece each: none of them allocates any.
+  /// Reserves memory for passes that need at most so many bytes, in one piece each: none of them allocates
+  /// any.
   void reserve_memory(const StepBytes& bytes) { memory_.reserve(bytes); }
   /// Returns the memory of this rank in bytes, counted from what was allocated.
   std::int64_t weight_bytes() const;
@@ -156,7 +158,7 @@ class Decoder {
     if (hooks_.gradients_ready) hooks_.gradients_ready(segment);
   }
   void declare_parameters();
-  /// Memory for every gradient, one beside the other.
+  /// Allocates memory for every gradient, one beside the other.
   void own_gradients();
   void place_experts();
   void bind_weights();

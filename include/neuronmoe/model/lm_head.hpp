@@ -30,7 +30,7 @@ struct LmHeadInput {
 /// @param[out] losses [T] acc   @param[out] dx [T, D] or {}   @param head [V, D]   @param logits scratch
 void lm_head_loss(TensorView losses, TensorView dx, const LmHeadInput& in, const Weight& head,
                   TensorView logits, Stream& stream);
-/// The losses alone, and where the logits of each row are largest (ops::argmax_rows).
+/// Computes the losses alone, and where the logits of each row are largest (ops::argmax_rows).
 /// @param[out] losses [T] acc   @param[out] best [T] int32
 void lm_head_scores(TensorView losses, TensorView best, const LmHeadInput& in, const Weight& head,
                     TensorView logits, Stream& stream);

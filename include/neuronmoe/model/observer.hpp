@@ -38,7 +38,8 @@ class ActivationObserver {
   /// dtype; for expert sites T is the tokens routed to it.   @param row_sample [T] int32 sample of each row.
   /// Rows are in token order.
   virtual void observe(const ActivationSite& site, ConstTensorView values, ConstTensorView row_sample) = 0;
-  /// Routing of one MoE layer: probs [T, E], weights [T, K] acc, indices [T, K] int32. Default: not watched.
+  /// Watches the routing of one MoE layer: probs [T, E], weights [T, K] acc, indices [T, K] int32. Default:
+  /// not watched.
   virtual void observe_router(int /*layer*/, ConstTensorView /*probs*/, ConstTensorView /*weights*/,
                               ConstTensorView /*indices*/, ConstTensorView /*row_sample*/) {}
 };

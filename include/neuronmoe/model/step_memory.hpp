@@ -24,7 +24,7 @@ class SendBuffer {
   /// Returns uninitialized memory, 64-byte aligned; the tensor before it is gone.
   /// @pre no rank reads that any more: its exchange has been reclaimed
   TensorView take(Shape shape, DType dtype);
-  /// So that takes up to there allocate nothing.   @pre as take()
+  /// Reserves memory, so that takes up to there allocate nothing.   @pre as take()
   void reserve(std::int64_t num_bytes);
   /// Returns the size of the largest tensor so far, in bytes.
   std::int64_t peak_bytes() const { return peak_; }

@@ -67,7 +67,7 @@ class [[nodiscard]] Arrivals {
   Arrivals(comm::InPlaceExchange exchange, ConstTensorView received,
            std::vector<std::int64_t> first_of_source)
       : exchange_(std::move(exchange)), received_(received), first_of_source_(std::move(first_of_source)) {}
-  /// Before anything else is called.
+  /// Waits for the rows. Called before any other member.
   void wait() { exchange_.wait(); }
   /// Returns the rows of a block, where they are.
   ConstTensorView rows(const ExpertBlock& block) const;

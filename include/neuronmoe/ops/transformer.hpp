@@ -27,13 +27,13 @@ void add_rms_norm_forward(TensorView y, TensorView inv_rms, TensorView x, ConstT
 void rms_norm_backward(TensorView dx, TensorView dw, ConstTensorView dy, ConstTensorView x, ConstTensorView w,
                        ConstTensorView inv_rms, bool accumulate, Stream& stream);
 
-/// Rotary embedding in place, rotate-half layout (Hugging Face Llama): pairs (i, i + d/2).
+/// Applies the rotary embedding in place, rotate-half layout (Hugging Face Llama): pairs (i, i + d/2).
 /// With `inverse` the rotation is undone, which is also its backward.
 /// @param[in,out] x [T, H, d]   @param positions [T] int32   @param cos, sin [P, d/2] acc, P > max position
 void rope_apply(TensorView x, ConstTensorView positions, ConstTensorView cos, ConstTensorView sin,
                 bool inverse, Stream& stream);
 
-/// Causal grouped-query attention over packed sequences: query head h uses key/value head h / (H/G).
+/// Computes causal grouped-query attention over packed sequences: query head h uses key/value head h / (H/G).
 /// Scores and softmax in acc. `offsets` [B+1] cuts T tokens into B sequences (offsets[0] = 0, last = T; may
 /// be empty).
 /// @param[out] o [T, H, d]   @param[out] lse [T, H] acc log-sum-exp of scaled scores
@@ -52,7 +52,7 @@ struct PrefixedSequence {
   std::int64_t first, length;  ///< rows of q
   std::int64_t prefix, prefix_length, own;
 };
-/// Attention forward where keys come before the queries' own: a context that several continuations share, or
+/// Computes attention where keys come before the queries' own: a context that several continuations share, or
 /// keys kept from earlier tokens. Heads and arithmetic as in attention_forward; no backward.
 /// @param[out] o [T, H, d]   @param q [T, H, d]   @param k, v [R, G, d], any R
 /// @param sequences tile the T rows of q in order; their rows of k and v lie in [0, R)
@@ -65,9 +65,9 @@ void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up, Stre
 void swiglu_backward(TensorView dgate, TensorView dup, ConstTensorView dh, ConstTensorView gate,
                      ConstTensorView up, Stream& stream);
 
-/// Next-token cross-entropy of a chunk of logits, in acc. losses[t] = log Σ exp(logits) − logits[label], 0
-/// where label < 0 (ignored). If grad_scale != 0, logits are overwritten with grad_scale · (softmax −
-/// onehot), rows of ignored labels with zeros; otherwise logits are left as they are. METHOD 6.1.
+/// Computes the next-token cross-entropy of a chunk of logits, in acc. losses[t] = log Σ exp(logits) −
+/// logits[label], 0 where label < 0 (ignored). If grad_scale != 0, logits are overwritten with grad_scale ·
+/// (softmax − onehot), rows of ignored labels with zeros; otherwise logits are left as they are. METHOD 6.1.
 /// @param[out] losses [T] acc   @param[in,out] logits [T, V]   @param labels [T] int32
 void cross_entropy(TensorView losses, TensorView logits, ConstTensorView labels, double grad_scale,
                    Stream& stream);
@@ -81,7 +81,7 @@ void argmax_rows(TensorView columns, ConstTensorView logits, Stream& stream);
 void add_inplace(TensorView y, ConstTensorView x, Stream& stream);
 /// dst = src converted to dst's dtype (round to nearest even). Equal element counts.
 void cast(TensorView dst, ConstTensorView src, Stream& stream);
-/// Every element = value.
+/// Sets every element to `value`.
 void fill(TensorView x, double value, Stream& stream);
 /// y[t, columns[u]] = values[u] in every row t, rounded to y's dtype (METHOD 1.9).
 /// @param[in,out] y [T, N]   @param columns [U] int32, each once, 0 <= column < N   @param values [U] acc

@@ -63,10 +63,10 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   void record(Stream& stream);
-  /// Work queued on `stream` from now on comes after the recorded point.
+  /// Makes work queued on `stream` from now on wait for the recorded point.
   void make_wait(Stream& stream) const;
   bool reached() const;
-  /// The host waits; polls, and gives up after `timeout_s`. @throws as synchronize
+  /// Makes the host wait: polls, and gives up after `timeout_s`. @throws as synchronize
   void wait(double timeout_s = 600.0) const;
 
  private:
@@ -120,7 +120,7 @@ class HostSide {
   Stream& stream_;
   Tensor staging_;
 };
-/// Every byte 0, in the order of the stream.
+/// Sets every byte to 0, in the order of the stream.
 void zero(TensorView dst, Stream& stream);
 
 }  // namespace nmoe

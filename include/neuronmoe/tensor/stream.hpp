@@ -12,8 +12,8 @@ class Stream {
   explicit Stream(Device device = Device::cpu, void* native = nullptr) : device_(device), native_(native) {}
   Device device() const { return device_; }
   void* native() const { return native_; }  ///< cudaStream_t, or null on the CPU
-  /// Floating-point operations of matrix products and attention queued so far (2 per multiply-add). Kernels
-  /// add, trainer reads.
+  /// Counts floating-point operations of matrix products and attention queued so far (2 per multiply-add).
+  /// Kernels add, trainer reads.
   void add_flops(std::int64_t count) { flops_ += count; }
   std::int64_t flops() const { return flops_; }
 

@@ -138,7 +138,7 @@ class Arena {
   /// Returns the bytes that a take of this uses up.
   static std::int64_t bytes_of(const Shape& shape, DType dtype);
   void reset();
-  /// One block of that size from now on, so that takes up to there allocate nothing, however they are cut.
+  /// Reserves one block of that size, so that takes up to there allocate nothing, however they are cut.
   /// @pre no view is in use
   void reserve(std::int64_t bytes);
   /// Position to go back to with `rewind`, for scratch memory inside a step.

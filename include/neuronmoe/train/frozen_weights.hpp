@@ -12,8 +12,8 @@ namespace nmoe::train {
 
 class FrozenWeights {
  public:
-  /// SHA-256 of every parameter of `decoder` that does not train, by every rank that holds it. Both outlive
-  /// this. Collective. @throws Error(internal) naming a tensor of which ranks hold different copies
+  /// Hashes (SHA-256) every parameter of `decoder` that does not train, by every rank that holds it. Both
+  /// outlive this. Collective. @throws Error(internal) naming a tensor of which ranks hold different copies
   FrozenWeights(comm::Communicator& world, const model::Decoder& decoder);
   /// Hashes again. Collective. @throws Error(internal), the same on every rank, naming the first tensor that
   /// changed and the ranks where it did

@@ -35,15 +35,15 @@ class ShardedOptimizer {
   ShardedOptimizer(const ShardedOptimizer&) = delete;
   ShardedOptimizer& operator=(const ShardedOptimizer&) = delete;
 
-  /// Before the forward_backward of micro-step `micro_step` of a step with `num_micro_batches`: zeroes the
-  /// gradients it adds to and says which leaves will be sent. The decoder's hooks do the rest. Collective
+  /// Called before the forward_backward of micro-step `micro_step` of a step with `num_micro_batches`: zeroes
+  /// the gradients it adds to and says which leaves will be sent. The decoder's hooks do the rest. Collective
   /// over the world.
   void begin_micro_step(std::int64_t micro_step, std::int64_t num_micro_batches);
   /// Returns the norm of the whole gradient, the same bits everywhere. After the last micro-step of a step.
   /// Collective over the world.
   double finish_reduction(Stream& stream);
-  /// AdamW on what this rank keeps state for, then starts the all-gather of the weights. Collective over the
-  /// world.
+  /// Runs AdamW on what this rank keeps state for, then starts the all-gather of the weights. Collective over
+  /// the world.
   void update(const ops::AdamWStep& step, Stream& stream);
   /// Returns when every weight is that of the last update. Before anything but a pass of the decoder reads
   /// weights. Collective over the world.
