@@ -122,6 +122,15 @@ class References(unittest.TestCase):
         self.assertGreater(count, 30, "the links were not found")
         self.assertEqual(wrong, [])
 
+    def test_every_page_is_reached_from_the_readme(self):
+        seen, waiting = set(), [ROOT / "README.md"]
+        while waiting:
+            page = waiting.pop()
+            if page.suffix == ".md" and page.exists() and page not in seen:
+                seen.add(page)
+                waiting += [(page.parent / file).resolve() for file in re.findall(r"\]\(([^)#\s]+)", read(page)) if not re.match(r"\w+:", file)]
+        self.assertEqual(sorted(p.name for p in (ROOT / "docs").glob("*.md") if p not in seen), [])
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -37,7 +37,7 @@ std::int64_t free_space_bytes(const std::string& path);
 /// Says whether the file system of `path` has hardly any room left. One without blocks of its own (/proc) is
 /// not full.
 bool is_full(const std::string& path);
-/// @throws Error(no_space) naming path, both numbers and the remedy if less than `num_bytes` is free.
+/// Throws Error(no_space) naming path, both numbers and the remedy if less than `num_bytes` is free.
 void require_free_space(const std::string& path, std::int64_t num_bytes);
 /// Makes `path` an empty file, also where it was one with content. @throws Error(io|no_space)
 void create_empty_file(const std::string& path);

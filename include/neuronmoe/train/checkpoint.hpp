@@ -67,7 +67,7 @@ TrainProgress load_checkpoint(const comm::ExecutionContext& context, const std::
 
 /// Returns the origin that a checkpoint says it has; empty if it says nothing.
 Origin stored_origin(const std::string& step_dir);
-/// Returns a committed step directory as the origin of a run.
+/// Returns a committed step directory as the origin of a run. @throws Error(bad_data) without a manifest.
 Origin origin_of(const std::string& step_dir);
 
 /// Returns the configuration stored in a checkpoint, for comparison with the one a resume is given. Reads

@@ -60,13 +60,14 @@ class Trainer {
     std::int64_t num_labels;  // of the whole global batch
     bool stop_requested;
   };
-  /// Prepares the first step: checkpoint, memory, hashes of frozen weights.
+  /// Prepares the first step: checkpoint, memory, hashes of frozen weights. Collective over the world.
   void start();
   void resume();
   /// Returns the step directory that --resume means, "" for a run from the beginning. Collective.
   /// @throws Error(bad_data) if there are checkpoints and none is intact
   std::string directory_to_resume() const;
-  /// Throws Error(config) if the run's directory has checkpoints after `step`: they would be taken for its own.
+  /// Throws Error(config) if the run's directory has checkpoints after `step`: they would be taken for its
+  /// own.
   void refuse_newer_steps(std::int64_t step) const;
   StepAgreement agree_on_step(const StepBatch& batch);
   model::LossScales loss_scales(std::int64_t global_labels, std::int64_t micro_batch_labels) const;
