@@ -34,6 +34,10 @@ nlohmann::ordered_json ranks_and_hosts(const std::vector<int>& ranks, const std:
 std::string roll_file(const std::string& directory, int rank) {
   return fmt::format("{}/.waiting.{}", directory, rank);
 }
+/// One file for all ranks, since each of them looks for it again and again.
+std::string call_file(const std::string& directory) {
+  return directory + "/.waiting";
+}
 
 }  // namespace
 
@@ -57,6 +61,7 @@ Roll call_the_roll(const std::string& directory, int rank, int num_ranks, const 
                    double patience_s) {
   const std::string mine = roll_file(directory, rank);
   std::ofstream(mine) << last_operation;
+  std::ofstream(call_file(directory)).flush();
   std::this_thread::sleep_for(std::chrono::duration<double>(patience_s));
   Roll roll;
   int lowest = rank;
@@ -77,9 +82,15 @@ Roll call_the_roll(const std::string& directory, int rank, int num_ranks, const 
   return roll;
 }
 
-void end_the_roll(const std::string& directory, int num_ranks) {
+bool roll_is_called(const std::string& directory) {
   std::error_code ignored;
-  for (int rank = 0; rank < num_ranks; ++rank) fs::remove(roll_file(directory, rank), ignored);
+  return fs::exists(call_file(directory), ignored);
+}
+
+void end_the_roll(const std::string& directory) {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(directory, ignored))
+    if (entry.path().filename().string().starts_with(".waiting")) fs::remove(entry.path(), ignored);
 }
 
 }  // namespace nmoe::app

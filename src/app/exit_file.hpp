@@ -36,7 +36,10 @@ struct Roll {
 Roll call_the_roll(const std::string& directory, int rank, int num_ranks, const std::string& last_operation,
                    double patience_s);
 
-/// Removes the files of the roll. Not collective.
-void end_the_roll(const std::string& directory, int num_ranks);
+/// Returns whether some rank of the job calls the roll in `directory`. Not collective.
+bool roll_is_called(const std::string& directory);
+
+/// Removes the files of the roll, also what a killed job has left of one. Not collective.
+void end_the_roll(const std::string& directory);
 
 }  // namespace nmoe::app

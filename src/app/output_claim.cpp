@@ -81,7 +81,10 @@ void OutputClaim::claim(comm::ExecutionContext& context, OutputKind kind, const 
       [&](const std::string& message) { context.log.warn("{}", message); },
       [output] { lost_the_output(output); });
   std::error_code ignored;  // why an earlier run ended is not why this one does
-  if (kind == OutputKind::run) fs::remove(path / exit_file_name, ignored);
+  if (kind == OutputKind::run) {
+    fs::remove(path / exit_file_name, ignored);
+    end_the_roll(path.string());
+  }
 }
 
 OutputClaim::~OutputClaim() {

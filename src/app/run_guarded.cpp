@@ -82,6 +82,7 @@ struct Obituary {
   std::string exit_file;
   std::vector<std::string> hosts;  // of each rank
 
+  std::string directory() const { return std::filesystem::path(exit_file).parent_path().string(); }
   void write(const ExitVerdict& verdict) const {
     if (!exit_file.empty() && heartbeat.owns_output) write_exit_file(exit_file, verdict, hosts);
   }
@@ -214,9 +215,11 @@ std::string list_of(const std::vector<int>& ranks, const std::vector<std::string
 }
 
 /// What a rank does whose watchdog fires: says what it waits for, finds out with the others who is missing,
-/// ends. They all fire within seconds of each other; the first that ends takes the job with it.
+/// ends. They all fire within seconds of each other (Watchdog::ask); the first that ends takes the job with
+/// it.
 [[noreturn]] void end_hanging_job(const Job& job, double seconds) {
-  constexpr double patience_s = 10.0;  // busy machines: 4 s called living ranks absent
+  // A file system that many write to takes seconds to make a file: a shorter wait calls living ranks absent.
+  const double patience_s = std::clamp(job.options.watchdog_s / 10.0, 10.0, 60.0);
   const std::string operation = job.groups.world->last_operation();
   const std::string at_step = heartbeat.step >= 0 ? fmt::format(" after step {}", heartbeat.step.load()) : "";
   print_error(on_rank(), fmt::format("no progress for {:.0f} s{} (run.watchdog_s); last collective: {}",
@@ -224,7 +227,7 @@ std::string list_of(const std::vector<int>& ranks, const std::vector<std::string
   const int code = exit_code(ErrorCode::watchdog);
   const Obituary& obituary = job.obituary;
   if (!obituary.exit_file.empty() && heartbeat.owns_output) {
-    const std::string directory = std::filesystem::path(obituary.exit_file).parent_path().string();
+    const std::string directory = obituary.directory();
     Roll roll =
         call_the_roll(directory, this_rank, static_cast<int>(obituary.hosts.size()), operation, patience_s);
     if (roll.is_writer) {
@@ -237,7 +240,7 @@ std::string list_of(const std::vector<int>& ranks, const std::vector<std::string
                                    missing.empty() ? "none" : list_of(missing, obituary.hosts));
       print_error("", verdict.reason);
       obituary.write(verdict);
-      end_the_roll(directory, static_cast<int>(obituary.hosts.size()));
+      end_the_roll(directory);
     } else {
       std::this_thread::sleep_for(std::chrono::duration<double>(patience_s / 2));
     }
@@ -268,6 +271,10 @@ int run_body(Job& job, Watchdog& watchdog, const Configure& configure, const Bod
     groups.close();                                                                 // nothing is under way
     make_groups(groups, options);
   }
+  if (!job.obituary.exit_file.empty())
+    watchdog.ask([directory = job.obituary.directory()] {
+      return heartbeat.owns_output.load() && roll_is_called(directory);
+    });
   watchdog.set_timeout(options.watchdog_s);
   if (!options.saves_on_signal) restore_default_signals();
   const Logger log(this_rank, options.quiet, error_terminal());

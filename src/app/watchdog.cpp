@@ -27,6 +27,11 @@ void Watchdog::set_timeout(double timeout_s) {
   changed_.notify_all();
 }
 
+void Watchdog::ask(std::function<bool()> others_wait) {
+  const std::lock_guard lock(mutex_);
+  others_wait_ = std::move(others_wait);
+}
+
 const sigset_t& stop_signals() {
   static const sigset_t set = [] {
     sigset_t signals;
@@ -56,7 +61,8 @@ void Watchdog::watch() {
     const double limit_s =
         gap_s > 0 ? std::min(timeout_s_, std::max(least_s, factor_of_gap * gap_s)) : timeout_s_;
     const double idle_s = std::chrono::duration<double>(now - last_change).count();
-    if (timeout_s_ > 0 && idle_s >= limit_s) {
+    const bool others_wait = others_wait_ && idle_s >= limit_s / 4 && others_wait_();
+    if (timeout_s_ > 0 && (idle_s >= limit_s || others_wait)) {
       on_hang_(idle_s);
       last_change = now;
     }

@@ -29,11 +29,15 @@ class Watchdog {
   /// present work, that many times factor_of_gap is enough, but never less than least_s.
   void set_timeout(double timeout_s);
   static constexpr double factor_of_gap = 20.0, least_s = 120.0;
+  /// From a quarter of the timeout without a change on, `others_wait` is asked, too: once it is true, on_hang
+  /// is called at once. So ranks whose last sign of life differs by seconds answer the same roll call.
+  void ask(std::function<bool()> others_wait);
 
  private:
   void watch();
   const comm::Heartbeat& heartbeat_;
   std::function<void(double)> on_hang_;
+  std::function<bool()> others_wait_;
   std::mutex mutex_;
   std::condition_variable changed_;
   double timeout_s_ = 0.0;

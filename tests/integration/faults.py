@@ -1,10 +1,12 @@
 #!/usr/bin/python3
 """One rank of three throws, dies, sleeps, stops: the job must end in time with its code, one clear message and
 nobody left. Usage: faults.py MPIEXEC GUARD_FAULTS"""
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 
@@ -60,10 +62,10 @@ def survivors(token):
     return found
 
 
-def run(mode, send=None, on_node="mpi"):
+def run(mode, send=None, on_node="mpi", watchdog_s=WATCHDOG_S, exit_file=()):
     token = "token-" + uuid.uuid4().hex
     begin = time.monotonic()
-    job = subprocess.Popen([MPIEXEC, "-n", "3", PROGRAM, mode, str(WATCHDOG_S), on_node, token],
+    job = subprocess.Popen([MPIEXEC, "-n", "3", PROGRAM, mode, str(watchdog_s), on_node, token, *exit_file],
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if send is not None:
         time.sleep(1.5)
@@ -102,6 +104,19 @@ def check(mode, codes, limit, texts, send=None, on_node="mpi"):
         print("  " + "\n  ".join(problems) + "\n  stderr:\n" + err)
 
 
+def absent_ranks():
+    """A rank that gave signs of life for longer than the others is not called absent."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "exit.json")
+        rc, _, err, _ = run("stop_late", watchdog_s=13, exit_file=[path])
+        absent = [a["rank"] for a in json.load(open(path))["absent_ranks"]] if os.path.exists(path) else None
+        left = [name for name in os.listdir(directory) if name != "exit.json"]
+    print(f"{'stop_late':34} rc {rc:4} absent {absent}")
+    if rc != 86 or absent != [1] or left:
+        failures.append("stop_late")
+        print(f"  absent should be [1], nothing left: {left}\n  stderr:\n{err}")
+
+
 # A busy machine or a sanitizer makes starting and ending slow; that is not what is measured here.
 rc, usual_s, _, _ = run("none")
 slack_s = 2 * usual_s
@@ -110,5 +125,6 @@ for mode, (codes, limit, texts) in CASES.items():
 for mode, (codes, limit, texts) in SHARED_CASES.items():
     check(mode, codes, limit + slack_s, texts, on_node="shared")
 check("stop_on_signal", {85}, START + 2 + slack_s, {"error": 0}, send=signal.SIGUSR1)
+absent_ranks()
 if failures:
     sys.exit(f"faults.py: {len(failures)} failed: {' '.join(failures)}")

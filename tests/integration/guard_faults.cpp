@@ -1,5 +1,5 @@
-// What run_guarded does when a rank misbehaves: guard_faults MODE [WATCHDOG_SECONDS [shared]]. Driven by
-// faults.py.
+// What run_guarded does when a rank misbehaves: guard_faults MODE [WATCHDOG_SECONDS [mpi|shared [TOKEN
+// [EXIT_FILE]]]]. Driven by faults.py.
 #include <unistd.h>
 
 #include <chrono>
@@ -97,6 +97,15 @@ int misbehave(comm::ExecutionContext& context, const std::string& mode, bool sha
     }
     return 0;
   }
+  if (mode == "stop_late") {  // rank 0 shows signs of life for longer than the others look for each other
+    context.heartbeat.owns_output = true;
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(12);
+    while (context.world.rank() == 0 && std::chrono::steady_clock::now() < end) {
+      pause_for(0.1);
+      context.heartbeat.beat();
+    }
+    if (culprit) std::raise(SIGSTOP);
+  }
   if (!culprit) return wait_for_the_others(context, shared);
   if (mode == "throw_one") throw Error(ErrorCode::bad_data, "rank 1 alone has a bad file");
   if (mode == "out_of_memory") throw std::bad_alloc();
@@ -125,6 +134,7 @@ int main(int argc, char** argv) {
   options.check_collectives = mode == "mismatch";
   const bool shared = argc > 3 && std::string(argv[3]) == "shared";
   if (shared) options.on_node = {comm::OnNode::shared, "asked for"};
+  if (argc > 5) options.exit_file = argv[5];
   options.saves_on_signal = mode == "stop_on_signal";
   return app::run_guarded(
       &argc, &argv, options.watchdog_s,
