@@ -101,27 +101,34 @@ verdict_of() { [[ -z $output ]] || stat -c '%i %Y' "$output/exit.json" 2>/dev/nu
 before=$(verdict_of)
 
 # ---------------------------------------------------------------- the launcher, its words, its signals
+# shellcheck source=launch/launcher_words.sh
+source "$root/launch/launcher_words.sh"
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/neuronmoe-run.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
+patience="" # Slurm ends what it has started
+((in_slurm)) || patience=${NMOE_MPIRUN_PATIENCE_S:-40}
 launcher_log=${NMOE_LAUNCHER_LOG:-${TMPDIR:-/tmp}/neuronmoe-launcher-$(id -u).log}
 mkfifo "$scratch/words"
+: >"$launcher_log" || launcher_log=/dev/null
 # Once the program has said what is wrong, the launcher's paragraphs about it go to the log.
-awk -v log_file="$launcher_log" -v hang="$scratch/hang" -f "$root/launch/launcher_words.awk" <"$scratch/words" >&2 &
+launcher_words "$launcher_log" "$scratch/hang" "$scratch/job" "$patience" <"$scratch/words" &
 words=$!
 guard=() # if this script is killed hard, the launcher goes too
 ! command -v setpriv >/dev/null || guard=(setpriv --pdeathsig TERM)
 env --default-signal=INT,QUIT "${guard[@]}" "${launch[@]}" "$binary" "$@" <&0 2>"$scratch/words" &
 job=$!
+echo "$job" >"$scratch/job"
 for signal in USR1 TERM INT HUP; do
   # shellcheck disable=SC2064 # the signal of now
   trap "kill -$signal $job 2>/dev/null || true" "$signal"
 done
 code=0
 while :; do
-  wait "$job" && code=0 || code=$?
+  { wait "$job" && code=0 || code=$?; } 2>/dev/null # bash would say "Killed" of a launcher that is
   kill -0 "$job" 2>/dev/null || break # else a signal ended the wait
 done
-wait "$job" && code=0 || code=$?
+{ wait "$job" && code=0 || code=$?; } 2>/dev/null
+rm -f "$scratch/job"
 wait "$words" || true
 
 if ((code != 0)); then

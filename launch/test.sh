@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds and runs every test.
-#   launch/test.sh          release build, ctest (programs, scripts and the Python tools)
-#   launch/test.sh --full   also address + undefined-behaviour sanitizers (preset asan) and clang (preset clang)
+#   launch/test.sh            release build, ctest (programs, scripts and the Python tools)
+#   launch/test.sh --cluster  also tests/cluster/hard_faults.py: kills, a time limit, a cut link, a full disk (as root, 7 minutes)
+#   launch/test.sh --full     also address + undefined-behaviour sanitizers (preset asan) and clang (preset clang)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 
-presets=(release)
+presets=(release) cluster=0
 dep_options=(--test)
 case ${1:-} in
   "") ;;
+  --cluster) cluster=1 ;;
   --full) presets+=(asan clang) dep_options=(--full) ;;
   *)
-    echo "test.sh: unknown option '$1' (known: --full)" >&2
+    echo "test.sh: unknown option '$1' (known: --cluster --full)" >&2
     exit 78 ;;
 esac
 
@@ -40,6 +42,9 @@ for ((i = ${#built[@]} - 1; i >= 0; --i)); do
   # Two slots per core: scripts that mostly wait for processes take one, a test that computes two, tests of many ranks four.
   ctest --preset "$preset" --no-tests=error --parallel "$((2 * $(nproc)))" </dev/null || failed+=("ctest $preset")
 done
+if ((cluster)); then
+  /usr/bin/python3 tests/cluster/hard_faults.py "$root" build/release/neuronmoe </dev/null || failed+=("hard_faults.py")
+fi
 
 if ((${#failed[@]})); then
   printf 'test: FAILED: %s\n' "${failed[@]}" >&2

@@ -16,10 +16,7 @@ fi
 # A waiting rank gives its core away. Each rank has a communication thread beside its workers, and threads fill the
 # cores, so somebody always wants it (2 cores, 4 ranks: 15 ms -> 0.05 ms per exchange).
 export OMPI_MCA_mpi_yield_when_idle=1
-# One host: no network card is asked for (a container without one makes Open MPI complain or wait). Several hosts need one, and
-# mpirun looks after 20 s of silence whether they are still there (by itself after 5 minutes), so that a cut link ends it, too.
+# One host: no network card is asked for (a container without one makes Open MPI complain or wait). Several hosts need one.
 if [[ -z ${NMOE_HOSTFILE:-${PBS_NODEFILE:-}} ]]; then
   export OMPI_MCA_btl=${OMPI_MCA_btl:-self,vader} OMPI_MCA_btl_vader_single_copy_mechanism=none
-else
-  export OMPI_MCA_oob_tcp_keepalive_time=20 OMPI_MCA_oob_tcp_keepalive_intvl=5 OMPI_MCA_oob_tcp_keepalive_probes=4
 fi

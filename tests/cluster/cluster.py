@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """slurm/ and launch/run.sh on a Slurm of two virtual nodes with two cores and two GPUs (in name) each: a pipeline as a chain of jobs, a
 training that is told to stop and one with a stopped rank go back into the queue and end with the bits of an undisturbed one, wrong
-launches end at once. Usage: cluster.py SOURCE_DIR NEURONMOE [--full]   (--full: also a real time limit and kills in each phase)"""
+launches end at once. Usage: cluster.py SOURCE_DIR NEURONMOE"""
 import hashlib
 import json
 import os
@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 SOURCE, BINARY = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
-FULL = "--full" in sys.argv[3:]
 sys.path.insert(0, str(SOURCE / "tests/reliability"))
 import harness  # noqa: E402
 

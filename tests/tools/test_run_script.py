@@ -119,6 +119,19 @@ class RunScript(unittest.TestCase):
             self.assertEqual((code, err), (70, seen))
         self.assertIn("exit code 78", (self.dir / "launcher.log").read_text())
 
+    def test_words_are_shown_at_once(self):
+        job = self.start(2, "train", NMOE_TEST_ACTION=f"echo first >&2; while [[ ! -e '{self.dir}/seen' ]]; do sleep 0.05; done")
+        self.assertEqual(job.stderr.readline(), "first\n")  # for ever, if they wait for more
+        (self.dir / "seen").touch()
+        self.assertEqual((job.communicate(timeout=30)[1], job.returncode), ("", 0))
+
+    def test_a_launcher_that_waits_for_a_lost_host_is_ended(self):
+        error = "neuronmoe: error on rank 1 (n1): no progress for 8 s (run.watchdog_s); last collective: none"
+        began = time.monotonic()
+        code, _, _ = self.run_script(2, "train", NMOE_MPIRUN_PATIENCE_S="1", NMOE_TEST_ACTION=f"echo '{error}' >&2; trap '' TERM; exec sleep 60")
+        self.assertEqual(code, 86)
+        self.assertLess(time.monotonic() - began, 30)
+
     def test_signals_reach_the_launcher(self):
         for name in ("USR1", "TERM", "INT"):
             action = f"trap 'echo {name}; exit 85' {name}; touch '{self.dir}/ready'; while true; do sleep 0.05; done"
