@@ -53,11 +53,7 @@ is_of_launcher() {
     $1 =~ ^(srun|slurmstepd[^:]*):\ (error:\ |launch[^\ ]*\ _step_signal:\ )?(\**\ ?STEP|Terminating|Force\ Terminated|Job\ step\ aborted) ]]
 }
 
-end_launcher() {
+end_launcher() { # not by TERM: while it aborts a job, Open MPI's mpirun 4.1.4 crashes on it
   sleep "$2"
-  if [[ -s $1 ]]; then
-    kill -TERM "$(<"$1")"
-    sleep 5
-    [[ ! -s $1 ]] || kill -KILL "$(<"$1")"
-  fi
+  [[ ! -s $1 ]] || kill -KILL "$(<"$1")"
 }
