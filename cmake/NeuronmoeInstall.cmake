@@ -14,6 +14,7 @@ install(DIRECTORY tools DESTINATION ${share} USE_SOURCE_PERMISSIONS FILES_MATCHI
   PATTERN bench EXCLUDE PATTERN __pycache__ EXCLUDE)
 file(GLOB pages CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/*.md)
 install(FILES LICENSE ${pages} DESTINATION ${share})
+install(FILES packaging/alps.toml DESTINATION ${share}/packaging)
 # The scripts look for the program where a checkout has it.
 file(RELATIVE_PATH program ${CMAKE_INSTALL_FULL_DATADIR}/neuronmoe/build/release ${CMAKE_INSTALL_FULL_BINDIR}/neuronmoe)
 install(CODE "

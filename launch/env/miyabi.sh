@@ -15,4 +15,3 @@ fi
 # with mpirun -x, which Open MPI refuses beside this list of the site's.
 unset OMPI_MCA_mca_base_env_list
 export OMPI_MCA_io=${OMPI_MCA_io:-^ompio} # docs/reliability.md: with ompio a full disk is reported as success
-NMOE_MPIRUN_OPTIONS="-x OMPI_MCA_io ${NMOE_MPIRUN_OPTIONS:-}"
