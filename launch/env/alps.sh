@@ -20,7 +20,6 @@ else # software/communication/openmpi.md
   export FI_PROVIDER=${FI_PROVIDER:-cxi} # Slingshot; also inside a node, over the network card ("lnx" is faster there, experimental)
   export OMPI_MCA_pml=${OMPI_MCA_pml:-cm} # point-to-point messages
   export OMPI_MCA_mtl=${OMPI_MCA_mtl:-ofi} # by libfabric
-  export OMPI_MCA_io=${OMPI_MCA_io:-^ompio} # docs/reliability.md: with ompio a full disk is reported as success
 fi
 
 # NCCL over libfabric: software/communication/nccl_env_vars, the values of which the hook of a container sets by itself.

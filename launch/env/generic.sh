@@ -7,9 +7,7 @@
 : "${NMOE_MPI:=pmix}"
 # NMOE_SRUN_OPTIONS="--uenv=... --view=..."  and  NMOE_MPIRUN_OPTIONS="--mca ..."  are added behind launch/run.sh's own, and win.
 
-# Open MPI's own MPI-IO reports a full disk as success and the last good checkpoint is lost (docs/reliability.md); ROMIO does not.
-# github.com/ComputationalRadiationPhysics/picongpu/pull/2857 did the same for all its templates.
-export OMPI_MCA_io=${OMPI_MCA_io:-^ompio}
+# The program itself keeps Open MPI from its own MPI-IO, which reports a full disk as success (docs/reliability.md).
 # No pointer of a GPU reaches MPI. Beside NCCL, GPU-aware MPI can deadlock:
 # docs.nvidia.com/deeplearning/nccl/user-guide/docs/mpi.html
 export MPICH_GPU_SUPPORT_ENABLED=0

@@ -18,6 +18,5 @@ fi
 export NCCL_NET="${NCCL_NET:-AWS Libfabric}" # guides/nccl: "required"; without the plug-in 2.3 GB/s instead of 163
 # No pointer of a GPU reaches MPI; beside NCCL, GPU-aware MPI can deadlock (NCCL user guide, "NCCL and MPI").
 export MPICH_GPU_SUPPORT_ENABLED=0
-export OMPI_MCA_io=${OMPI_MCA_io:-^ompio}  # if it is Open MPI: docs/reliability.md
 
 # guides/slurm: one GPU is one superchip of 72 cores; jobs of 24 hours at most; --exclusive in a job reserves, and bills, whole nodes.

@@ -16,5 +16,4 @@ fi
 # ParaStation's own PMIx, which psslurm offers beside Slurm's names ("module load GCC OpenMPI", "SLURM_MPI_TYPE=pspmix" in a script of
 # the site's administrators, partition booster). It comes after launch/run.sh's --mpi, and wins; yours after it.
 NMOE_SRUN_OPTIONS="--mpi=pspmix ${NMOE_SRUN_OPTIONS:-}"
-export OMPI_MCA_io=${OMPI_MCA_io:-^ompio} # docs/reliability.md: with ompio a full disk is reported as success
 # InfiniBand is NCCL's and UCX's own ground: no NCCL_* and no UCX_* line is needed that a page of the site would name.

@@ -14,4 +14,3 @@ fi
 # The guide, "by specification according to the manual": what a job exports reaches one node only. launch/run.sh passes its variables
 # with mpirun -x, which Open MPI refuses beside this list of the site's.
 unset OMPI_MCA_mca_base_env_list
-export OMPI_MCA_io=${OMPI_MCA_io:-^ompio} # docs/reliability.md: with ompio a full disk is reported as success

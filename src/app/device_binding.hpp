@@ -2,6 +2,7 @@
 // Which device and how many threads a rank gets, and who stands where. Part of run_guarded.
 #include <memory>
 
+#include "launcher.hpp"
 #include "neuronmoe/app/run_guarded.hpp"
 #include "neuronmoe/base/log.hpp"
 
@@ -20,8 +21,8 @@ Device choose_device(comm::Communicator& world, const GuardOptions& options, con
 std::unique_ptr<comm::Communicator> make_gpu_world(std::unique_ptr<comm::Communicator> world,
                                                    const GuardOptions& options, const Logger& log);
 
-/// Sets the OpenMP threads of this rank and warns if the node or the rank's cores have fewer cores.
-/// Collective.
-void choose_threads(comm::Communicator& world, int wanted, const Logger& log);
+/// Sets the OpenMP threads of this rank and warns if the node or the rank's cores have fewer cores; `hint`
+/// for the advice. Collective.
+void choose_threads(comm::Communicator& world, int wanted, const LauncherHint& hint, const Logger& log);
 
 }  // namespace nmoe::app

@@ -44,14 +44,34 @@ std::vector<int> allowed_cores() {
   return cores;
 }
 
+/// True for a task of a Slurm step. mpirun inside a job starts its own processes by a step as well, but they
+/// have a variable of Open MPI's (4, 5) or Hydra's.
+bool by_srun() {
+  return std::getenv("SLURM_STEP_NUM_TASKS") != nullptr && std::getenv("OMPI_COMMAND") == nullptr &&
+         std::getenv("HYDI_CONTROL_FD") == nullptr;
+}
+
 }  // namespace
+
+std::string advice_on_cores(const LauncherHint& hint, int wanted) {
+  if (!hint.by_srun) return "bind less tightly (mpirun --bind-to none) or use fewer threads";
+  return fmt::format(
+      "give each rank more cores (srun --cpus-per-task={} --cpu-bind=cores) or use fewer threads", wanted);
+}
+
+std::string advice_on_start(const LauncherHint& hint) {
+  if (!hint.by_srun) return "start with mpirun of the MPI this program was built with";
+  return "start with the srun --mpi of the MPI this program was built with (NMOE_MPI of launch/run.sh): "
+         "--mpi=pmix for "
+         "Open MPI, pmi2 for MPICH, cray_shasta for Cray MPICH";
+}
 
 LauncherHint launcher_hint() {
   for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
     const int size = number_from(variable, 0);
-    if (size > 0) return {size, variable};
+    if (size > 0) return {size, variable, by_srun()};
   }
-  return {};
+  return {0, "", by_srun()};
 }
 
 int launcher_rank() {

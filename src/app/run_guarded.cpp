@@ -144,9 +144,8 @@ void start_mpi(int* argc, char*** argv, const LauncherHint& hint) {
              static_cast<int>(MPI_THREAD_SERIALIZED));
   // Without PMIx, srun starts N jobs of one rank that would all write the same files.
   NMOE_CHECK(hint.num_processes == 0 || hint.num_processes == size, config,
-             "the launcher started {} processes ({}) but MPI sees {}; start with "
-             "srun --mpi=pmix or with mpirun of the MPI this program was built with",
-             hint.num_processes, hint.variable, size);
+             "the launcher started {} processes ({}) but MPI sees {}; {}", hint.num_processes, hint.variable,
+             size, advice_on_start(hint));
 }
 
 /// What every rank ended with, if all of them come to an end in time.
@@ -202,6 +201,7 @@ void make_groups(Groups& groups, const GuardOptions& guard) {
 
 /// The parts of a job that its end needs to know. Written while the watchdog is off.
 struct Job {
+  LauncherHint hint;
   Groups groups;
   GuardOptions options;
   Obituary obituary;
@@ -287,7 +287,7 @@ int run_body(Job& job, Watchdog& watchdog, const Configure& configure, const Bod
     watchdog.set_timeout(options.watchdog_s);
   }
   comm::Communicator& world = *groups.world;
-  choose_threads(world, options.threads, log);
+  choose_threads(world, options.threads, job.hint, log);
   const SignsOfLife signs(log);
   OwnedStream stream(device);
   comm::ExecutionContext context{world, device, stream.stream(), log, heartbeat};
@@ -331,11 +331,11 @@ int run_guarded(int* argc, char*** argv, double start_timeout_s, const Configure
   Job job;
   try {
     set_mpi_defaults();
-    const LauncherHint hint = launcher_hint();
+    job.hint = launcher_hint();
     install_signal_handlers();  // before MPI, so that an early signal is not lost
     Watchdog watchdog(heartbeat, end_start_that_hangs);
     watchdog.set_timeout(start_timeout_s);
-    start_mpi(argc, argv, hint);
+    start_mpi(argc, argv, job.hint);
     keep_signals_off_this_thread();
     make_groups(job.groups, {});
   } catch (...) {

@@ -128,5 +128,26 @@ class Launch(unittest.TestCase):
         self.assertFalse(os.path.exists(os.path.join(self.state, "work")))
 
 
+class Advice(unittest.TestCase):
+    """What the program says of a wrong launch is in the words of its launcher."""
+
+    def run_check(self, **environment):
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_COMM", "PMI", "SLURM_", "HYDI_"))}
+        binary = os.environ.get("NMOE_TEST_BINARY", os.path.join(ROOT, "build", "release", "neuronmoe"))
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(["taskset", "-c", str(min(os.sched_getaffinity(0))), binary, "check"], cwd=folder, text=True, timeout=60,
+                                  env={**env, "OMP_NUM_THREADS": "3", **environment}, capture_output=True)
+        return done.returncode, done.stdout + done.stderr
+
+    def test_it_names_the_launcher(self):
+        srun, open_mpi, hydra = {"SLURM_STEP_NUM_TASKS": "1"}, {"OMPI_COMMAND": "x"}, {"HYDI_CONTROL_FD": "9"}
+        for launcher, by_srun in (({}, False), (srun, True), ({**srun, **open_mpi}, False), ({**srun, **hydra}, False)):
+            code, text = self.run_check(**launcher)
+            self.assertEqual(("srun --cpus-per-task=3" in text, "mpirun --bind-to none" in text), (by_srun, not by_srun), text)
+            size = "SLURM_STEP_NUM_TASKS" if by_srun else "PMI_SIZE"
+            code, text = self.run_check(**{**launcher, size: "2"})
+            self.assertEqual((code, "cray_shasta for Cray MPICH" in text, "start with mpirun" in text), (78, by_srun, not by_srun), text)
+
+
 if __name__ == "__main__":
     unittest.main()
