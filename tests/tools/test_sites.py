@@ -48,6 +48,12 @@ class Sites(unittest.TestCase):
             if os.path.basename(site) != "generic.sh":
                 self.assertRegex(text.replace("\n# ", " "), r"From (the site's )?documentation.*?, untried", site)
 
+    def test_every_site_is_in_the_documents(self):
+        with open(os.path.join(ROOT, "docs", "install.md"), encoding="utf-8") as stream:
+            page = stream.read()
+        for site in SITES:
+            self.assertIn(f"| `{os.path.basename(site)[:-3]}` |", page)
+
     def test_the_user_wins(self):
         for site in SITES:
             _, variables = self.source(site, NMOE_MPI="pmi2", NMOE_SRUN_OPTIONS="--mine", NMOE_MPIRUN_OPTIONS="--too", NCCL_NET="IB")
