@@ -27,7 +27,7 @@ for argument in "$@"; do
 done
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-  echo "deps.sh: this is not a Debian system; install by hand: ${packages[*]}" >&2
+  echo "deps.sh: this is not a Debian or Ubuntu; docs/install.md says what is needed, and how by Spack, in a container or by hand" >&2
   exit 78
 fi
 

@@ -4,6 +4,7 @@ pretend. Run: python3 -m unittest discover -s tests/tools"""
 import glob
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -82,6 +83,13 @@ class Launch(unittest.TestCase):
         code, _, err = self.run_script("deps.sh", APT_FORGETS="1")
         self.assertEqual(code, 70)
         self.assertIn("these packages are not installed: build-essential", err)
+
+    def test_another_system_is_sent_to_the_documents(self):
+        for name in ("bash", "dirname"):  # and no dpkg-query or apt-get
+            os.symlink(shutil.which(name), os.path.join(self.state, name))
+        done = subprocess.run([os.path.join(ROOT, "launch", "deps.sh")], env={"PATH": self.state}, capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr.count("\n")), (78, 1), done.stderr)
+        self.assertIn("docs/install.md", done.stderr)
 
     def test_ctrl_c_is_obeyed(self):
         process = self.start("deps.sh", APT_TENTHS="200")
