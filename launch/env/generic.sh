@@ -1,5 +1,5 @@
 # A cluster without a file of its own. Sourced by launch/run.sh with NMOE_SITE=generic; copy it to launch/env/<site>.sh, or
-# set the variables where your jobs do. Everything here is a default that the environment overrides.
+# set the variables where your jobs do.
 # shellcheck shell=bash
 
 # NMOE_MPI: what srun offers to the MPI that the program was built with (`srun --mpi=list` says what there is):
