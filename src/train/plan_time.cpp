@@ -86,7 +86,7 @@ TimePlan time_of(const RankPlan& plan, std::int64_t micro_steps, std::int64_t re
   time.compute_s = static_cast<double>(plan.flops()) / rates.flops;
   for (const SegmentCounts& segment : plan.segments)
     time.exchange_s += static_cast<double>(segment.exchange_bytes) / rates.exchange;
-  time.exposed_s = std::max(now, link) - time.compute_s;
+  time.exposed_s = std::max(0.0, std::max(now, link) - time.compute_s);  // not less by rounding
   return time;
 }
 
