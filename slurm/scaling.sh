@@ -1,19 +1,15 @@
 #!/usr/bin/env bash
 # A scaling study in one command: the same short training on several numbers of nodes, one Slurm job each, or without
 # Slurm on several numbers of ranks of this machine, one after another. tools/scaling_report.py makes its table.
-#   slurm/scaling.sh 1 2 4 8 16 [OPTIONS] -- TRAIN OPTIONS
-#   --strong           the batch of TRAIN OPTIONS, whatever the number of nodes (default)
-#   --weak             that batch for the smallest number, and as much more for the others
-#   --repeat R         runs of each (default 3)
-#   --steps S          steps of a run; the first 3 are left out of the report (default 20)
-#   --ranks-per-node R ranks and GPUs of a node (default 4; without Slurm each number is one of ranks)
-#   --machine FILE     configs/machines/*.cfg that `plan` predicts with
-#   --output DIR       folder of the study, a new one (default runs/scaling)
-#   --local            without Slurm, though there is one
-#   --dry-run          says what it would run, and runs nothing
-# TRAIN OPTIONS are those of `train`, without --output: --config, --model, --experts, --tokens ...
-# Account, partition and time come from the environment (SBATCH_ACCOUNT, SBATCH_PARTITION, SBATCH_TIMELIMIT); other
-# options of sbatch from NMOE_SBATCH_OPTIONS, for example "--cpus-per-task=72 --gpus-per-node=4".
+#
+#   slurm/scaling.sh 1 2 4 8 16 [--strong|--weak] [--repeat 3] [--steps 20] [--ranks-per-node 4] [--machine FILE] [--output DIR]
+#                    [--time T] [--account A] [--partition P] [--sbatch "OPTIONS"] [--local] [--dry-run] -- TRAIN OPTIONS
+#
+# --strong, the default, keeps the batch of TRAIN OPTIONS; --weak takes it for the smallest number and as much more for the others.
+# --repeat runs each as often; the report leaves the first 3 of --steps out. --ranks-per-node are GPUs too; without Slurm, or with
+# --local, each number is one of ranks. --machine is a file of configs/machines that `plan` predicts with. --output is a new
+# folder (runs/scaling). --dry-run says what it would run. TRAIN OPTIONS are those of `train` without --output. A job has its
+# nodes for itself; SBATCH_ACCOUNT and SBATCH_PARTITION work as always, --sbatch has more options, and they win.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -24,6 +20,7 @@ die() {
 is_count() { [[ $1 =~ ^[1-9][0-9]{0,6}$ ]]; }
 
 counts=() options=()
+sbatch=()
 mode=strong repeat=3 steps=20 ranks_per_node=4 machine='' output=runs/scaling local=0 dry_run=0
 while (($#)); do
   case $1 in
@@ -31,7 +28,7 @@ while (($#)); do
     --strong | --weak) mode=${1#--} ;;
     --local) local=1 ;;
     --dry-run) dry_run=1 ;;
-    --repeat | --steps | --ranks-per-node | --machine | --output)
+    --repeat | --steps | --ranks-per-node | --machine | --output | --time | --account | --partition | --sbatch)
       (($# > 1)) || die "$1 needs a value"
       case $1 in
         --repeat) repeat=$2 ;;
@@ -39,9 +36,11 @@ while (($#)); do
         --ranks-per-node) ranks_per_node=$2 ;;
         --machine) machine=$2 ;;
         --output) output=$2 ;;
+        --time | --account | --partition) sbatch+=("$1=$2") ;;
+        --sbatch) read -ra words <<<"$2" && sbatch+=("${words[@]}") ;;
       esac
       shift ;;
-    -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
+    --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" && exit 0 ;;
     *) is_count "$1" || die "'$1' is neither a number of nodes nor an option; see slurm/scaling.sh --help"
       counts+=("$1") ;;
   esac
@@ -68,9 +67,9 @@ command -v sbatch >/dev/null || local=1
 ((!local)) || ranks_per_node=1 # a number is one of ranks then
 
 # The batch as train will read it.
-words=$(mktemp)
-trap 'rm -f "$words"' EXIT
-resolved=$("$binary" train "${options[@]}" --print-config 2>"$words") || { code=$?; cat "$words" >&2; exit "$code"; }
+messages=$(mktemp)
+trap 'rm -f "$messages"' EXIT
+resolved=$("$binary" train "${options[@]}" --print-config 2>"$messages") || { code=$?; cat "$messages" >&2; exit "$code"; }
 setting() { awk -v key="$1" '/^\[/{section=$0} section=="[train]" && $1==key {print $3}' <<<"$resolved"; }
 global=$(setting global_batch_size) micro=$(setting micro_batch_size) parallel=$(setting expert_parallel_size)
 
@@ -115,7 +114,6 @@ JSON
 }
 
 threads=${OMP_NUM_THREADS:-$(($(nproc) / counts[-1] > 0 ? $(nproc) / counts[-1] : 1))} # as many on every number of ranks
-read -ra more <<<"${NMOE_SBATCH_OPTIONS:-}"
 if ((!dry_run)); then
   mkdir -p "$output"
   output=$(cd "$output" && pwd)
@@ -137,8 +135,9 @@ for ((r = 1; r <= repeat; ++r)); do # repeat by repeat: what changes on the mach
       echo "$what: ended with $code"
       ((code == 0)) || failed=1
     else
-      job=$(sbatch --parsable --nodes="$count" --ntasks-per-node="$ranks_per_node" --exclusive --no-requeue \
-        --job-name="nmoe-$mode-n$count" --output="$dir/log" "${more[@]}" "$dir/job.sh")
+      job=$(sbatch --parsable --nodes="$count" --ntasks-per-node="$ranks_per_node" --gpus-per-node="$ranks_per_node" \
+        --exclusive --no-requeue --job-name="nmoe-$mode-n$count" --output="$dir/log" "${sbatch[@]}" "$dir/job.sh") ||
+        die "sbatch refused $what; jobs before it are in the queue"
       echo "${job%%;*}" >"$dir/job_id"
       echo "$what: job ${job%%;*}"
     fi

@@ -197,14 +197,12 @@ class Scaling(unittest.TestCase):
 
     def test_jobs(self):
         self.write("bin/sbatch", SBATCH)
-        os.environ["NMOE_SBATCH_OPTIONS"] = "--gpus-per-node=2 --cpus-per-task=9"
-        self.addCleanup(os.environ.pop, "NMOE_SBATCH_OPTIONS")
-        done = self.scaling("2", "1", "--ranks-per-node", 2, "--repeat", 1, "--weak", "--output", "study", "--", "--x", "a b")
+        done = self.scaling("2", "1", "--ranks-per-node", 2, "--account", "me", "--sbatch", "--gpus-per-node=3 --cpus-per-task=9", "--repeat", 1, "--weak", "--output", "study", "--", "--x", "a b")
         self.assertIn("tools/scaling_report.py " + str(self.work / "study"), done.stdout)
         submitted = (self.work / "sbatch").read_text().splitlines()
         self.assertEqual(len(submitted), 2)
         for nodes, line in zip((1, 2), submitted):
-            for word in (f"--nodes={nodes}", "--ntasks-per-node=2", "--exclusive", "--gpus-per-node=2 --cpus-per-task=9"):
+            for word in (f"--nodes={nodes}", "--ntasks-per-node=2", "--exclusive", "--account=me --gpus-per-node=3 --cpus-per-task=9"):
                 self.assertIn(word, line)
             folder = self.work / f"study/weak-n{nodes}-r1"
             self.assertEqual((folder / "job_id").read_text(), f"{nodes}\n")
