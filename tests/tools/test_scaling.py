@@ -164,6 +164,16 @@ class Scaling(unittest.TestCase):
         self.assertLess(found["plan_tokens_per_s"], found["plan_high"])
         self.assertTrue(0.2 < found["plan_exchange_share"] < 0.4, found)
 
+    @unittest.skipUnless(BINARY, "NMOE_TEST_BINARY names no program")
+    def test_the_tables_of_the_docs_are_those_of_the_program(self):
+        text = (ROOT / "docs" / "scaling.md").read_text()
+        command = next(line for line in text.splitlines() if line.startswith("    launch/run.sh 1 plan"))
+        done = subprocess.run([BINARY, *command.split()[2:]], cwd=ROOT, check=True, capture_output=True, text=True)
+        tables = done.stdout[done.stdout.index("strong scaling"):]
+        lines = [line for line in tables.splitlines() if line.startswith("|")]
+        self.assertEqual(len(lines), 2 * 9)
+        self.assertEqual([line for line in text.splitlines() if line.startswith("|")], lines)
+
     # The study.
 
     def test_what_is_asked_for_is_checked_before_anything_is_written(self):
