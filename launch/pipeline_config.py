@@ -33,7 +33,8 @@ DATA = ("tokens", "lang", "mark")  # of [data.*] in such a file: likewise
 TRAINING = ("pretrain", "stage1", "stage2")
 PASSED = {"analysis": ("analyze", "specialize"), "allocation": ("allocate",), "evaluation": ("evaluate",), "train": TRAINING,
           "neurons": ("analyze", "allocate", "specialize"), "lbl": TRAINING, "router": TRAINING, "pack": TRAINING,
-          "plan": TRAINING, "comm": ("tokenize", "analyze", "specialize", "evaluate", "generate", *TRAINING),
+          "plan": TRAINING, "machine": TRAINING,
+          "comm": ("tokenize", "analyze", "specialize", "evaluate", "generate", *TRAINING),
           "run": ("tokenize", "analyze", "allocate", "specialize", "evaluate", "generate", *TRAINING), "sense": ("analyze", "specialize"),
           "expert_ap": ("specialize",), "tokenize": ("tokenize",), "generate": ("generate",), "intervention": ("evaluate-dense",)}
 OPEN = tuple(f"{stage}.{part}" for stage in STAGES for part in ("train", "mix")) + ("corpus",)

@@ -163,6 +163,10 @@ class Scaling(unittest.TestCase):
         self.assertLess(found["plan_low"], found["plan_tokens_per_s"])
         self.assertLess(found["plan_tokens_per_s"], found["plan_high"])
         self.assertTrue(0.2 < found["plan_exchange_share"] < 0.4, found)
+        self.assertNotIn("idle", done.stderr)
+        idle = subprocess.run([*done.args, "--train.micro_batch_size", "32"], cwd=ROOT, check=True, capture_output=True, text=True)
+        self.assertEqual(idle.stderr.count("warning: 12 of 16 ranks are idle: "), 1)
+        self.assertIn("--train.micro_batch_size 8 feeds every rank", idle.stderr)
 
     @unittest.skipUnless(BINARY, "NMOE_TEST_BINARY names no program")
     def test_the_tables_of_the_docs_are_those_of_the_program(self):
