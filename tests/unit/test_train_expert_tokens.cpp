@@ -3,7 +3,7 @@
 #include <numeric>
 
 #include "neuronmoe/train/checkpoint.hpp"
-#include "neuronmoe/train/plan_time.hpp"
+#include "neuronmoe/train/plan_report.hpp"
 #include "support/temp_dir.hpp"
 #include "support/tiny_model.hpp"
 
@@ -161,10 +161,10 @@ BOOST_AUTO_TEST_CASE(plan_says_which_counts_it_used) {
   train::PlanInput input{test::tiny_config({3, 1, 3}), train::RunKind::stage1, {}, 2, {}};
   input.config.expert_parallel_size = 2;
   train::MachineConfig machine;
-  BOOST_TEST(train::plan_report(input, machine).find("new experts are placed by expected tokens\n") !=
+  BOOST_TEST(train::plan_report(input, machine, {}).find("new experts are placed by expected tokens\n") !=
              std::string::npos);
   input.placed_by = {{{100, 90, 10}, {0}, {100, 90, 10}}, "/runs/a/step_0000000100"};
-  const std::string text = train::plan_report(input, machine);
+  const std::string text = train::plan_report(input, machine, {});
   BOOST_TEST(
       text.find("new experts are placed by tokens counted in /runs/a/step_0000000100: of 2 ranks the busiest "
                 "computes 1.000 x the mean of their tokens and the fullest holds 1.000 x the mean of their "
