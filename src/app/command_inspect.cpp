@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "commands.hpp"
+#include "describe_contents.hpp"
 #include "describe_file.hpp"
 #include "model_setup.hpp"
 #include "neuronmoe/base/one_line.hpp"
@@ -22,7 +23,7 @@ std::string describe_step(comm::ExecutionContext& context, const std::string& di
   const std::string fault = io::verify_manifest(context.world, directory);
   return on_rank_zero(context, [&] {
     NMOE_CHECK(fault.empty(), bad_data, "{} is damaged: {}", directory, fault);
-    std::string text = on_one_line(directory) + ": checkpoint\n";
+    std::string text = on_one_line(directory) + ": checkpoint\n" + contents_of_step(directory);
     for (const auto& [name, value] : io::read_manifest_facts(directory)) {
       const bool long_value = value.find('\n') != std::string::npos;
       text += fmt::format("  {} = {}\n", on_one_line(name),
@@ -42,7 +43,11 @@ std::string describe_run(comm::ExecutionContext& context, const std::string& dir
   std::string text = on_one_line(directory) + ": run directory\n";
   for (const auto& reason : newest.skipped) text += fmt::format("  damaged: {}\n", on_one_line(reason));
   NMOE_CHECK(newest, bad_data, "{}: no intact checkpoint in it", directory);
-  return text + fmt::format("  newest intact checkpoint: {}\n", newest.directory);
+  return text + on_rank_zero(context, [&] {
+           return contents_of_run(directory) +
+                  fmt::format("  newest intact checkpoint: {}\n", newest.directory) +
+                  contents_of_step(newest.directory);
+         });
 }
 
 /// A HDF5 file before it is opened: by its checksum, by the manifest beside it, or by a trial. Collective.
@@ -73,8 +78,10 @@ int run_inspect(comm::ExecutionContext& context, const AppConfig& config) {
     NMOE_CHECK(fs::exists(path), bad_data, "{}: there is no such file or directory", path);
     if (!fs::is_directory(path)) return "file";
     if (fs::exists(fs::path(path) / "manifest.json")) return "step";
+    if (fs::exists(fs::path(path) / "adapter_config.json")) return "adapter";
     if (fs::exists(fs::path(path) / "config.json")) return "model";
-    NMOE_CHECK(has_steps(path), bad_data, "{}: neither a checkpoint nor a run or model directory", path);
+    NMOE_CHECK(has_steps(path), bad_data, "{}: neither a checkpoint nor a run, model or adapter directory",
+               path);
     return "run";
   });
   if (kind == "file" && described_as_h5(path)) verify_h5(context, path);
@@ -84,8 +91,11 @@ int run_inspect(comm::ExecutionContext& context, const AppConfig& config) {
   } else if (kind == "run") {
     text = describe_run(context, path);
   } else {
-    text =
-        on_rank_zero(context, [&] { return kind == "model" ? describe_model(path) : describe_file(path); });
+    text = on_rank_zero(context, [&] {
+      return kind == "model"     ? describe_model(path)
+             : kind == "adapter" ? describe_adapter(path)
+                                 : describe_file(path);
+    });
   }
   comm::agree(context.world, [&] {
     if (context.world.rank() == 0) print(text);

@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <sstream>
 #include <vector>
 
+#include "describe_contents.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/base/one_line.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
@@ -91,7 +93,7 @@ void list_object(io::H5File& file, const std::string& name, int depth, std::stri
   }
   if (name != "/") text += fmt::format("  {:<44} {}\n", on_one_line(name), what);
   for (const auto& attribute : file.list_attributes(name)) {
-    text += fmt::format("  {:<44}   @{} = {}\n", "", on_one_line(attribute),
+    text += fmt::format("      @{} = {}\n", on_one_line(attribute),
                         on_one_line(attribute_text(file, name, attribute)));
   }
   for (const auto& member : members) list_object(file, place_in(name, member), depth + 1, text);
@@ -121,19 +123,50 @@ std::string describe_h5(const std::string& path) {
   auto file = io::H5File::open(path, {}, io::SealCheck::done);  // demands complete = 1
   std::string text =
       fmt::format("{}: HDF5, {} bytes, complete\n", on_one_line(path), io::file_size_bytes(path));
+  text += contents_of(file);
   list_object(file, "/", 0, text);
   return text + "intact: every number was read\n";
 }
 
 std::string describe_experts(const std::string& path) {
   const std::vector<int> counts = model::load_expert_counts(path);
-  return fmt::format("{}: {} experts in {} layers: {}\n", path,
-                     std::accumulate(counts.begin(), counts.end(), 0), counts.size(), fmt::join(counts, ","));
+  const int total = std::accumulate(counts.begin(), counts.end(), 0);
+  return fmt::format("{}: {} experts in {} layers, {} of them new: {}\n", path, total, counts.size(),
+                     total - static_cast<int>(counts.size()), fmt::join(counts, ","));
+}
+
+/// Parameters by element type, over all files of a model.
+std::string weights_lines(const std::vector<std::string>& safetensors) {
+  std::map<std::string, std::int64_t> parameters;
+  std::int64_t tensors = 0;
+  for (const std::string& path : safetensors) {
+    const io::SafetensorsReader reader(path);
+    for (const auto& name : reader.names()) {
+      const auto& entry = reader.entry(name);
+      parameters[entry.dtype] += entry.shape.num_elements();
+      ++tensors;
+    }
+  }
+  std::string text;
+  for (const auto& [dtype, count] : parameters)
+    text +=
+        fmt::format("  {:<16} {:.3f} million in {}\n", "parameters", static_cast<double>(count) / 1e6, dtype);
+  return fmt::format("  {:<16} {}\n", "tensors", tensors) + text;
+}
+
+std::string describe_csv(const std::string& path) {
+  std::istringstream in(io::read_file(path));
+  std::string header, row;
+  std::getline(in, header);
+  std::int64_t rows = 0;
+  while (std::getline(in, row)) rows += !row.empty();
+  return fmt::format("{}: CSV, {} rows below\n  {:.400}\n", path, rows, on_one_line(header));
 }
 
 std::string describe_safetensors(const std::string& path) {
   const io::SafetensorsReader reader(path);  // demands a header that accounts for every byte
-  std::string text = fmt::format("{}: safetensors, {} bytes\n", path, io::file_size_bytes(path));
+  std::string text =
+      fmt::format("{}: safetensors, {} bytes\n{}", path, io::file_size_bytes(path), weights_lines({path}));
   for (const auto& name : reader.names()) {
     const auto& entry = reader.entry(name);
     text += fmt::format("  {:<56} {} {}\n", on_one_line(name), entry.dtype, entry.shape.to_string());
@@ -143,7 +176,7 @@ std::string describe_safetensors(const std::string& path) {
 
 std::string describe_json(const std::string& path) {
   const nlohmann::json file = io::read_json(path);
-  std::string text = fmt::format("{}: JSON\n", path);
+  std::string text = fmt::format("{}: JSON\n", path) + contents_of_json(path);
   for (const auto& [key, value] : file.items())
     text += fmt::format("  {} = {:.100}\n", on_one_line(key), on_one_line(value.dump()));
   return text;
@@ -157,8 +190,8 @@ std::string describe_jsonl(const std::string& path) {
     io::parse_json(line, fmt::format("{}:{}", path, ++num_lines));
     last = line;
   }
-  return fmt::format("{}: {} lines of JSON; the last: {:.200}\nintact: every line was parsed\n", path,
-                     num_lines, on_one_line(last));
+  return fmt::format("{}: {} lines of JSON\n{}  the last: {:.200}\nintact: every line was parsed\n", path,
+                     num_lines, contents_of_rows(path), on_one_line(last));
 }
 
 }  // namespace
@@ -171,6 +204,7 @@ struct Kind {
 };
 constexpr Kind kinds[] = {{".cfg", describe_experts},
                           {".safetensors", describe_safetensors},
+                          {".csv", describe_csv},
                           {".json", describe_json},
                           {".jsonl", describe_jsonl}};
 
@@ -203,12 +237,27 @@ void look_through(const std::string& path, const std::vector<std::string>& objec
 
 std::string describe_model(const std::string& directory) {
   const auto c = model::load_model_config(directory + "/config.json");
+  std::vector<std::string> weights;
+  for (const auto& entry : std::filesystem::directory_iterator(directory))
+    if (entry.path().extension() == ".safetensors") weights.push_back(entry.path().string());
+  std::sort(weights.begin(), weights.end());
   return fmt::format(
       "{}: Hugging Face model ({})\n  {} layers, hidden {}, "
-      "intermediate {}, {} heads ({} key-value), vocabulary {}\n"
+      "intermediate {}, {} heads ({} key-value), vocabulary {}\n{}"
       "  sha256 of config and weights {}\n",
       directory, c.model_type, c.num_layers, c.hidden_size, c.intermediate_size, c.num_attention_heads,
-      c.num_key_value_heads, c.vocab_size, model::model_directory_hash(directory));
+      c.num_key_value_heads, c.vocab_size, weights_lines(weights), model::model_directory_hash(directory));
+}
+
+std::string describe_adapter(const std::string& directory) {
+  const std::string config = directory + "/adapter_config.json";
+  std::string text = fmt::format("{}: PEFT-MoE adapter\n", on_one_line(directory));
+  const nlohmann::json file = io::read_json(config);
+  for (const char* key : {"peft_type", "topk", "num_experts", "base_model_name_or_path"})
+    if (file.contains(key)) text += fmt::format("  {:<16} {:.300}\n", key, on_one_line(file[key].dump()));
+  const std::string weights = directory + "/adapter_model.safetensors";
+  NMOE_CHECK(std::filesystem::exists(weights), bad_data, "{}: it is missing beside {}", weights, config);
+  return text + weights_lines({weights}) + "intact: the header accounts for every byte\n";
 }
 
 }  // namespace nmoe::app

@@ -5,7 +5,7 @@
 
 namespace nmoe::app {
 
-/// By extension: .h5, .cfg (experts), .safetensors, .json, .jsonl. Everything in it is read.
+/// By extension: .h5, .cfg (experts), .safetensors, .json, .jsonl, .csv. Everything in it is read.
 /// @throws Error(bad_data) naming the fault. Not collective.
 /// @pre whoever calls it for HDF5 has compared the checksum or tried the file (trial_read.hpp)
 std::string describe_file(const std::string& path);
@@ -17,5 +17,7 @@ bool described_as_h5(const std::string& path);
 void look_through(const std::string& path, const std::vector<std::string>& objects);
 /// A Hugging Face model directory. Not collective.
 std::string describe_model(const std::string& directory);
+/// A PEFT-MoE adapter. Not collective.
+std::string describe_adapter(const std::string& directory);
 
 }  // namespace nmoe::app

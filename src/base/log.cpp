@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <mutex>
+#include <utility>
 
 #include "neuronmoe/base/one_line.hpp"
 
@@ -54,7 +55,7 @@ std::string_view cut_to(std::string_view text, int columns) {
 
 /// "[#####.....]".
 std::string bar(double share) {
-  constexpr int width = 24;
+  constexpr int width = 16;
   const int full = std::clamp(static_cast<int>(share * width + 0.5), 0, width);
   return "[" + std::string(static_cast<std::size_t>(full), '#') +
          std::string(static_cast<std::size_t>(width - full), '.') + "]";
@@ -130,14 +131,13 @@ void Progress::update(std::uint64_t done, double units, std::string_view detail,
   using seconds = std::chrono::duration<double>;
   constexpr double glance_s = 0.2;
   const auto now = Clock::now();
-  if (!started_) {  // the first update includes warm-up; rates are measured from here
-    started_ = true;
+  if (!started_ && done < total_) {  // the first update includes warm-up; rates are measured from here
     start_ = now;
     first_done_ = done;
     first_units_ = units;
     last_ = now;
-    if (done < total_) return;  // no rate yet
   }
+  if (!std::exchange(started_, true) && done < total_) return;  // no rate yet
   const bool due = done >= total_ || seconds(now - last_).count() >= interval_s_;
   const bool stays = due && (done >= total_ || keep || !log_.shows());
   if (!stays && (!log_.shows() || seconds(now - shown_).count() < glance_s)) return;

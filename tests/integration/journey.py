@@ -431,13 +431,33 @@ def judge(work, counts):
     check(perplexity["s1"]["el"] < 0.97 * perplexity["dense"]["el"], "stage 1 lowers Greek perplexity")
     check(perplexity["s2"]["el"] < perplexity["dense"]["el"], "stage 2 keeps some of it")
     check(all(math.isfinite(v) and 1 < v < 400 for p in perplexity.values() for v in p.values()), "every perplexity is sane")
-    for name in ("train.h5", "neurons1.h5", "expert_neurons.h5", "experts.cfg", "list.cfg", "base/model.safetensors", "dense1.json",
-                 "s1/metrics.jsonl", "base", "s1", "s2/step_0000000020"):
-        run(1, "inspect", work / name)
+    inspected(work, counts)
     torn = work / "torn.jsonl"
     torn.write_text((work / "s1/metrics.jsonl").read_text()[:-20])
     _, err = run(1, "inspect", torn, code=65)
     check("torn.jsonl:40" in err, "inspect names the torn line")
+
+
+def inspected(work, counts):
+    """What inspect says of each kind of file, beside what is in it."""
+    with h5py.File(work / "train.h5") as f:
+        documents = (f["doc/lang"][...] == [name.decode() for name in f["languages"][...]].index("el")).sum()
+        tokens = f["ids"].shape[0]
+    with h5py.File(work / "neurons1.h5") as f:
+        neurons, chosen = f["ap"].shape[1], f["selected/el"].shape[0]
+    experts = f"{sum(counts)} in {len(counts)} layers: {','.join(map(str, counts))}"
+    wanted = {"train.h5": [f"el {documents:,} documents", f"{tokens:,} tokens; vocabulary of"],
+              "neurons1.h5": [f"neurons {neurons:,} in", f"{chosen:,} selected, AP of the last"],
+              "expert_neurons.h5": [f"experts {sum(counts)} in"], "s1-2-2/expert_probe.h5": ["measured at"],
+              "list.cfg": [f"{sum(counts)} experts in {len(counts)} layers, {sum(counts) - len(counts)} of them new"],
+              "experts.cfg": ["experts in"], "base/model.safetensors": ["million in F32"], "base": ["million in F32"],
+              "dense1.json": ["perplexity", "continuation"], "dense1.items.jsonl": ["lines of JSON"],
+              "s1/metrics.jsonl": ["steps 1 to 40", "at step 40"], "expert_neurons_el.csv": [f"{sum(counts)} rows below"],
+              "s1": ["steps 1 to 40", f"experts {experts}"], "s2/step_0000000020": ["step 20", f"experts {experts}", "seen"]}
+    for name, words in wanted.items():
+        out, _ = run(1, "inspect", work / name)
+        text = " ".join(out.split())
+        check(all(word in text for word in words), f"inspect of {name} says {words}: {out[:1500]}")
 
 
 def telemetry(work):

@@ -1,6 +1,7 @@
 // Errors, hashes and random numbers against published values.
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 #include <cstdio>
@@ -53,6 +54,43 @@ BOOST_AUTO_TEST_CASE(a_silence_is_broken_on_rank_zero) {
   BOOST_TEST(said(0, false, 60.0) == "");
   BOOST_TEST(said(0, true, 0.0) == "");
   BOOST_TEST(said(1, false, 0.0) == "");
+}
+
+BOOST_AUTO_TEST_CASE(progress_on_a_terminal_is_one_line_that_is_rewritten) {
+  const auto said = [](int rank, Terminal terminal, std::uint64_t steps) {
+    return standard_error_of([&] {
+      const Logger log(rank, false, terminal);
+      Progress progress(log, "sums", 4, "tokens", 0.0);
+      for (std::uint64_t step = 1; step <= steps; ++step)
+        progress.update(step, 100.0 * static_cast<double>(step));
+      if (steps == 0) log.warn("odd");
+    });
+  };
+  const auto lines = [](const std::string& text) { return std::count(text.begin(), text.end(), '\n'); };
+  const std::string plain = said(0, {}, 4);
+  BOOST_TEST(lines(plain) == 3);  // all but the first, which knows no rate
+  BOOST_TEST(plain.find('\r') == std::string::npos);
+  BOOST_TEST(plain.find("sums: 4/4 (100 %)") != std::string::npos);
+  const std::string shown = said(0, {80, true}, 4);
+  BOOST_TEST(lines(shown) == 1);  // the last one stays
+  BOOST_TEST(shown.starts_with("\r\x1b[Ksums [########........] 2/4 (50 %)"), shown);
+  BOOST_TEST(shown.find("\r\x1b[K[") != std::string::npos, shown);
+  const std::string narrow = said(0, {20, false}, 3);
+  BOOST_TEST(narrow == "\r\x1b[Ksums [########.....\n", narrow);  // and the next prompt has a line of its own
+  BOOST_TEST(said(1, {80, true}, 4) == "");
+  BOOST_TEST(said(0, {80, true}, 0).find("\x1b[33mwarning:\x1b[0m odd\n") != std::string::npos);
+  BOOST_TEST(said(0, {80, false}, 0).find(" warning: odd\n") != std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(a_rate_is_known_of_work_that_is_done_at_once) {
+  const std::string text = standard_error_of([] {
+    const Logger log(0);
+    Progress progress(log, "sums", 4, "tokens");
+    ::usleep(2000);
+    progress.update(4, 1e6);
+  });
+  BOOST_TEST(text.find("(100 %)") != std::string::npos);
+  BOOST_TEST(text.find(" 0 tokens/s") == std::string::npos, text);
 }
 
 BOOST_AUTO_TEST_CASE(philox_known_answers) {
