@@ -1,23 +1,26 @@
 // neuronmoe check: does this machine, with this launcher and this file system, do what a run needs? Every
 // answer is tried, not looked up.
 #include <fmt/core.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <vector>
 
+#include "check_findings.hpp"
 #include "commands.hpp"
 #include "launcher.hpp"
 #include "mpi_facts.hpp"
+#include "nccl_log.hpp"
 #include "neuronmoe/app/run_guarded.hpp"
 #include "neuronmoe/app/version.hpp"
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/comm/agree.hpp"
 #include "neuronmoe/io/atomic_file.hpp"
 #include "neuronmoe/io/hdf5_file.hpp"
+#include "neuronmoe/io/hdf5_version.hpp"
 #include "neuronmoe/tensor/device.hpp"
+#include "standard_output.hpp"
 
 namespace nmoe::app {
 namespace {
@@ -85,74 +88,115 @@ std::int64_t test_hdf5(comm::ExecutionContext& context, const std::string& path)
   return total * 4;
 }
 
+std::string_view word_of(Verdict verdict) {
+  return verdict == Verdict::ok ? "ok" : verdict == Verdict::warning ? "warning" : "FAILED";
+}
+
+/// The lines of `check`: what was looked at, a verdict, what was found and what to do.
 struct Report {
   comm::ExecutionContext& context;
   int code = 0;  ///< of the first step that failed
+  int warnings = 0;
   void line(const std::string& what, const std::string& text) const {
     if (context.world.rank() == 0) std::printf("%-12s %s\n", what.c_str(), text.c_str());
   }
-  /// Runs one step; what it throws is agreed by the step itself, so every rank goes on alike.
+  void line(const std::string& what, const Finding& finding) {
+    if (finding.verdict == Verdict::warning) ++warnings;
+    if (finding.verdict == Verdict::fails && code == 0) code = exit_code(ErrorCode::io);
+    const Accent accent = finding.verdict == Verdict::ok        ? Accent::good
+                          : finding.verdict == Verdict::warning ? Accent::doubtful
+                                                                : Accent::bad;
+    line(what, fmt::format("{}: {}{}{}", accented(word_of(finding.verdict), accent), finding.text,
+                           finding.remedy.empty() ? "" : "; remedy: ", finding.remedy));
+  }
+  /// Runs one step; what it throws is agreed by the step itself, so every rank goes on alike. Returns
+  /// whether it did not fail.
   template <typename Step>
-  void step(const std::string& what, Step&& run) {
+  bool step(const std::string& what, Step&& run) {
+    Finding finding;
     try {
-      line(what, run());
+      finding = run();
     } catch (const Error& error) {
-      line(what, fmt::format("FAILED: {}", error.what()));
+      finding = {Verdict::fails, error.what()};
       if (code == 0) code = exit_code(error.code());
     }
+    line(what, finding);
     context.heartbeat.beat();
+    return finding.verdict != Verdict::fails;
   }
 };
+
+void check_ranks(Report& report) {
+  comm::ExecutionContext& context = report.context;
+  const std::string table = placement_table(context);
+  report.line("program", {Verdict::ok, fmt::format("neuronmoe {}", version())});
+  report.line("launcher", find_launcher(context));
+  report.line("placement", "\n" + table.substr(0, table.size() - 1));
+  report.line("cores", find_cores(context));
+  report.line("NUMA", find_numa(context));
+  report.line("clocks", find_clocks(context));
+  report.line("MPI", {Verdict::ok, mpi_version_text()});
+  report.line("environment", "\n" + relevant_environment());
+}
+
+void check_transports(Report& report, const std::string& nccl_log) {
+  report.step("collectives", [&] {
+    test_collectives(report.context, Device::cpu);
+    return Finding{Verdict::ok, "all_to_all_v of unequal counts, all_reduce"};
+  });
+  if (report.context.device != Device::cuda) return;
+  report.step("between GPUs", [&] {
+    test_collectives(report.context, Device::cuda);
+    return find_gpu_way(report.context, nccl_log);
+  });
+}
+
+void check_files(Report& report, const std::string& directory) {
+  auto& world = report.context.world;
+  const std::string path = directory + "/neuronmoe-check.h5";
+  const bool place_there = report.step("free space", [&] {
+    comm::agree(world, [&] {
+      if (world.rank() == 0) io::make_directories(directory);
+    });
+    return find_file_system(report.context, directory);
+  });
+  if (!place_there) {
+    report.line("HDF5", "not tried: there is no place to write to");
+    return;
+  }
+  report.step("MPI-IO", [&]() -> Finding {
+    world.drain();  // MPI is asked directly
+    const MpiIo found = mpi_io_of(path + ".mpi");
+    if (found.component == "ompio")
+      return {Verdict::warning, "ompio: it reports success on a full disk", "unset OMPI_MCA_io"};
+    return {found.opened ? Verdict::ok : Verdict::fails, found.component};
+  });
+  report.step("HDF5", [&] {
+    const std::int64_t bytes = test_hdf5(report.context, path);
+    return Finding{Verdict::ok, fmt::format("{}: {:.1f} MB written by all ranks, read back, checksums equal",
+                                            io::hdf5_version(), static_cast<double>(bytes) / 1e6)};
+  });
+  const Finding stripe = find_stripe(report.context, path);
+  if (!stripe.text.empty()) report.line("stripe", stripe);
+  std::error_code ignored;  // a step that failed has said why
+  if (world.rank() == 0) std::filesystem::remove(path, ignored);
+}
 
 }  // namespace
 
 int run_check(comm::ExecutionContext& context, const AppConfig& config) {
-  auto& world = context.world;
-  const std::string directory = config.run.output.empty() ? "." : config.run.output;
-  const std::string path = directory + "/neuronmoe-check.h5";
+  const std::string nccl_log = nccl_log_path();
   Report report{context};
-  const std::string table = placement_table(context);
-  report.line("program",
-              fmt::format("neuronmoe {}, {} rank{}", version(), world.size(), world.size() == 1 ? "" : "s"));
-  report.line("placement", "\n" + table.substr(0, table.size() - 1));
-  report.line("MPI", mpi_version_text());
-  report.line("environment", "\n" + relevant_environment());
-  report.step("collectives", [&] {
-    test_collectives(context, Device::cpu);
-    return std::string("ok: all_to_all_v of unequal counts, all_reduce");
-  });
-  if (context.device == Device::cuda) {
-    report.step("between GPUs", [&] {
-      test_collectives(context, Device::cuda);
-      return "ok: the same by " + world.gpu_transport();
-    });
-  }
-  bool place_there = false;
-  report.step("free space", [&] {
-    std::int64_t bytes = 0;
-    comm::agree(world, [&] {
-      if (world.rank() == 0) io::make_directories(directory);
-      bytes = io::free_space_bytes(directory);
-    });
-    place_there = true;
-    return fmt::format("{:.1f} GB in {}", static_cast<double>(bytes) / 1e9,
-                       std::filesystem::absolute(directory).string());
-  });
-  if (place_there) {
-    world.drain();  // MPI is asked directly
-    report.line("MPI-IO", mpi_io_text(path + ".mpi"));
-    report.step("HDF5", [&] {
-      const std::int64_t bytes = test_hdf5(context, path);
-      return fmt::format("ok: {:.1f} MB written by all ranks, read back, checksums equal",
-                         static_cast<double>(bytes) / 1e6);
-    });
-    std::error_code ignored;  // a step that failed has said why
-    if (world.rank() == 0) std::filesystem::remove(path, ignored);
-  } else {
-    report.line("HDF5", "not tried: there is no place to write to");
-  }
-  report.line("verdict", report.code == 0 ? "ready" : "NOT ready: see FAILED above");
-  if (world.rank() == 0) std::fflush(stdout);
+  check_ranks(report);
+  check_transports(report, nccl_log);
+  check_files(report, config.run.output.empty() ? "." : config.run.output);
+  std::string verdict = report.code == 0 ? accented("ready", Accent::good)
+                                         : accented("NOT ready", Accent::bad) + ": see FAILED above";
+  if (report.warnings > 0)
+    verdict += fmt::format("{} {} warning{} above", report.code == 0 ? ", but see" : ", and", report.warnings,
+                           report.warnings == 1 ? "" : "s");
+  report.line("verdict", verdict);
+  if (context.world.rank() == 0) std::fflush(stdout);
   return report.code;
 }
 

@@ -34,6 +34,7 @@ struct Command {
   OutputKind output = OutputKind::none;
   bool computes = false;  ///< runs on a GPU where there is one; the others take one only if told to
   bool saves_on_signal = false;
+  bool reads_nccl_log = false;  ///< NCCL writes its log into a file for it
   bool takes_file =
       false;  ///< `inspect FILE`, `convert DIR`: one word that is not an option, put into run.input
 };

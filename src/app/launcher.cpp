@@ -9,9 +9,12 @@
 #include <array>
 #include <charconv>
 #include <cstdlib>
+#include <fstream>
+#include <map>
 #include <string_view>
 #include <vector>
 
+#include "machine_facts.hpp"
 #include "neuronmoe/app/run_guarded.hpp"
 
 namespace nmoe::app {
@@ -31,6 +34,17 @@ int number_from(const char* variable, int missing) {
 std::string text_from(const char* variable) {
   const char* value = std::getenv(variable);
   return value == nullptr ? "" : value;
+}
+
+/// The variables that this process was started with.
+std::map<std::string, std::string> first_environment() {
+  std::map<std::string, std::string> variables;
+  std::ifstream in("/proc/self/environ", std::ios::binary);
+  for (std::string entry; std::getline(in, entry, '\0');) {
+    const auto equals = entry.find('=');
+    if (equals != std::string::npos) variables[entry.substr(0, equals)] = entry.substr(equals + 1);
+  }
+  return variables;
 }
 
 std::vector<int> allowed_cores() {
@@ -82,6 +96,79 @@ int launcher_rank() {
   return 0;
 }
 
+Launcher launcher() {
+  // MPI_Init of a process without a launcher sets the variables of mpirun: what counts is what it began with.
+  const std::map<std::string, std::string> given = first_environment();
+  const auto set = [&](const char* variable) {
+    return given.contains(variable) && !given.at(variable).empty();
+  };
+  if (set("PMIX_NAMESPACE") && given.at("PMIX_NAMESPACE").starts_with("slurm.")) return Launcher::srun;
+  for (const char* variable : {"OMPI_COMMAND", "OMPI_MCA_orte_hnp_uri", "PRTE_LAUNCHED"})
+    if (set(variable)) return Launcher::mpirun;
+  for (const char* variable : {"HYDI_CONTROL_FD", "PALS_RANKID"})
+    if (set(variable)) return Launcher::mpiexec;
+  if (set("SLURM_STEP_ID") && set("SLURM_PROCID")) return Launcher::srun;
+  if (set("OMPI_COMM_WORLD_SIZE")) return Launcher::mpirun;
+  return set("PMI_SIZE") ? Launcher::mpiexec : Launcher::none;
+}
+
+std::string pmix_version() {
+  return launcher() == Launcher::none ? "" : text_from("PMIX_VERSION");
+}
+
+std::string advice_on_cores(int threads) {
+  switch (launcher()) {
+    case Launcher::srun:
+      return fmt::format("srun --cpus-per-task={} --cpu-bind=cores (srun does not take it from sbatch)",
+                         threads);
+    case Launcher::mpirun:
+      return fmt::format("mpirun --map-by slot:PE={} --bind-to core, or --bind-to none", threads);
+    case Launcher::mpiexec:
+      return fmt::format(
+          "mpiexec with {} cores bound to a rank (-bind-to core:{}; --cpu-bind depth --depth {} "
+          "with PALS)",
+          threads, threads, threads);
+    case Launcher::none:
+      break;
+  }
+  return "a wider cgroup, container or taskset";
+}
+
+std::string advice_on_gpus() {
+  switch (launcher()) {
+    case Launcher::srun:
+      return "srun --gpus-per-node=N --ntasks-per-node=N --gpu-bind=none";
+    case Launcher::mpirun:
+      return "mpirun --map-by ppr:N:node, N the GPUs of a node";
+    case Launcher::mpiexec:
+      return "mpiexec -ppn N, N the GPUs of a node";
+    case Launcher::none:
+      break;
+  }
+  return "one process for each GPU (CUDA_VISIBLE_DEVICES)";
+}
+
+std::string advice_on_numa(int threads) {
+  switch (launcher()) {
+    case Launcher::srun:
+      return fmt::format("srun --cpus-per-task={} --cpu-bind=cores --distribution=block:block", threads);
+    case Launcher::mpirun:
+      return "mpirun --map-by numa --bind-to numa";
+    case Launcher::mpiexec:
+      return "mpiexec -bind-to numa (--cpu-bind numa with PALS)";
+    case Launcher::none:
+      break;
+  }
+  return "numactl --cpunodebind=NODE --membind=NODE in front of the program";
+}
+
+std::string advice_on_start(const LauncherHint& hint) {
+  if (hint.variable.starts_with("SLURM"))
+    return "start with srun --mpi=pmix, or what this MPI speaks (srun --mpi=list; MPICH: pmi2, Cray: "
+           "cray_shasta)";
+  return "start with mpirun or mpiexec of the MPI that this program was built with";
+}
+
 BatchJob batch_job() {
   return {text_from("SLURM_JOB_ID"), text_from("SLURM_RESTART_COUNT")};
 }
@@ -117,16 +204,7 @@ void set_mpi_defaults() {
 }
 
 std::string cores_text() {
-  const auto cores = allowed_cores();
-  std::string text;
-  for (std::size_t i = 0; i < cores.size();) {
-    std::size_t last = i;
-    while (last + 1 < cores.size() && cores[last + 1] == cores[last] + 1) ++last;
-    text += fmt::format("{}{}", text.empty() ? "" : ",", cores[i]);
-    if (last > i) text += fmt::format("-{}", cores[last]);
-    i = last + 1;
-  }
-  return text;
+  return ranges_text(allowed_cores());
 }
 
 int num_cores() {

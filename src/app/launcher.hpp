@@ -1,7 +1,9 @@
 #pragma once
-// What the environment says about how the job was started. The only file besides run_guarded.cpp that reads
-// the environment.
+// What the environment says about how the job was started. Nothing else reads the environment, but
+// for what mpi_facts.cpp and nccl_log.cpp ask of their libraries' variables.
 #include <string>
+
+#include "neuronmoe/base/enum_names.hpp"
 
 namespace nmoe::app {
 
@@ -18,6 +20,29 @@ LauncherHint launcher_hint();
 /// Returns how to give a rank `wanted` cores, in the words of its launcher.
 std::string advice_on_cores(const LauncherHint& hint, int wanted);
 /// Returns how to start ranks that see each other, in the words of their launcher.
+std::string advice_on_start(const LauncherHint& hint);
+
+/// What started this process.
+enum class Launcher { none, mpirun, mpiexec, srun };
+constexpr auto enum_names(Launcher) {
+  return std::to_array<EnumName<Launcher>>({{Launcher::none, "no launcher"},
+                                            {Launcher::mpirun, "mpirun of Open MPI"},
+                                            {Launcher::mpiexec, "mpiexec"},
+                                            {Launcher::srun, "srun"}});
+}
+/// Before MPI_Init or after. An mpirun inside a Slurm job counts as mpirun.
+Launcher launcher();
+/// Version of the PMIx that the launcher speaks, "" if it says none.
+std::string pmix_version();
+
+/// What to do, in options of the launcher at hand, so that a rank ...
+/// ... may run on as many cores as it has threads.
+std::string advice_on_cores(int threads);
+/// ... has a GPU to itself.
+std::string advice_on_gpus();
+/// ... runs on cores of one NUMA node, that of its GPU.
+std::string advice_on_numa(int threads);
+/// ... is part of one MPI job with the others.
 std::string advice_on_start(const LauncherHint& hint);
 
 /// The batch job (Slurm) that this process is part of, and which start of it: "" without one.

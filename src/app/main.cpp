@@ -12,6 +12,7 @@
 #include "exit_file.hpp"
 #include "help.hpp"
 #include "model_setup.hpp"
+#include "nccl_log.hpp"
 #include "neuronmoe/app/command_line.hpp"
 #include "neuronmoe/app/run_guarded.hpp"
 #include "neuronmoe/app/version.hpp"
@@ -139,6 +140,7 @@ int main(int argc, char** argv) {
     print_config = line.print_config;
     config = app::load_config(world, line);
     if (!print_config) app::require_needs(*command, config);
+    if (command->reads_nccl_log) app::keep_nccl_log();
     on_node_given = config.comm.on_node;
     comm::OnNodeChoice on_node = comm::choose_on_node(world, config.comm.on_node);
     config.comm.on_node = on_node.on_node;

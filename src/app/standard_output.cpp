@@ -16,10 +16,11 @@
 namespace nmoe::app {
 namespace {
 
-/// Of the terminal that `file` is; 0 if it is none.
+/// Of the terminal that `file` is; 0 if it is none. mpirun gives its processes a terminal of its own,
+/// whatever it writes to itself.
 int columns_of(int file) {
   winsize size{};
-  if (isatty(file) == 0 || !terminal_is_able()) return 0;
+  if (isatty(file) == 0 || !terminal_is_able() || launcher() != Launcher::none) return 0;
   return ioctl(file, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 

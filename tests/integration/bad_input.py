@@ -86,6 +86,32 @@ def options():
         expect(f"bad config {path.name}", ["train", "--config", path, "--print-config"], 78, f"{path}:")
 
 
+def checked(work):
+    """`check`: a verdict on every line, and advice in the words of the launcher."""
+    out = run(["check", "--output", work / "place"], ranks=2).stdout
+    lines = {line.split("  ")[0]: line for line in out.splitlines() if line and not line.startswith(" ")}
+    for what in ("program", "launcher", "cores", "NUMA", "clocks", "MPI", "collectives", "free space", "MPI-IO", "HDF5"):
+        if not any(f"{what:12} {verdict}: " in out for verdict in ("ok", "warning")):
+            failures.append(f"check: {what}")
+            print(f"FAILED check has no verdict on {what}:\n{out}")
+    if "verdict      ready" not in out or "mpirun" not in lines["launcher"] or "2 ranks on 1 host" not in lines["launcher"] or "\x1b" in out:
+        failures.append("check")
+        print(f"FAILED check:\n{out}")
+    crowded = {"OMP_NUM_THREADS": str(os.cpu_count() + 1)}
+    for launcher, env, advice in [("no launcher", {}, "taskset"), ("srun", {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}, "srun --cpus-per-task="),
+                                  ("mpiexec", {"PALS_RANKID": "0"}, "mpiexec with")]:
+        # One core of several: more of them would help.
+        bound = subprocess.run(["taskset", "-c", str(min(os.sched_getaffinity(0))), BINARY, "check", "--output", work / "place"],
+                               capture_output=True, text=True, env={**os.environ, **ALONE, **crowded, **env})
+        line = next(text for text in bound.stdout.splitlines() if text.startswith("cores"))
+        if f"ok: {launcher}" not in bound.stdout or "cores        warning: " not in line or (advice not in line and os.cpu_count() > 1):
+            failures.append(f"check under {launcher}")
+            print(f"FAILED check under {launcher} gives no advice with '{advice}':\n{bound.stdout}")
+    if sorted(os.listdir(work / "place")):
+        failures.append("check leaves files")
+        print(f"FAILED check leaves {os.listdir(work / 'place')}")
+
+
 def printed_config(work):
     cfg = work / "a b.cfg"
     cfg.write_text("[run]\nmodel = /data/run#3/x\n[train]\nstage = 2\neps = 3e-9\n[data.el]\ntokens = el.h5\nmark = new\n"
@@ -150,7 +176,8 @@ def expert_lists(work, model):
     expect("missing model", ["train", "--model", "/nowhere", "--experts", good, "--tokens", "t.h5", "--output", out / "run"], 65,
            "/nowhere/config.json", ranks=2, untouched=out)
     expect("stage 2 without a start", ["train", "--model", model, "--stage", "2", "--output", out / "run"], 78, "train.init_from")
-    expect("stage 2 from nowhere", ["train", "--model", model, "--stage", "2", "--train.init_from", "/nowhere", "--output", out / "run"],
+    expect("stage 2 from nowhere", ["train", "--model", model, "--stage", "2", "--train.init_from", "/nowhere", "--tokens", "t.h5",
+                                    "--output", out / "run"],
            65, "/nowhere", ranks=2, untouched=out)
 
 
@@ -264,6 +291,7 @@ def main():
     try:
         options()
         libraries()
+        checked(work)
         printed_config(work)
         expert_lists(work, small_model(work))
         analysis_inputs(work)
