@@ -213,9 +213,9 @@ NeuronStatistics analyse_neurons(comm::ExecutionContext& context, const Analysis
   NeuronStatistics statistics;
   fill_counts(statistics, samples, analysed, roles);
   const auto slabs = slabs_of(modules, samples.size(), context.world.size(), config.memory_mb * 1'000'000);
-  context.log.info("{} neurons in {} modules, {} samples in {} languages, {} passes over them",
+  context.log.info("{} neurons in {} modules, {} samples in {} languages, {} pass{} over them",
                    modules.num_neurons(), modules.modules().size(), samples.size(), samples.languages.size(),
-                   slabs.size());
+                   slabs.size(), slabs.size() == 1 ? "" : "es");
 
   const SampleSet* const documents = extras.documents;
   const SampleSet& of_similarity = documents != nullptr ? *documents : samples;

@@ -60,7 +60,7 @@ Finding find_launcher(comm::ExecutionContext& context) {
   if (!pmix.empty()) text += ", PMIx " + pmix;
   if (!job.empty()) text += ", Slurm job " + job;
   std::set<std::string> hosts;
-  for (const std::string& host : comm::all_gather_strings(context.world, host_name())) hosts.insert(host);
+  for (const std::string& host : comm::all_gather_strings(context.world, node_name())) hosts.insert(host);
   return {Verdict::ok,
           fmt::format("{}; {} on {}", text, counted(static_cast<std::size_t>(context.world.size()), "rank"),
                       counted(hosts.size(), "host"))};

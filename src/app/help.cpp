@@ -97,6 +97,23 @@ bool needed_alone(const Command& command, const std::string& key) {
   });
 }
 
+/// Sections as the table has them: those of what is needed first, what every command has last.
+std::vector<std::string> sections_in_order(const Command& command) {
+  std::vector<std::string> order;
+  const auto add = [&](const std::vector<std::string>& entries) {
+    for (const std::string& entry : entries) {
+      const std::string section = entry.substr(0, entry.find('.'));
+      if (section != "run" && section != "comm" &&
+          std::find(order.begin(), order.end(), section) == order.end())
+        order.push_back(section);
+    }
+  };
+  for (const Needed& needed : command.needs) add(needed.keys);
+  add(command.reads);
+  order.insert(order.end(), {"run", "comm"});
+  return order;
+}
+
 std::string section_blocks(const Command& command, int width) {
   std::vector<std::pair<std::string, std::string>> blocks;  // section, rows
   for (const OptionText& option : options_of(command)) {
@@ -106,9 +123,13 @@ std::string section_blocks(const Command& command, int width) {
     if (block == blocks.end()) block = blocks.insert(block, {option.section, ""});
     block->second += option_row(option, described(option), width);
   }
-  // What every command has comes last.
-  std::stable_partition(blocks.begin(), blocks.end(),
-                        [](const auto& block) { return block.first != "run" && block.first != "comm"; });
+  const std::vector<std::string> order = sections_in_order(command);
+  std::stable_sort(blocks.begin(), blocks.end(), [&](const auto& a, const auto& b) {
+    const auto place = [&](std::string_view section) {
+      return std::find(order.begin(), order.end(), section.substr(0, section.find('.')));
+    };
+    return place(a.first) < place(b.first);
+  });
   std::string text;
   for (const auto& [section, rows] : blocks)
     text += "\n" + heading("[" + section + "]") +

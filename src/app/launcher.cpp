@@ -119,7 +119,7 @@ std::string pmix_version() {
 std::string advice_on_cores(int threads) {
   switch (launcher()) {
     case Launcher::srun:
-      return fmt::format("srun --cpus-per-task={} --cpu-bind=cores (srun does not take it from sbatch)",
+      return fmt::format("srun --cpus-per-task={} --cpu-bind=cores (since 22.05 srun does not inherit it)",
                          threads);
     case Launcher::mpirun:
       return fmt::format("mpirun --map-by slot:PE={} --bind-to core, or --bind-to none", threads);

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <iterator>
-#include <limits>
 
 #include "neuronmoe/app/schema.hpp"
 #include "value.hpp"
@@ -21,11 +21,11 @@ std::string capitals_of(std::string_view key) {
   return word;
 }
 
-/// The range without an end that only keeps numbers exact.
-std::string told_range(FieldInfo info) {
+/// The range, whose end is left out if it only keeps numbers exact.
+std::string told_range(const FieldInfo& info) {
   constexpr double endless = 1e12;
-  if (info.max >= endless) info.max = std::numeric_limits<double>::infinity();
-  return describe_range(info);
+  if (info.max < endless || !std::isfinite(info.max) || info.min < 0) return describe_range(info);
+  return fmt::format("{} or more{}{}", info.min, info.unit.empty() ? "" : " ", info.unit);
 }
 
 template <typename T>

@@ -128,6 +128,8 @@ BOOST_AUTO_TEST_CASE(help_shows_the_keys_a_command_reads_and_no_others) {
   BOOST_TEST(holds(help("train"), "--data.<name>.tokens"));
   BOOST_TEST(holds(help("train"), "--stage, --train.stage N"));
   const std::string all = help("train");
+  BOOST_TEST(all.find("\n[train]") < all.find("\n[analysis]"));  // in the order of the table
+  BOOST_TEST(all.find("\n[expert_ap]") < all.find("\n[run]"));
   BOOST_TEST(all.find("\n[analysis]") == all.rfind("\n[analysis]"));  // a section once
   for (const app::OptionText& option : app::all_options()) {
     const auto reads = [&](const app::Command& command) { return app::reads_key(command, option.key); };
