@@ -135,17 +135,8 @@ std::string advice_on_cores(int threads) {
 }
 
 std::string advice_on_gpus() {
-  switch (launcher()) {
-    case Launcher::srun:
-      return "srun --gpus-per-node=N --ntasks-per-node=N --gpu-bind=none";
-    case Launcher::mpirun:
-      return "mpirun --map-by ppr:N:node, N the GPUs of a node";
-    case Launcher::mpiexec:
-      return "mpiexec -ppn N, N the GPUs of a node";
-    case Launcher::none:
-      break;
-  }
-  return "one process for each GPU (CUDA_VISIBLE_DEVICES)";
+  return launcher() == Launcher::srun ? "srun --gpus-per-node=N --gpu-bind=none"
+                                      : "CUDA_VISIBLE_DEVICES with all of them, or not set";
 }
 
 std::string advice_on_numa(int threads) {

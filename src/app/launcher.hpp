@@ -38,7 +38,7 @@ std::string pmix_version();
 /// What to do, in options of the launcher at hand, so that a rank ...
 /// ... may run on as many cores as it has threads.
 std::string advice_on_cores(int threads);
-/// ... has a GPU to itself.
+/// ... sees all GPUs of its host, of which it takes the one of its number.
 std::string advice_on_gpus();
 /// ... runs on cores of one NUMA node, that of its GPU.
 std::string advice_on_numa(int threads);

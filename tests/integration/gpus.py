@@ -42,6 +42,21 @@ def sha(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def transports(work, cuda, both):
+    """What NCCL's log says of its way between GPUs, and what it is worth."""
+    logs = work / "logs"
+    logs.mkdir()
+    for way, told in [("P2P/CUMEM/read", "between GPUs ok: the same by NCCL 2.28.9, P2P/CUMEM\n"),
+                      ("SHM/direct/direct", "between GPUs warning: the same by NCCL 2.28.9, SHM/direct: through host memory"),
+                      ("NET/Socket/0", "between GPUs warning: the same by NCCL 2.28.9, NET/Socket: TCP"),
+                      ("NET/IB/0/GDRDMA", "between GPUs ok: the same by NCCL 2.28.9, NET/IB/GDRDMA\n")]:
+        out = run(2, *cuda, gpus=both, words=[told], NMOE_EMULATED_NCCL_WAY=way, TMPDIR=str(logs))
+        check("NCCL_DEBUG" not in out, f"{way}: what the program asked NCCL for is not taken for the user's")
+        check(("remedy: " in out.split("between GPUs", 2)[-1].split("\n")[0]) == ("warning" in told), f"{way}: a remedy if there is need")
+    check(not list(logs.glob("neuronmoe-nccl-*")), "NCCL's log is removed")
+    out = run(2, *cuda, gpus=both, words=["between GPUs ok: the same by NCCL 2.28.9\n", "NCCL_DEBUG=WARN"], NCCL_DEBUG="WARN")
+
+
 def placement(work):
     cuda = ["check", "--device", "cuda", "--output", work]
     both = f"{ONE},{TWO}"
@@ -49,6 +64,7 @@ def placement(work):
     for gpus, how in [(both, "all visible on every rank"), ([ONE, TWO], "one visible per rank"), ([both, both], "again")]:
         out = run(2, *cuda, gpus=gpus, words=["between GPUs: NCCL", "between GPUs ok: the same by NCCL", "verdict      ready"])
         check(re.search(f"rank    0 .*{ONE}", out) and re.search(f"rank    1 .*{TWO}", out), f"a GPU each: {how}")
+    transports(work, cuda, both)
     for ranks, gpus, pair in [(2, ONE, "ranks 0 and 1"), (3, both, "ranks 0 and 2"), (2, [TWO, TWO], "ranks 0 and 1")]:
         out = run(ranks, *cuda, gpus=gpus, code=78, words=[f"{pair} both hold", "--comm.share_gpu true"])
         check(out.count("neuronmoe: error") == 1, f"{ranks} ranks on {gpus}: refused once, naming both")

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <memory>
@@ -90,6 +91,17 @@ ncclResult_t end(ncclComm_t comm) {
   return ncclSuccess;
 }
 
+/// Writes the lines about a rank's connections into NCCL_DEBUG_FILE, where NCCL_DEBUG = INFO asks for a log.
+/// NMOE_EMULATED_NCCL_WAY is the way they tell of, else P2P/CUMEM/read.
+void log_connections(int rank, int size) {
+  const char *const level = std::getenv("NCCL_DEBUG"), *const path = std::getenv("NCCL_DEBUG_FILE"),
+                    *const way = std::getenv("NMOE_EMULATED_NCCL_WAY");
+  if (level == nullptr || path == nullptr || std::string(level) != "INFO" || size == 1) return;
+  std::ofstream(path, std::ios::app) << "host:1:1 [0] NCCL INFO Channel 00/0 : " << rank << "[0] -> "
+                                     << (rank + 1) % size << "[0] via "
+                                     << (way == nullptr ? "P2P/CUMEM/read" : way) << "\n";
+}
+
 Transfer to(int peer, const void* data, std::size_t bytes) {
   return {true, peer, static_cast<unsigned char*>(const_cast<void*>(data)), bytes};
 }
@@ -114,6 +126,7 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id, int rank,
                                     ncclConfig_t* config) {
   if (config == nullptr || config->blocking != 0 || rank < 0 || rank >= size) return ncclInvalidUsage;
+  log_connections(rank, size);
   const auto made = std::make_shared<ncclComm>(rank, size);
   *comm = made.get();
   const auto held = nmoe::emulation::lock();
