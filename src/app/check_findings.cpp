@@ -130,7 +130,7 @@ Finding find_numa(comm::ExecutionContext& context) {
 
 Finding find_clocks(comm::ExecutionContext& context) {
   constexpr double worth_a_word_s = 1.0;
-  const std::vector<std::string> hosts = comm::all_gather_strings(context.world, host_name());
+  const std::vector<std::string> hosts = comm::all_gather_strings(context.world, node_name());
   context.world.drain();  // MPI is asked directly
   const std::vector<ClockOffset> offsets = clock_offsets();
   if (std::all_of(hosts.begin(), hosts.end(), [&](const auto& host) { return host == hosts[0]; }))

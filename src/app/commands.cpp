@@ -233,8 +233,9 @@ const Command& require_command(const std::string& name) {
   const std::string list = fmt::format("{}", fmt::join(names, " "));
   NMOE_CHECK(!name.empty(), config, "command line: no command given; one of: {} (or --help)", list);
   const Command* const found = find_command(name);
-  NMOE_CHECK(found != nullptr, config, "command line: unknown command '{}'; did you mean '{}'? One of: {}",
-             name, nearest_name(name, names), list);
+  const std::string near = nearest_name(name, names, (name.size() + 1) / 2);
+  NMOE_CHECK(found != nullptr, config, "command line: unknown command '{}'{}: {}", name,
+             near.empty() ? "; one of" : fmt::format("; did you mean '{}'? One of", near), list);
   return *found;
 }
 

@@ -170,9 +170,27 @@ std::string command_help(const Command& command, int width) {
   return text;
 }
 
+std::string key_help(const std::string& name, int width) {
+  const auto dot = name.rfind('.');
+  const bool of_data = is_data_key(name);
+  std::string text;
+  for (const OptionText& option : all_options()) {
+    const bool wanted = of_data ? option.key == "data.<name>" + name.substr(dot)
+                                : option.key == name || option.short_name == name;
+    if (!wanted) continue;
+    std::string readers;
+    for (const Command& command : commands())
+      if (reads_key(command, option.key)) readers += (readers.empty() ? "" : ", ") + command.name;
+    text += option_row(option, described(option), width) + row("", "read by " + readers, help_column, width);
+  }
+  NMOE_CHECK(!text.empty(), config, "command line: unknown key '{}'; did you mean '{}'?", name,
+             nearest_key(name));
+  return text;
+}
+
 const std::vector<Question>& questions() {
   static const std::vector<Question> list = {
-      {"help", "[COMMAND]", "this list, or what COMMAND --help says"},
+      {"help", "[COMMAND|KEY]", "this list, what COMMAND --help says, or what a key is and who reads it"},
       {"version", "", "as --version: what this program was built from and with"},
       {"man", "", "the manual page, in roff"},
       {"completions", "bash|zsh", "a script that completes commands and options in a shell"},

@@ -16,6 +16,8 @@ inline constexpr int help_width = 100;
 std::string overall_help(int width = help_width);
 /// Returns the help of a command: usage, example, what it needs, the keys it reads by section.
 std::string command_help(const Command& command, int width = help_width);
+/// Returns what a key or short name is and which commands read it. @throws Error(config) with the nearest key
+std::string key_help(const std::string& name, int width = help_width);
 /// Returns "neuronmoe NAME --model MODEL ... [OPTION ...]", what a command needs spelled out.
 std::string usage_of(const Command& command);
 

@@ -48,9 +48,13 @@ std::string help_on(const std::vector<std::string>& arguments, int width) {
       return fmt::format("usage:\n  {}\n\n{}\n", app::usage_of(question), question.summary);
   }
   NMOE_CHECK(arguments.front() != "help" || arguments.size() < 3, config,
-             "command line: stray argument '{}'; it is neuronmoe help COMMAND", arguments[2]);
-  return about.empty() || about.starts_with("-") ? app::overall_help(width)
-                                                 : app::command_help(app::require_command(about), width);
+             "command line: stray argument '{}'; it is neuronmoe help COMMAND or KEY", arguments[2]);
+  if (about.empty() || about.starts_with("-")) return app::overall_help(width);
+  const std::vector<std::string> keys = app::all_keys();
+  const bool is_key =
+      about.find('.') != std::string::npos ||
+      (app::find_command(about) == nullptr && std::find(keys.begin(), keys.end(), about) != keys.end());
+  return is_key ? app::key_help(about, width) : app::command_help(app::require_command(about), width);
 }
 
 app::GuardOptions guard_options(const app::AppConfig& config, comm::OnNodeChoice on_node,

@@ -287,12 +287,13 @@ bool is_data_key(std::string_view key) {
   return !parts.name.empty() && std::find(keys.begin(), keys.end(), parts.key) != keys.end();
 }
 
-std::string nearest_name(std::string_view word, std::span<const std::string> names) {
+std::string nearest_name(std::string_view word, std::span<const std::string> names,
+                         std::size_t max_distance) {
   const auto nearer = [&](const std::string& a, const std::string& b) {
     return edit_distance(word, a) < edit_distance(word, b);
   };
   const auto best = std::min_element(names.begin(), names.end(), nearer);
-  return best == names.end() ? "" : *best;
+  return best == names.end() || edit_distance(word, *best) > max_distance ? "" : *best;
 }
 
 std::string nearest_key(const std::string& key) {

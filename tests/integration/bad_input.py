@@ -3,6 +3,7 @@
 Usage: bad_input.py MPIEXEC NEURONMOE SOURCE_DIR"""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def options():
     expect("no command", ["--model", "m"], 78, "no command given")
     expect("unknown command", ["trian"], 78, "unknown command 'trian'", "did you mean 'train'")
     expect("help about nothing", ["trian", "--help"], 78, "unknown command 'trian'", "did you mean 'train'")
+    expect("help about no key", ["help", "train.stepz"], 78, "unknown key 'train.stepz'", "did you mean 'train.steps'")
     expect("help about too much", ["help", "train", "now"], 78, "stray argument 'now'")
     expect("unknown shell", ["completions", "fish"], 78, "bash or zsh")
     expect("unknown option", ["train", "--modle", "m"], 78, "unknown option '--modle'", "did you mean '--model'", ranks=2)
@@ -97,6 +99,11 @@ def checked(work):
     if "verdict      ready" not in out or "mpirun" not in lines["launcher"] or "2 ranks on 1 host" not in lines["launcher"] or "\x1b" in out:
         failures.append("check")
         print(f"FAILED check:\n{out}")
+    apart = [word for node in ("one", "two") for word in (":", "-n", "1", "env", f"SLURMD_NODENAME={node}", BINARY, "check", "--output", work / "place")]
+    out = subprocess.run([MPIEXEC, *map(str, apart[1:])], capture_output=True, text=True).stdout
+    if "2 ranks on 2 hosts" not in out or not re.search(r"clocks +ok: [\d.]+ ms between ranks 0 \(one\) and [01] \((one|two)\)", out):
+        failures.append("check on two hosts")
+        print(f"FAILED check on two hosts says nothing of their clocks:\n{out}")
     crowded = {"OMP_NUM_THREADS": str(os.cpu_count() + 1)}
     for launcher, env, advice in [("no launcher", {}, "taskset"), ("srun", {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}, "srun --cpus-per-task="),
                                   ("mpiexec", {"PALS_RANKID": "0"}, "mpiexec with")]:
@@ -129,6 +136,10 @@ def printed_config(work):
             print(f"FAILED {command} --help:\n{text}")
     expect_ok("--help", ["--help"], ranks=2)
     expect_ok("help about a command", ["help", "train"])
+    for key in ("train.top_k", "stage", "data.el.tokens"):
+        if "read by " not in expect_ok(f"help about {key}", ["help", key]).stdout:
+            failures.append(f"help {key}")
+            print(f"FAILED help {key} does not say which commands read it")
     version = expect_ok("--version", ["--version"]).stdout
     for what in ("neuronmoe ", "compiler", "flags", "MPI", "HDF5", "oneDNN", "CUDA", "NCCL"):
         if not any(line.startswith(what) and len(line.split()) > 1 for line in version.splitlines()):

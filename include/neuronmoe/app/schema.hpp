@@ -51,7 +51,9 @@ bool is_flag(const std::string& key, std::span<const std::string> sections);
 bool is_data_key(std::string_view key);
 /// Returns the known key or short name with the smallest edit distance.
 std::string nearest_key(const std::string& key);
-/// Returns the one of `names` with the smallest edit distance to `word`, "" if there is none.
-std::string nearest_name(std::string_view word, std::span<const std::string> names);
+/// Returns the one of `names` with the smallest edit distance to `word`, "" if there is none within
+/// `max_distance`.
+std::string nearest_name(std::string_view word, std::span<const std::string> names,
+                         std::size_t max_distance = std::string::npos);
 
 }  // namespace nmoe::app
