@@ -3,6 +3,7 @@
 #   launch/deps.sh            install what is missing (as root, or through sudo)
 #   launch/deps.sh --check    only say what is missing; exit 78 if anything is
 #   launch/deps.sh --test     also what `launch/test.sh` needs: a Slurm for tests/cluster
+#   launch/deps.sh --lint     also what checks how sources are written (clang-format 14, shellcheck, pyflakes, pycodestyle)
 #   launch/deps.sh --full     also what `launch/test.sh --full` needs (clang, sanitizers)
 set -euo pipefail
 
@@ -21,8 +22,9 @@ for argument in "$@"; do
   case $argument in
     --check) check=1 ;;
     --test) packages+=(slurm-wlm munge) ;;
+    --lint) packages+=(clang-format-14 shellcheck python3-pyflakes python3-pycodestyle) ;;
     --full) packages+=(clang libomp-dev) ;;
-    *) echo "deps.sh: unknown option '$argument' (known: --check --test --full)" >&2; exit 78 ;;
+    *) echo "deps.sh: unknown option '$argument' (known: --check --test --lint --full)" >&2; exit 78 ;;
   esac
 done
 

@@ -17,24 +17,26 @@ import json
 import os
 import struct
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from tool_errors import exit_code_of, need_packages
 
 
-def make_tokenizer(source, target):
+def make_tokenizer(source: str, target: str) -> None:
     """Writes the protobuf by hand: pieces (1), trainer_spec (2) and normalizer_spec (3) of sentencepiece's ModelProto."""
-    def number(value):
+    def number(value: int) -> bytes:
         out = b""
         while value > 127:
             out, value = out + bytes([value % 128 + 128]), value // 128
         return out + bytes([value])
 
-    def integer(field, value):
+    def integer(field: int, value: int) -> bytes:
         return number(field * 8) + number(value)
 
-    def text(field, value):
+    def text(field: int, value: bytes) -> bytes:
         return number(field * 8 + 2) + number(len(value)) + value
 
     with open(source, "rb") as stream:
@@ -58,7 +60,7 @@ def make_tokenizer(source, target):
 
 
 class Llama:
-    def __init__(self, folder):
+    def __init__(self, folder: str) -> None:
         from safetensors.numpy import load_file
         with open(os.path.join(folder, "config.json"), encoding="utf-8") as stream:
             self.c = json.load(stream)
@@ -66,22 +68,23 @@ class Llama:
                   for name, value in load_file(os.path.join(folder, "model.safetensors")).items()}
         self.head = self.c.get("head_dim") or self.c["hidden_size"] // self.c["num_attention_heads"]
 
-    def norm(self, x, name):
+    def norm(self, x: np.ndarray, name: str) -> np.ndarray:
+        """Returns x [T, hidden] after the RMSNorm of that name."""
         return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + self.c["rms_norm_eps"]) * self.w[name + ".weight"]
 
-    def rotate(self, x):
-        """x [T, heads, head]: the halves of a head are the two coordinates."""
+    def rotate(self, x: np.ndarray) -> np.ndarray:
+        """Returns x [T, heads, head] after the rotary embedding: the halves of a head are the two coordinates."""
         half = self.head // 2
         angle = np.outer(np.arange(len(x)), self.c["rope_theta"] ** (-np.arange(half) / half))[:, None, :]
         a, b = x[..., :half], x[..., half:]
         return np.concatenate([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], axis=-1)
 
-    def forward(self, ids):
-        """(logits [T, V], {module: output [T, width]})."""
+    def forward(self, ids: list[int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Returns (logits [T, V], {module: output [T, width]})."""
         seen, c = {}, self.c
         heads, kv = c["num_attention_heads"], c["num_key_value_heads"]
 
-        def linear(x, name):
+        def linear(x: np.ndarray, name: str) -> np.ndarray:
             seen[name] = x @ self.w[name + ".weight"].T
             return seen[name]
 
@@ -103,15 +106,16 @@ class Llama:
         out = self.w.get("lm_head.weight", self.w["model.embed_tokens.weight"])
         return self.norm(x, "model.norm") @ out.T, seen
 
-    def check(self, golden):
+    def check(self, golden: dict[str, Any]) -> None:
+        """Compares the logits of a prompt with those of golden.json."""
         logits, _ = self.forward(golden["prompt_ids"])
         worst = np.abs(logits[-1][:8] - golden["logits_pos19_first8"]).max()
         print(f"forward against golden.json: largest difference of logits {worst:.1e}")
         assert worst < 1e-9
 
 
-def encoder(path):
-    """(ids of a sentence, ids of what stands before every sentence)."""
+def encoder(path: str) -> tuple[Callable[[str], list[int]], list[int]]:
+    """Returns (ids of a sentence, ids of what stands before every sentence)."""
     if os.path.isdir(path):
         from transformers import AutoTokenizer
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -122,7 +126,8 @@ def encoder(path):
     return lambda sentence: before + tokenizer.encode(sentence), before
 
 
-def table(options):
+def table(options: argparse.Namespace) -> tuple[Any, ...]:
+    """Returns (languages, AP [language, unit], counts, responses [unit, sentence], labels)."""
     from sklearn.metrics import average_precision_score
     model = Llama(options.model)
     golden = os.path.join(options.model, "golden.json")
@@ -152,8 +157,8 @@ def table(options):
     return languages, ap, counts, responses, labels
 
 
-def reachable(row, positive, error):
-    """Bounds of the AP of a neuron whose responses are known to +- error only. Positives that may tie count as tied for the
+def reachable(row: np.ndarray, positive: np.ndarray, error: float) -> tuple[float, float]:
+    """Returns bounds of the AP of a neuron whose responses are known to +- error only. Positives that may tie count as tied for the
     upper one: equal responses enter together, with the precision after the last of them."""
     from sklearn.metrics import average_precision_score
     low = average_precision_score(positive, row + np.where(positive, -error, error))
@@ -167,13 +172,15 @@ def reachable(row, positive, error):
     return low, average_precision_score(positive, high)
 
 
-def explained(ap, row, positive, error):
-    """Whether responses off by `error` of the largest, as a float32 forward has them, can give this AP."""
+def explained(ap: float, row: np.ndarray, positive: np.ndarray, error: float) -> bool:
+    """Returns whether responses off by `error` of the largest, as a float32 forward has them, can give this AP."""
     low, high = reachable(row, positive, error * np.abs(row).max())
     return low - 1e-12 <= ap <= high + 1e-12
 
 
-def compare(path, languages, ap, counts, responses, labels):
+def compare(path: str, languages: list[str], ap: np.ndarray, counts: dict[str, Any], responses: np.ndarray,
+            labels: np.ndarray) -> dict[str, Any]:
+    """Returns how far the AP of neurons.h5 are from the table, after printing it."""
     import h5py
     with h5py.File(path) as file:
         assert [x.decode() for x in file["language"][...]] == languages, "other languages"
@@ -192,7 +199,7 @@ def compare(path, languages, ap, counts, responses, labels):
     return found
 
 
-def main():
+def main() -> None:
     """Does what the command line says."""
     need_packages("analysis_reference", "sklearn", "safetensors", "h5py")
     if sys.argv[1:2] == ["--make-tokenizer"]:
@@ -209,7 +216,7 @@ def main():
     show(parser.parse_args())
 
 
-def show(options):
+def show(options: argparse.Namespace) -> None:
     """Makes the table, compares it and prints what was found."""
     languages, ap, counts, responses, labels = table(options)
     result = {"languages": counts, "max_tokens": options.max_tokens}

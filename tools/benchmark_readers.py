@@ -18,24 +18,24 @@ Item = dict[str, Any]
 
 
 def clean(text: str) -> str:
-    """lm-eval's rule for HellaSwag and the translated ARC: the brackets come from WikiHow."""
+    """Returns a text by lm-eval's rule for HellaSwag and the translated ARC: the brackets come from WikiHow."""
     text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
     return text.replace("  ", " ")
 
 
 def lettered(question: str, choices: list[str], gold: int) -> Item:
-    """A question whose answer is the letter of a choice."""
+    """Returns a question whose answer is the letter of a choice."""
     lines = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices))
     return {"query": f"{question.strip()}\n{lines}\nAnswer:", "choices": list("ABCD"), "gold": gold}
 
 
 def options_of(record: Item) -> list[str]:
-    """The choices of a file in the layout of Okapi (m_arc, m_mmlu)."""
+    """Returns the choices of a file in the layout of Okapi (m_arc, m_mmlu)."""
     return [record[f"option_{letter}"] for letter in "abcde" if record.get(f"option_{letter}")]
 
 
 def arc_item(record: Item) -> Item:
-    """ARC: the authors' own files, the hub's, EXAMS, or Okapi's m_arc."""
+    """Returns an item of ARC: the authors' own files, the hub's, EXAMS, or Okapi's m_arc."""
     if "instruction" in record:
         return {"query": f"Question: {clean(record['instruction'])}\nAnswer:", "choices": [clean(text) for text in options_of(record)],
                 "gold": LETTERS.index(record["answer"])}
@@ -48,19 +48,21 @@ def arc_item(record: Item) -> Item:
 
 
 def hellaswag_item(record: Item) -> Item:
+    """Returns an item of HellaSwag."""
     context = record["ctx_a"] + " " + record["ctx_b"].capitalize()
     return {"query": clean(record["activity_label"] + ": " + context), "choices": [clean(text) for text in record["endings"]],
             "gold": int(record["label"])}
 
 
 def belebele_item(record: Item) -> Item:
+    """Returns an item of Belebele."""
     choices = "\n".join(f"{letter}: {record[f'mc_answer{n}']}" for n, letter in enumerate("ABCD", 1))
     return {"query": f"P: {record['flores_passage']}\nQ: {record['question'].strip()}\n{choices}\nAnswer:", "choices": list("ABCD"),
             "gold": int(record["correct_answer_num"]) - 1}
 
 
 def mmlu_item(record: Item) -> Item:
-    """MMLU as on the hub, or Okapi's m_mmlu. `subject`, if there is one, chooses the shots and the first line of the prompt."""
+    """Returns an item of MMLU as on the hub, or Okapi's m_mmlu. `subject`, if there is one, chooses the shots and the first line of the prompt."""
     if "instruction" in record:
         return lettered(record["instruction"], options_of(record), LETTERS.index(record["answer"]))
     answer = record["answer"]
@@ -73,6 +75,7 @@ ITEMS: dict[str, Callable[[Item], Item]] = {"arc": arc_item, "hellaswag": hellas
 
 
 def checked(item: Item) -> Item:
+    """Returns an item whose right choice is one of its choices; refuses another."""
     if not (len(item["choices"]) > 1 and all(isinstance(text, str) and text for text in item["choices"])):
         raise ValueError(f"choices {item['choices']!r}")
     if not 0 <= item["gold"] < len(item["choices"]):
@@ -81,6 +84,7 @@ def checked(item: Item) -> Item:
 
 
 def read_jsonl(path: str, benchmark: str) -> Iterator[Item]:
+    """Yields the items of a file with one on each line."""
     with open(path, encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
@@ -94,7 +98,7 @@ def read_jsonl(path: str, benchmark: str) -> Iterator[Item]:
 
 
 def read_six_lines(path: str, _: str) -> Iterator[Item]:
-    """HellaSwag as llama.cpp has it: context, number of the right ending, four endings. Its contexts are taken as they are."""
+    """Yields the items of HellaSwag as llama.cpp has it: context, number of the right ending, four endings. Its contexts are taken as they are."""
     opened = bz2.open(path, "rt", encoding="utf-8") if path.endswith(".bz2") else open(path, encoding="utf-8")
     with opened as stream:
         lines = stream.read().split("\n")
@@ -109,7 +113,7 @@ def read_six_lines(path: str, _: str) -> Iterator[Item]:
 
 
 def mmlu_tables(path: str) -> Iterator[tuple[str, str]]:
-    """(name, text) of every CSV file of MMLU's data folder, or of a zip archive of it."""
+    """Yields (name, text) of every CSV file of MMLU's data folder, or of a zip archive of it."""
     if os.path.isdir(path):
         for folder, _, names in sorted(os.walk(path)):
             for name in sorted(names):
@@ -124,7 +128,7 @@ def mmlu_tables(path: str) -> Iterator[tuple[str, str]]:
 
 
 def read_mmlu(path: str) -> dict[str, list[Item]]:
-    """{"dev": items, "test": items} of MMLU's CSV files; `subject` comes from their names."""
+    """Returns {"dev": items, "test": items} of MMLU's CSV files; `subject` comes from their names."""
     with reading(path):
         return sort_mmlu(path)
 
@@ -149,7 +153,7 @@ def sort_mmlu(path: str) -> dict[str, list[Item]]:
 
 
 def read_items(path: str, benchmark: str) -> list[Item]:
-    """The items of one file."""
+    """Returns the items of one file."""
     text = path.endswith((".txt", ".txt.bz2"))
     if text and benchmark != "hellaswag":
         raise ToolError(f"{path}: {benchmark} is read from .jsonl")

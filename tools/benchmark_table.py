@@ -62,7 +62,7 @@ class Table:
         self.made = first
 
     def value(self, row: int, cell: Cell) -> tuple[float, float] | None:
-        """(score, standard error) in percent; nan where lm-eval gives no error."""
+        """Returns (score, standard error) in percent; nan where lm-eval gives no error."""
         found = self.rows[row][1].get(cell)
         if found is None:
             return None
@@ -70,11 +70,12 @@ class Table:
         return 100 * float(found[found["metric"]]), 100 * error if isinstance(error, (int, float)) else math.nan
 
     def heads(self) -> list[str]:
+        """Returns the names of the columns, with their shots."""
         found = {cell: row for _, cells in reversed(self.rows) for cell, row in cells.items()}
         return [f"{TITLES.get(b, b)} {l} ({found[b, l]['shots']})" for b, l in self.columns]
 
     def notes(self) -> str:
-        """What the numbers are: one line per column, and the rules for all."""
+        """Returns what the numbers are: one line per column, and the rules for all."""
         found = {cell: row for _, cells in reversed(self.rows) for cell, row in cells.items()}
         lines = [f"{TITLES.get(b, b)} {l}: {row['metric']}, {row['shots']} shots, {row['n']} items, {row['task']} ({row['source']})"
                  for (b, l), row in ((cell, found[cell]) for cell in self.columns)]
@@ -82,6 +83,7 @@ class Table:
         return "\n".join(lines + [f"{self.made['bos']}{limit}"])
 
     def text(self) -> str:
+        """Returns the table in columns."""
         cells = [["", *self.heads()]]
         for n, (name, _) in enumerate(self.rows):
             cells.append([name, *(cell_text(self.value(n, cell)) for cell in self.columns)])
@@ -90,7 +92,7 @@ class Table:
                          for row in cells)
 
     def csv(self) -> str:
-        """A line per row of the table with score and error of every column, in percent; columns as in paper-tables."""
+        """Returns a line per row of the table with score and error of every column, in percent; columns as in paper-tables."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["method"] + [name for b, l in self.columns for name in (f"{b}_{l}", f"{b}_{l}_stderr")])
@@ -101,6 +103,7 @@ class Table:
 
 
 def cell_text(value: tuple[float, float] | None) -> str:
+    """Returns a score with its standard error."""
     if value is None:
         return "-"
     return f"{value[0]:.2f}" + ("" if math.isnan(value[1]) else f" ± {value[1]:.2f}")

@@ -55,20 +55,23 @@ class Raw(str):
 
 
 def yaml_text(values: dict[str, Any]) -> str:
-    """A task file. JSON is YAML, so only lm-eval's tags need care."""
+    """Returns a task file. JSON is YAML, so only lm-eval's tags need care."""
     return "".join(f"{key}: {value if isinstance(value, Raw) else json.dumps(value, ensure_ascii=False)}\n"
                    for key, value in values.items())
 
 
 def metrics(*names: str) -> list[dict[str, Any]]:
+    """Returns metrics as a task names them."""
     return [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in names]
 
 
 def description(subject: str) -> str:
+    """Returns the first line of MMLU's prompts."""
     return f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
 
 
 def shots_of(preset: str, benchmark: str, language: str) -> int:
+    """Returns how many examples stand before a question."""
     return 4 if (preset, benchmark) == ("released", "mmlu") and language in FOUR_SHOTS else SHOTS[preset][benchmark]
 
 
@@ -80,14 +83,17 @@ class Folder:
         os.makedirs(os.path.join(self.path, "data"), exist_ok=True)
 
     def task(self, name: str, values: dict[str, Any]) -> None:
+        """Writes a task file."""
         with open(os.path.join(self.path, name + ".yaml"), "w", encoding="utf-8") as stream:
             stream.write(yaml_text(values))
 
     def group(self, name: str, parts: list[str]) -> None:
+        """Writes a task that is the mean of others."""
         self.task(name, {"group": name, "task": parts,
                          "aggregate_metric_list": [{"metric": "acc", "aggregation": "mean", "weight_by_size": True}]})
 
     def items(self, name: str, items: list[readers.Item]) -> str:
+        """Writes items and returns their path."""
         path = os.path.join(self.path, "data", name + ".jsonl")
         with open(path, "w", encoding="utf-8") as stream:
             stream.writelines(json.dumps({key: item[key] for key in ("query", "choices", "gold")}, ensure_ascii=False) + "\n"
@@ -98,7 +104,7 @@ class Folder:
 # ---------------------------------------------------------------- the user's files
 
 def places(data: list[str]) -> tuple[list[str], dict[str, str]]:
-    """(folders to look through, {"arc.el": path})."""
+    """Returns (folders to look through, {"arc.el": path})."""
     folders, named = [], {}
     for word in data:
         name, equals, path = word.partition("=")
@@ -114,7 +120,7 @@ def places(data: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def local_files(benchmark: str, language: str, data: list[str]) -> dict[str, str]:
-    """{split: path}, or {"all": path} for MMLU's own folder or archive; empty if the user has none."""
+    """Returns {split: path}, or {"all": path} for MMLU's own folder or archive; empty if the user has none."""
     folders, named = places(data)
     patterns = [os.path.join(folder, benchmark, language + end) for folder in folders
                 for end in ("_{split}.jsonl", ".jsonl", ".txt", ".txt.bz2", ".zip", "")]
@@ -162,8 +168,8 @@ def local_task(folder: Folder, benchmark: str, language: str, paths: dict[str, s
 
 def write_local(folder: Folder, name: str, benchmark: str, items: dict[str, list[readers.Item]], test: str, pool: str | None,
                 text: str) -> None:
-    """The shots come from where lm-eval's own task takes them: ARC's train split at random, the dev split of MMLU and the test split of
-    Belebele in order; HellaSwag's train split, or without one its validation split, at random."""
+    """Writes a task of local files. The shots come from where lm-eval's own task takes them: ARC's train split at random, the dev split of
+    MMLU and the test split of Belebele in order; HellaSwag's train split, or without one its validation split, at random."""
     if benchmark == "hellaswag":
         pool = "train" if "train" in items else None
     splits = {split: folder.items(f"{name}_{split}", items[split]) for split in (test, pool) if split}
@@ -210,7 +216,7 @@ def hub_task(folder: Folder, benchmark: str, language: str, dataset: str, subset
 
 
 def entry(folder: Folder, benchmark: str, language: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One benchmark in one language, as benchmarks.json has it."""
+    """Returns one benchmark in one language, as benchmarks.json has it."""
     key = f"{benchmark}.{language}"
     shots = shots_of(options.preset, benchmark, language)
     chosen = dict(word.split("=", 1) for word in options.task)
@@ -232,6 +238,7 @@ def entry(folder: Folder, benchmark: str, language: str, options: argparse.Names
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
+    """Returns the options; refuses those that name nothing."""
     parser = argparse.ArgumentParser(description="Benchmarks as tasks of lm-eval.")
     parser.add_argument("--target", required=True)
     parser.add_argument("--source", default="en")

@@ -8,6 +8,7 @@ rounding. Needs torch, transformers and safetensors, which the program itself do
 import json
 import subprocess
 import sys
+from typing import Any
 
 from tool_errors import EXIT_CONFIG, exit_code_of, need_packages
 
@@ -23,14 +24,15 @@ PREFIX = "base_model.model."
 class Mixture(torch.nn.Module):
     """METHOD 5 over the frozen MLP and its siblings; experts add up in ascending order."""
 
-    def __init__(self, base, tensors, name, top_k):
+    def __init__(self, base: Any, tensors: dict[str, Any], name: str, top_k: int) -> None:
         super().__init__()
         self.base, self.top_k = base, top_k
         self.router = tensors[f"{PREFIX}{name}.moe_router_embedding.weight"]
         self.experts = [[tensors[f"{PREFIX}{name}.moe_experts.{j}.{w}_proj.weight"] for w in ("gate", "up", "down")]
                         for j in range(self.router.shape[0] - 1)]
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the weighted sum of the chosen experts."""
         probs = torch.softmax(x @ self.router.T, -1)
         values, chosen = probs.topk(min(self.top_k, probs.shape[-1]), -1)
         weights = torch.zeros_like(probs).scatter(-1, chosen, values / values.sum(-1, keepdim=True) if self.top_k > 1 else values)
@@ -40,7 +42,8 @@ class Mixture(torch.nn.Module):
         return y
 
 
-def main(base, adapter, checkpoint, greedy_tokens):
+def main(base: str, adapter: str, checkpoint: str, greedy_tokens: str) -> int:
+    """Prints both sides; 1 if they differ."""
     config = json.load(open(f"{adapter}/adapter_config.json"))
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True).eval()
     tensors = {name: t.float() for name, t in load_file(f"{adapter}/adapter_model.safetensors").items()}

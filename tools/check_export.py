@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tool_errors import EXIT_CONFIG, ToolError, exit_code_of, need_packages
 
@@ -35,7 +36,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 
-def compare_dense(original, export):
+def compare_dense(original: str, export: str) -> bool:
+    """Returns whether weights and logits of two dense models are the same, bit for bit."""
     a, b = (AutoModelForCausalLM.from_pretrained(path, dtype="auto", local_files_only=True).eval() for path in (original, export))
     first, second = a.state_dict(), b.state_dict()
     different = [name for name in first | second if name not in first or name not in second or
@@ -48,7 +50,8 @@ def compare_dense(original, export):
     return not different and torch.equal(x, y)
 
 
-def compare_adapter(adapter, checkpoint):
+def compare_adapter(adapter: str, checkpoint: str) -> bool:
+    """Returns whether an adapter holds the experts and routers of the checkpoint."""
     tensors, different = load_file(f"{adapter}/adapter_model.safetensors"), []
     with h5py.File(f"{checkpoint}/model.h5") as f:
         for name, tensor in tensors.items():
@@ -63,18 +66,20 @@ def compare_adapter(adapter, checkpoint):
     return not different
 
 
-def load(export):
+def load(export: str | Path) -> Any:
+    """Loads an export in float32, code of its own included."""
     return AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32, local_files_only=True, trust_remote_code=True).eval()
 
 
-def run(*command):
+def run(*command: Any) -> None:
+    """Runs a command that must end well."""
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, command[:2]))} ended with {done.returncode}\n{done.stderr[-2000:]}")
 
 
-def log_probabilities_of(program, base, checkpoint, ids):
-    """Of everything but the first token of each row, summed, by the program."""
+def log_probabilities_of(program: str, base: str, checkpoint: str, ids: torch.Tensor) -> torch.Tensor:
+    """Returns the log-probability of everything but the first token of each row, summed, by the program."""
     with tempfile.TemporaryDirectory() as folder:
         requests, answers = Path(folder, "requests.jsonl"), Path(folder, "answers.jsonl")
         requests.write_text("".join(json.dumps({"context": row[:1], "continuation": row[1:]}) + "\n" for row in ids.tolist()))
@@ -83,8 +88,8 @@ def log_probabilities_of(program, base, checkpoint, ids):
         return torch.tensor([json.loads(line)["loglikelihood"] for line in answers.read_text().splitlines()], dtype=torch.float64)
 
 
-def survives_saving(model, ids, logits):
-    """Whether a model with code of its own is the same after save_pretrained; and whether it tells how it routes."""
+def survives_saving(model: Any, ids: torch.Tensor, logits: torch.Tensor) -> bool:
+    """Returns whether a model with code of its own is the same after save_pretrained; and whether it tells how it routes."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         same = torch.equal(load(folder)(ids).logits, logits)
@@ -96,7 +101,8 @@ def survives_saving(model, ids, logits):
 
 
 @torch.no_grad()
-def compare_mixture(program, base, checkpoint, exports, texts=16, length=48):
+def compare_mixture(program: str, base: str, checkpoint: str, exports: list[str], texts: int = 16, length: int = 48) -> bool:
+    """Returns whether exports of a mixture give the log-probabilities of the program."""
     ours, good = None, True
     for export in exports:
         model = load(export)
@@ -114,7 +120,8 @@ def compare_mixture(program, base, checkpoint, exports, texts=16, length=48):
     return good
 
 
-def texts_of(program, base, checkpoint, prompts, tokens):
+def texts_of(program: str, base: str, checkpoint: str, prompts: list[str], tokens: int) -> list[list[int]]:
+    """Returns the ids with which the program continues prompts."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "texts.jsonl")
         run(program, "generate", "--model", base, "--resume", checkpoint, "--train.dtype", "float32", "--generate.max_tokens", tokens,
@@ -123,7 +130,8 @@ def texts_of(program, base, checkpoint, prompts, tokens):
 
 
 @torch.no_grad()
-def compare_greedy(program, base, checkpoint, exports, prompts, tokens):
+def compare_greedy(program: str, base: str, checkpoint: str, exports: list[str], prompts: list[str], tokens: int) -> bool:
+    """Returns whether exports continue prompts as the program does."""
     good, ours = True, texts_of(program, base, checkpoint, prompts, tokens)
     for export in exports:
         model, tokenizer = load(export), AutoTokenizer.from_pretrained(export, local_files_only=True, trust_remote_code=True)
@@ -150,8 +158,8 @@ FAMILIES = {"llama": {"rope_parameters": {"rope_type": "llama3", "factor": 8.0, 
 CLASSES = {"llama": "Llama", "qwen2": "Qwen2", "mistral": "Mistral", "qwen3": "Qwen3"}
 
 
-def make_toy(folder, family, counts, top_k):
-    """A base and an adapter of random numbers, large enough that every part of the model matters."""
+def make_toy(folder: Path, family: str, counts: list[int], top_k: int) -> None:
+    """Makes a base and an adapter of random numbers, large enough that every part of the model matters."""
     sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": len(counts), "num_attention_heads": 4,
              "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2}
     config = getattr(transformers, CLASSES[family] + "Config")(**{**sizes, **FAMILIES[family]})
@@ -175,8 +183,8 @@ def make_toy(folder, family, counts, top_k):
         "aux_loss_coef": None, "lpr_loss_coef": None}))
 
 
-def compare_toys(program):
-    """Every family, top_k of 1, 2 and 3; whatever the padded class cannot hold has to be refused."""
+def compare_toys(program: str) -> bool:
+    """Compares every family, top_k of 1, 2 and 3; whatever the padded class cannot hold has to be refused."""
     good = True
     for family in FAMILIES:
         for counts, top_k in (([3, 1, 4, 1], 2), ([1, 5, 1, 3], 3), ([2, 1, 4, 1], 3), ([2, 3, 1, 2], 1)):
@@ -198,14 +206,14 @@ def compare_toys(program):
     return good
 
 
-def show(arguments):
+def show(arguments: list[str]) -> int:
     """Prints the verdict; 1 if anything differs."""
     good = main(arguments)
     print("equal" if good else "NOT equal")
     return 0 if good else 1
 
 
-def main(arguments):
+def main(arguments: list[str]) -> bool:
     """Returns whether all that the command line names is equal."""
     if arguments[:1] == ["--toys"] and len(arguments) == 2:
         return compare_toys(arguments[1])

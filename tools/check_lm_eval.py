@@ -35,6 +35,7 @@ def hf_worker(options: argparse.Namespace) -> None:
 
     class Noting(HFLM):
         def loglikelihood_rolling(self, requests: list[Any], *arguments: Any, **kwargs: Any) -> list[float]:
+            """Notes whole texts down."""
             nonlocal rolling
             rolling = True  # its windows are not requests of ours
             found = super().loglikelihood_rolling(requests, *arguments, **kwargs)
@@ -61,7 +62,7 @@ def hf_worker(options: argparse.Namespace) -> None:
 
 
 def measured(command: list[str], log: str, **environment: str) -> dict[str, float]:
-    """CPU seconds and peak memory of the largest process of a command, which must end well."""
+    """Returns CPU seconds and peak memory of the largest process of a command, which must end well."""
     with open(log, "ab") as stream:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
                                    env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
@@ -73,7 +74,7 @@ def measured(command: list[str], log: str, **environment: str) -> dict[str, floa
 
 
 def once(path: str, work: Any) -> dict[str, Any]:
-    """What `work` measures, kept in PATH.json so that a second run need not repeat it."""
+    """Returns what `work` measures, kept in PATH.json so that a second run need not repeat it."""
     if not (os.path.exists(path) and os.path.exists(path + ".measured")):
         found = work()
         with open(path + ".measured", "w", encoding="utf-8") as stream:
@@ -83,7 +84,7 @@ def once(path: str, work: Any) -> dict[str, Any]:
 
 
 def forms_of(options: argparse.Namespace) -> dict[str, str]:
-    """What hf reads, by name: the dense model, or the exports of the checkpoint."""
+    """Returns what hf reads, by name: the dense model, or the exports of the checkpoint."""
     if not options.checkpoint:
         return {"hf": options.model}
     return {f"hf-{form}": os.path.join(options.workdir, form) for form in ("transformers", "transformers-code")}
@@ -148,6 +149,7 @@ def compare_with(name: str, options: argparse.Namespace, found: dict[str, Any]) 
 
 
 def compare(options: argparse.Namespace, found: dict[str, Any]) -> bool:
+    """Prints how far the answers are apart; returns whether they agree."""
     good = all([compare_with(name, options, found) for name in forms_of(options)])
     texts = set()
     for ranks in options.ranks:

@@ -22,8 +22,8 @@ SEPARATOR = "\n__ggml_vocab_test__\n"
 GPT2_TOKENS = 50257
 
 
-def gpt2_from_phi2(source, target):
-    """phi-2's file is GPT-2's vocabulary and merges, with tokens for runs of blanks added behind: without those."""
+def gpt2_from_phi2(source: str, target: str) -> None:
+    """Writes GPT-2's tokenizer: phi-2's file is GPT-2's vocabulary and merges, with tokens for runs of blanks added behind: without those."""
     with reading(source), open(source, encoding="utf-8") as stream:
         document = json.load(stream)
         document["added_tokens"] = [t for t in document["added_tokens"] if t["id"] < GPT2_TOKENS]
@@ -31,7 +31,8 @@ def gpt2_from_phi2(source, target):
         json.dump(document, stream, ensure_ascii=False)
 
 
-def read_cases(directory, name):
+def read_cases(directory: str, name: str) -> tuple[list[str], list[list[int]]]:
+    """Returns the texts of a vocabulary and their reference ids."""
     base = os.path.join(directory, f"ggml-vocab-{name}.gguf")
     with reading(base + ".inp"), open(base + ".inp", encoding="utf-8", newline="") as stream:
         texts = stream.read().split(SEPARATOR)
@@ -40,8 +41,8 @@ def read_cases(directory, name):
     return texts, ids[:len(texts)]
 
 
-def encode(binary, tokenizer, texts, folder):
-    """Ids of each text, without the EOS that `tokenize` puts behind a document."""
+def encode(binary: str, tokenizer: str, texts: list[str], folder: str) -> list[list[int]]:
+    """Returns the ids of each text, without the EOS that `tokenize` puts behind a document."""
     source, target = os.path.join(folder, "texts.jsonl"), os.path.join(folder, "tokens.h5")
     with open(source, "w", encoding="utf-8") as stream:
         stream.writelines(json.dumps({"text": text}) + "\n" for text in texts)
@@ -54,7 +55,7 @@ def encode(binary, tokenizer, texts, folder):
     return [ids[offset[d]:offset[d + 1] - 1] for d in range(len(offset) - 1)]
 
 
-def compare(options):
+def compare(options: argparse.Namespace) -> int:
     """Prints every vocabulary and the texts that differ; 1 if there are any."""
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +73,7 @@ def compare(options):
     return 1 if failed else 0
 
 
-def main():
+def main() -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("neuronmoe", help="the built program")

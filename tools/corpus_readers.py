@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
+from typing import Any
 
 from tool_errors import EXIT_CONFIG, EXIT_DATA, EXIT_IO, ToolError
 
@@ -21,8 +23,8 @@ COMPRESSED = (".gz", ".zst")
 STANDARD_INPUT = "-"
 
 
-def kind_of(path):
-    """"json" or "text", by the name. @raise ToolError for a name that says neither, with what to do about it."""
+def kind_of(path: str) -> str:
+    """Returns "json" or "text", by the name. @raise ToolError for a name that says neither, with what to do about it."""
     if path == STANDARD_INPUT:
         return "json"
     stem = path
@@ -38,8 +40,8 @@ def kind_of(path):
 
 
 @contextlib.contextmanager
-def lines_of(path):
-    """The lines of a file as bytes, decompressed on the way."""
+def lines_of(path: str) -> Iterator[Any]:
+    """Gives the lines of a file as bytes, decompressed on the way."""
     if path == STANDARD_INPUT:
         yield sys.stdin.buffer
     elif path.endswith(".zst"):
@@ -63,8 +65,8 @@ def lines_of(path):
             yield stream
 
 
-def document_of(line, kind, path, number):
-    """The text of one line, None for an empty one."""
+def document_of(line: bytes, kind: str, path: str, number: int) -> str | None:
+    """Returns the text of one line, None for an empty one."""
     where = "standard input" if path == STANDARD_INPUT else path
     try:
         line = line.decode("utf-8")
@@ -87,7 +89,7 @@ def document_of(line, kind, path, number):
     return text
 
 
-def documents(paths):
+def documents(paths: list[str]) -> Iterator[str]:
     """Yields the text of every document of `paths`, file by file, in their order. Empty ones are left out."""
     for path in paths:
         kind = kind_of(path)
@@ -103,8 +105,8 @@ def documents(paths):
             raise ToolError(f"{path}: {error.strerror}") from error
 
 
-def expand(words):
-    """{language: [path]} of `LANG=PATH...` words; a pattern stands for its files in byte order."""
+def expand(words: list[str]) -> dict[str, list[str]]:
+    """Returns {language: [path]} of `LANG=PATH...` words; a pattern stands for its files in byte order."""
     found = {}
     for word in words:
         lang, equals, paths = word.partition("=")

@@ -6,6 +6,8 @@ import hashlib
 import html
 import random
 import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tool_errors import ToolError
 
@@ -20,12 +22,13 @@ ATTR_CLASS = re.compile(r'\bclass="([^"]*)"')
 BREAK = re.compile(r"<br\b[^>]*>")
 TAG = re.compile(r"<[^>]*>")
 WORD = re.compile(r"[^\W\d_]+")
+Row = tuple[str, str, str]  # path, id, text
 SENTENCE_END = re.compile(r"[.!?]+\s+")
 
 
 # ---------------------------------------------------------------- pages to paragraphs
 
-def paragraphs(page):
+def paragraphs(page: str) -> Iterator[tuple[str, str]]:
     """Yields (id, text) of each body paragraph of one help page; headings and code are left out."""
     start = page.find('id="DisplayArea"')
     if start < 0:
@@ -43,7 +46,8 @@ def paragraphs(page):
             yield key.group(1), text
 
 
-def is_native(lang, char):
+def is_native(lang: str, char: str) -> bool:
+    """Returns whether a letter belongs to the script of the language."""
     code = ord(char)
     if lang == "el":
         return 0x370 <= code < 0x400 or 0x1F00 <= code < 0x2000
@@ -51,8 +55,8 @@ def is_native(lang, char):
     return han or (lang == "ja" and 0x3040 <= code < 0x3100)
 
 
-def is_clean(lang, text, english):
-    """True if `text` is prose of `lang`; `english` is the English text of the same key, or None."""
+def is_clean(lang: str, text: str, english: str | None) -> bool:
+    """Returns whether `text` is prose of `lang`; `english` is the English text of the same key, or None."""
     if len(text) < MIN_CHARS.get(lang, 20):
         return False
     visible = [c for c in text if not c.isspace()]
@@ -69,8 +73,8 @@ def is_clean(lang, text, english):
     return sum(word in ENGLISH_WORDS for word in words) <= 0.18 * len(words)
 
 
-def read_pages(lang, members):
-    """members: iterable of (path inside the text folder, bytes). Returns {path: [(id, text)]}."""
+def read_pages(lang: str, members: Iterable[tuple[str, bytes]]) -> dict[str, list[tuple[str, str]]]:
+    """Returns {path: [(id, text)]}. `members`: (path inside the text folder, bytes)."""
     pages = {}
     for path, raw in members:
         try:
@@ -83,7 +87,7 @@ def read_pages(lang, members):
     return pages
 
 
-def clean_pages(lang, pages, english_text):
+def clean_pages(lang: str, pages: dict[str, list[tuple[str, str]]], english_text: dict[tuple[str, str], str]) -> list[Row]:
     """Drops what is not prose of the language and exact duplicates. Returns [(path, id, text)], paths in byte order."""
     seen, kept = set(), []
     for path in sorted(pages):
@@ -97,33 +101,33 @@ def clean_pages(lang, pages, english_text):
 
 # ---------------------------------------------------------------- split, order, sampling
 
-def unit_hash(*parts):
-    """A number in [0, 1) that depends on the parts alone."""
+def unit_hash(*parts: object) -> float:
+    """Returns a number in [0, 1) that depends on the parts alone."""
     digest = hashlib.sha256("\0".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2.0**64
 
 
-def split_of(path):
-    """10 % of the files are `tune`, 10 % `test`. No seed: a held-out file is held out in every run."""
+def split_of(path: str) -> str:
+    """Returns the split of a file: 10 % of the files are `tune`, 10 % `test`. No seed: a held-out file is held out in every run."""
     value = unit_hash("split", path)
     return "test" if value < 0.1 else "tune" if value < 0.2 else "train"
 
 
-def arrange(seed, kept):
+def arrange(seed: int, kept: list[Row]) -> list[Row]:
     """Orders files by a seeded hash, so that any leading part of a file list is a fair sample; a file stays whole."""
     return sorted(kept, key=lambda row: unit_hash(seed, "order", row[0]))
 
 
-def sense_pieces(text):
-    """The sense sentences of one document (METHOD 1.1): of 20 < length < 500 code points its first three pieces longer than 20."""
+def sense_pieces(text: str) -> list[str]:
+    """Returns the sense sentences of one document (METHOD 1.1): of 20 < length < 500 code points its first three pieces longer than 20."""
     text = text.strip()
     if not 20 < len(text) < 500:
         return []
     return [piece for piece in (piece.strip() for piece in SENTENCE_END.split(text)[:3]) if len(piece) > 20]
 
 
-def sense_pool(texts, wanted, rng):
-    """The pool of sense sentences: stop after the document that reaches 2*pool; draw the pool without replacement;
+def sense_pool(texts: Iterable[str], wanted: int, rng: random.Random) -> list[str]:
+    """Returns the pool of sense sentences: stop after the document that reaches 2*pool; draw the pool without replacement;
     pool = 2*wanted."""
     pool_size, found = 2 * wanted, []
     for text in texts:
@@ -133,15 +137,15 @@ def sense_pool(texts, wanted, rng):
     return rng.sample(found, pool_size) if len(found) > pool_size else found
 
 
-def negatives_from_others(lang, positives):
-    """The sense file of `lang`: its own sentences, and those of all other languages as negatives."""
+def negatives_from_others(lang: str, positives: dict[str, list[str]]) -> dict[str, Any]:
+    """Returns the sense file of `lang`: its own sentences, and those of all other languages as negatives."""
     return {"concept": lang, "group": "sense", "source": "language", "sentences": {
         "positive": positives[lang],
         "negative": [text for other in positives if other != lang for text in positives[other]]}}
 
 
-def sense_sets(train, wanted, seed):
-    """One fixed set of `wanted` sentences per language, reused as negatives of every other language."""
+def sense_sets(train: dict[str, list[Row]], wanted: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Returns one fixed set of `wanted` sentences per language, reused as negatives of every other language."""
     positives = {}
     for lang in train:
         rng = random.Random(f"{seed}/sense/{lang}")
@@ -158,7 +162,7 @@ ITEM_CHARS = {"en": (92, 264), "es": (88, 250), "el": (88, 250), "zh": (24, 72),
 ITEM_CHARS_DEFAULT = (74, 205)
 
 
-def halve(lang, text):
+def halve(lang: str, text: str) -> tuple[str, str] | None:
     """Splits in the middle; at the blank nearest to the middle where the script has blanks. None if it cannot."""
     middle = len(text) // 2
     if lang in ("zh", "ja"):
@@ -171,8 +175,8 @@ def halve(lang, text):
     return (head, tail) if len(head) >= 12 and len(tail) >= 12 else None
 
 
-def continuation_items(lang, rows, wanted, seed):
-    """Items of the continuation task: which of four halves of similar length ends this paragraph?"""
+def continuation_items(lang: str, rows: list[Row], wanted: int, seed: int) -> list[dict[str, Any]]:
+    """Returns items of the continuation task: which of four halves of similar length ends this paragraph?"""
     low, high = ITEM_CHARS.get(lang, ITEM_CHARS_DEFAULT)
     halves = []
     for path, key, text in rows:
@@ -199,7 +203,8 @@ def continuation_items(lang, rows, wanted, seed):
     return items
 
 
-def parse_mix(text):
+def parse_mix(text: str) -> dict[str, float]:
+    """Returns {language: share} of a text like en=1.0,el=0.6."""
     mix = {}
     for part in text.split(","):
         lang, _, share = part.partition("=")
@@ -212,8 +217,8 @@ def parse_mix(text):
     return mix
 
 
-def tokenizer_lines(train, mix, seed):
-    """A fixed sample of train lines, `mix[lang]` of each language, interleaved by hash."""
+def tokenizer_lines(train: dict[str, list[Row]], mix: dict[str, float], seed: int) -> list[str]:
+    """Returns a fixed sample of train lines, `mix[lang]` of each language, interleaved by hash."""
     rows = [(unit_hash(seed, "interleave", lang, *row[:2]), row[2]) for lang in train for row in train[lang]
             if unit_hash(seed, "mix", lang, *row[:2]) < mix.get(lang, 0.0)]
     return [text for _, text in sorted(rows)]

@@ -3,6 +3,8 @@
 (METHOD 6), packing (METHOD 7.2), the order of samples and the training loop (METHOD 7.1). make_golden.py runs it in
 float64, or in bfloat16 as the reference code does, and stores what comes out. Needs torch and transformers."""
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,13 +14,14 @@ IGNORED = -100
 
 
 class Mlp(nn.Module):
-    def __init__(self, hidden, width):
+    def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(hidden, width, bias=False)
         self.up_proj = nn.Linear(hidden, width, bias=False)
         self.down_proj = nn.Linear(width, hidden, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the SwiGLU MLP of x."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -26,13 +29,14 @@ class Moe(Mlp):
     """Steps 1-7 of METHOD 5. The expert in the module itself is number 0, the base. `release`: router logits, expert
     weights and the combination in the type of the model, else in float32 (float64 for a float64 model)."""
 
-    def __init__(self, hidden, width, num_experts, top_k, release):
+    def __init__(self, hidden: int, width: int, num_experts: int, top_k: int, release: bool) -> None:
         super().__init__(hidden, width)
         self.router = nn.Linear(hidden, num_experts, bias=False)
         self.experts = nn.ModuleDict({str(e): Mlp(hidden, width) for e in range(1, num_experts)})
         self.top_k, self.release = top_k, release
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the weighted sum of the chosen experts."""
         shape, x = x.shape, x.reshape(-1, x.shape[-1])
         wide = torch.promote_types(x.dtype, torch.float32)
         if self.release:
@@ -60,8 +64,8 @@ class Moe(Mlp):
         return y.to(x.dtype).reshape(shape)
 
 
-def build(config, num_experts, top_k, dtype, release=False):
-    """A transformers Llama whose layers with more than one expert have a Moe in place of their MLP."""
+def build(config: Any, num_experts: list[int], top_k: int, dtype: torch.dtype, release: bool = False) -> Any:
+    """Returns a transformers Llama whose layers with more than one expert have a Moe in place of their MLP."""
     from transformers import LlamaForCausalLM
     model = LlamaForCausalLM(config)
     for layer, count in zip(model.model.layers, num_experts):
@@ -71,27 +75,28 @@ def build(config, num_experts, top_k, dtype, release=False):
     return model.to(dtype).train()
 
 
-def moe_layers(model):
+def moe_layers(model: Any) -> list[Moe]:
+    """Returns the layers with experts."""
     return [layer.mlp for layer in model.model.layers if isinstance(layer.mlp, Moe)]
 
 
-def trainable_names(model, which):
-    """all | experts_and_routers | routers (METHOD 5, table)."""
+def trainable_names(model: Any, which: str) -> list[str]:
+    """Returns the names of what trains: all | experts_and_routers | routers (METHOD 5, table)."""
     names = [name for name, _ in model.named_parameters()]
     if which == "all":
         return names
     return [n for n in names if "mlp.router" in n or (which == "experts_and_routers" and "mlp.experts" in n)]
 
 
-def statistics(layer):
-    """Choices and summed probabilities of each expert, and the tokens they were taken over."""
+def statistics(layer: Moe) -> tuple[Any, ...]:
+    """Returns choices and summed probabilities of each expert, and the tokens they were taken over."""
     num_experts = layer.probs.shape[-1]
     counts = F.one_hot(layer.indices, num_experts).sum((0, 1)).to(layer.probs.dtype)
     return counts, layer.probs.sum(0), layer.probs.shape[0]
 
 
-def balancing_loss(groups):
-    """METHOD 6.2, mean over layers. `groups`: per layer, the statistics of one micro-batch or of several."""
+def balancing_loss(groups: Any) -> torch.Tensor:
+    """Returns the loss of METHOD 6.2, mean over layers. `groups`: per layer, the statistics of one micro-batch or of several."""
     total = 0.0
     for parts in groups:
         n = sum(part[2] for part in parts)
@@ -101,8 +106,8 @@ def balancing_loss(groups):
     return total / len(groups)
 
 
-def prior_loss(model, old, form, layer_mean):
-    """METHOD 6.3. `old`: bool per token."""
+def prior_loss(model: Any, old: torch.Tensor, form: str, layer_mean: str) -> torch.Tensor:
+    """Returns the loss of METHOD 6.3. `old`: bool per token."""
     layers = moe_layers(model)
     if not old.any():
         return torch.zeros((), dtype=layers[0].probs.dtype)
@@ -118,7 +123,8 @@ def prior_loss(model, old, form, layer_mean):
     return sum(means) / len(means)
 
 
-def token_losses(logits, labels):
+def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Returns the cross-entropy of each label."""
     wide = torch.promote_types(logits.dtype, torch.float32)
     return F.cross_entropy(logits.to(wide).reshape(-1, logits.shape[-1]), labels.reshape(-1), reduction="sum",
                            ignore_index=IGNORED)
@@ -126,8 +132,8 @@ def token_losses(logits, labels):
 
 # ---- data -----------------------------------------------------------------------------------------------------------
 
-def pack(documents, marks, length, eos, eos_label, batch_docs=0, shards=1):
-    """Blocks [(ids, labels, old)] of METHOD 7.2. batch_docs = 0: every remainder is carried over."""
+def pack(documents: Any, marks: Any, length: int, eos: int, eos_label: bool, batch_docs: int = 0, shards: int = 1) -> list[tuple[Any, ...]]:
+    """Returns the blocks [(ids, labels, old)] of METHOD 7.2. batch_docs = 0: every remainder is carried over."""
     shards = min(shards, len(documents))
     share, longer = divmod(len(documents), shards)
     blocks, start = [], 0
@@ -146,8 +152,8 @@ def pack(documents, marks, length, eos, eos_label, batch_docs=0, shards=1):
     return blocks
 
 
-def philox(counter, key):
-    """Philox4x32-10 (Salmon et al. 2011)."""
+def philox(counter: tuple[int, ...], key: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns a block of Philox4x32-10 (Salmon et al. 2011)."""
     counter, key, mask = list(counter), list(key), 0xFFFFFFFF
     for _ in range(10):
         a, b = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
@@ -156,8 +162,8 @@ def philox(counter, key):
     return counter
 
 
-def sample_at(position, n, seed):
-    """Block at a position of training as data/sample_order.hpp documents it: a four-round Feistel permutation of each
+def sample_at(position: int, n: int, seed: int) -> int:
+    """Returns the block at a position of training as data/sample_order.hpp documents it: a four-round Feistel permutation of each
     epoch, values beyond n walked on."""
     epoch, index = divmod(position, n)
     half = 1
@@ -176,7 +182,8 @@ def sample_at(position, n, seed):
 
 # ---- training -------------------------------------------------------------------------------------------------------
 
-def learning_rate(run, step):
+def learning_rate(run: dict[str, Any], step: int) -> float:
+    """Returns the rate of a step: warm-up, then a cosine."""
     if step < run["warmup_steps"]:
         return run["learning_rate"] * step / run["warmup_steps"]
     progress = (step - run["warmup_steps"]) / (run["steps"] - run["warmup_steps"])
@@ -184,8 +191,8 @@ def learning_rate(run, step):
     return run["learning_rate"] * (run["min_lr_ratio"] + (1 - run["min_lr_ratio"]) * cosine)
 
 
-def micro_batches(blocks, run, step):
-    """The step's micro-batches as (ids, labels, old) tensors [B, S]."""
+def micro_batches(blocks: list[Any], run: dict[str, Any], step: int) -> Any:
+    """Returns the step's micro-batches as (ids, labels, old) tensors [B, S]."""
     size, result = run["micro_batch_size"], []
     for m in range(run["global_batch_size"] // size):
         first = step * run["global_batch_size"] + m * size
@@ -194,8 +201,8 @@ def micro_batches(blocks, run, step):
     return result
 
 
-def step_losses(model, batches, run, collect):
-    """One optimizer step's backward passes, `collect` called after each; returns (lm, balancing, prior, smallest
+def step_losses(model: Any, batches: Any, run: dict[str, Any], collect: Callable[[], None]) -> tuple[Any, ...]:
+    """Runs one optimizer step's backward passes, `collect` called after each; returns (lm, balancing, prior, smallest
     margin between a chosen and the best unchosen expert)."""
     m, total_labels = len(batches), sum((b[1] != IGNORED).sum().item() for b in batches)
     lm, lbl, lpr, margin, kept = 0.0, 0.0, 0.0, 1.0, []
@@ -227,8 +234,8 @@ def step_losses(model, batches, run, collect):
     return lm, lbl, lpr, margin
 
 
-def train(model, blocks, run):
-    """20 steps of AdamW on fp32 (fp64) masters. Returns {series} and the trained tensors."""
+def train(model: Any, blocks: list[Any], run: dict[str, Any]) -> tuple[Any, ...]:
+    """Runs 20 steps of AdamW on fp32 (fp64) masters. Returns {series} and the trained tensors."""
     which = "experts_and_routers" if run["stage"] == 1 else "routers"
     named = dict(model.named_parameters())
     names = sorted(trainable_names(model, which))
@@ -241,7 +248,7 @@ def train(model, blocks, run):
     series = {key: [] for key in ("loss_lm", "loss_lbl", "loss_lpr", "grad_norm", "lr")}
     margin = 1.0
 
-    def collect():  # gradients of one micro-batch, added in the masters' type
+    def collect() -> None:
         for name, master in zip(names, masters):
             if named[name].grad is not None:
                 master.grad += named[name].grad.to(wide)

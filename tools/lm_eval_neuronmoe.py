@@ -50,6 +50,7 @@ class Exchange:
         self.provenance = files.provenance_of(requests, answers) if mode == "read" else {}
 
     def answer(self, lines: list[str], lm: "NeuronMoE") -> list[files.Answer]:
+        """Returns an answer to each request, or zeros while they are only noted down."""
         if self.writer:
             for line in lines:
                 self.writer.add(line)
@@ -65,6 +66,7 @@ class Exchange:
         return answers
 
     def launch(self, lines: list[str], lm: "NeuronMoE") -> None:
+        """Runs the program on requests and keeps its answers."""
         with tempfile.TemporaryDirectory(prefix="neuronmoe-", dir=os.environ.get("NMOE_SHARED_TMP")) as folder:
             requests, answers = os.path.join(folder, "requests.jsonl"), os.path.join(folder, "answers.jsonl")
             writer = files.RequestWriter(requests)
@@ -77,6 +79,7 @@ class Exchange:
             self.provenance = files.provenance_of(requests, answers)
 
     def write_texts(self, prompts: list[str], how: files.Generation, lm: "NeuronMoE") -> list[str]:
+        """Returns the texts that the program writes after prompts."""
         with tempfile.TemporaryDirectory(prefix="neuronmoe-", dir=os.environ.get("NMOE_SHARED_TMP")) as folder:
             asked, written = os.path.join(folder, "prompts.jsonl"), os.path.join(folder, "texts.jsonl")
             with open(asked, "w", encoding="utf-8") as stream:
@@ -86,6 +89,7 @@ class Exchange:
 
 
 def load_tokenizer(model: str) -> Any:
+    """Returns the tokenizer of a model directory."""
     try:
         import transformers
         return transformers.AutoTokenizer.from_pretrained(model)
@@ -131,16 +135,18 @@ class NeuronMoE(TemplateLM):
         return self.model_dir.replace("/", "__")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Returns a conversation as the tokenizer's template writes it."""
         return self.tokenizer.apply_chat_template(chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
                                                   continue_final_message=not add_generation_prompt)
 
     def get_model_info(self) -> dict[str, Any]:
-        """What lm-eval stores beside the scores."""
+        """Returns what lm-eval stores beside the scores."""
         return {"neuronmoe": {"model": self.model_dir, "checkpoint": self.checkpoint, "bos": self.encoder.bos,
                               "bos_rule": self.encoder.describe(), "max_length": self.max_length,
                               "answers": self.exchange.provenance}}
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Returns the ids of a text."""
         return self.encoder.encode(string, add_special_tokens)
 
     def _loglikelihood_tokens(self, requests: list[tuple[tuple[str, str], list[int], list[int]]],
@@ -155,6 +161,7 @@ class NeuronMoE(TemplateLM):
         return [tuple(answer) for answer in answers]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Returns the log-likelihood of whole texts."""
         texts = [request.args[0] for request in requests]
         answers = self.exchange.answer([files.rolling_line(self.tok_encode(text), self.prefix_token_id) for text in texts], self)
         for text, answer in zip(texts, answers):
@@ -182,7 +189,7 @@ class NeuronMoE(TemplateLM):
 # ---------------------------------------------------------------- benchmarks with shots of their own
 
 def scores_of(found: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
-    """A row of the results: the scores of one benchmark in one language, of a task or a group of tasks."""
+    """Returns a row of the results: the scores of one benchmark in one language, of a task or a group of tasks."""
     task = entry["task"]
     values = found["results"].get(task) or found.get("groups", {}).get(task)
     row = {name: entry[name] for name in ("benchmark", "language", "task", "shots", "metric", "source")}
@@ -195,7 +202,7 @@ def scores_of(found: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def samples_of(found: dict[str, Any], entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each item with its log-likelihoods, so that two models can be compared item by item."""
+    """Returns each item with its log-likelihoods, so that two models can be compared item by item."""
     return [{"benchmark": entry["benchmark"], "language": entry["language"], "task": task, "item": sample["doc_id"],
              "gold": sample["target"],
              "loglikelihoods": [float(reply[0] if isinstance(reply, (list, tuple)) else reply) for reply in sample["filtered_resps"]],
@@ -204,6 +211,7 @@ def samples_of(found: dict[str, Any], entry: dict[str, Any]) -> list[dict[str, A
 
 
 def save(path: str, text: str) -> None:
+    """Writes a file whole or not at all."""
     try:
         with open(path + ".tmp", "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -213,7 +221,7 @@ def save(path: str, text: str) -> None:
 
 
 def run_benchmarks(lm: Any, path: str, limit: int | None) -> tuple[list[dict], list[dict]]:
-    """(scores, items) of the benchmarks listed in `path`; the tasks beside it are known to lm-eval by name."""
+    """Returns (scores, items) of the benchmarks listed in `path`; the tasks beside it are known to lm-eval by name."""
     import lm_eval
     from lm_eval.tasks import TaskManager
     try:
@@ -244,6 +252,7 @@ def run_benchmarks(lm: Any, path: str, limit: int | None) -> tuple[list[dict], l
 
 
 def benchmarks(mode: str, exchange: Exchange, arguments: list[str]) -> None:
+    """Goes through the benchmarks of a file."""
     parser = argparse.ArgumentParser(prog=f"lm_eval_neuronmoe.py {mode} ...")
     parser.add_argument("--benchmarks", required=True, help="benchmarks.json of tools/benchmark_tasks.py")
     parser.add_argument("--model", required=True)
@@ -266,6 +275,7 @@ def benchmarks(mode: str, exchange: Exchange, arguments: list[str]) -> None:
 # ---------------------------------------------------------------- lm-eval's own command line
 
 def harness(mode: str, arguments: list[str]) -> None:
+    """Hands the command line to lm-eval."""
     from lm_eval.__main__ import cli_evaluate
     for name in (word.split("=")[0] for word in arguments):
         if name in ("--model", "-M"):
@@ -279,6 +289,7 @@ def harness(mode: str, arguments: list[str]) -> None:
 
 
 def work(arguments: list[str]) -> None:
+    """Does what the command line says."""
     if not arguments or arguments[0] in ("--help", "-h"):
         print(__doc__)
         return
@@ -305,6 +316,7 @@ def work(arguments: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    """Returns the exit code."""
     try:
         work(arguments)
     except ToolError as error:

@@ -22,17 +22,17 @@ class Answer(NamedTuple):
 
 
 def pair_line(context: Sequence[int], continuation: Sequence[int]) -> str:
-    """The request for the log-likelihood of `continuation` after `context`."""
+    """Returns the request for the log-likelihood of `continuation` after `context`."""
     return json.dumps({"context": list(context), "continuation": list(continuation)}, separators=(",", ":"))
 
 
 def rolling_line(tokens: Sequence[int], prefix: int) -> str:
-    """The request for the log-likelihood of a whole text; `prefix` stands before its first token."""
+    """Returns the request for the log-likelihood of a whole text; `prefix` stands before its first token."""
     return json.dumps({"rolling": list(tokens), "prefix": prefix}, separators=(",", ":"))
 
 
 def key_of(line: str) -> bytes:
-    """What a request is looked up by; the lines themselves would take gigabytes for MMLU."""
+    """Returns what a request is looked up by; the lines themselves would take gigabytes for MMLU."""
     return hashlib.sha256(line.encode()).digest()
 
 
@@ -48,6 +48,7 @@ class RequestWriter:
             raise ToolError(f"{path}: {error.strerror}; name a file that can be written", EXIT_IO) from error
 
     def add(self, line: str) -> None:
+        """Writes a request unless it was written before."""
         key = key_of(line)
         if key not in self.keys:
             self.keys.add(key)
@@ -60,12 +61,14 @@ class RequestWriter:
         return len(self.keys)
 
     def abandon(self) -> None:
+        """Removes what was written."""
         self.stream.close()
         if os.path.exists(self.path + ".tmp"):
             os.remove(self.path + ".tmp")
 
 
 def lines_of(path: str, remedy: str) -> Iterator[str]:
+    """Yields the lines of a file, with a remedy where it cannot be read."""
     try:
         with open(path, encoding="utf-8") as stream:
             for line in stream:
@@ -75,7 +78,7 @@ def lines_of(path: str, remedy: str) -> Iterator[str]:
 
 
 def parse_answer(path: str, number: int, line: str, request: str) -> Answer:
-    """The answer in a line, if it is one and scores as many tokens as its request has."""
+    """Returns the answer in a line, if it is one and scores as many tokens as its request has."""
     try:
         found = json.loads(line)
         value, greedy, tokens = float(found["loglikelihood"]), found["is_greedy"], int(found["tokens"])
@@ -92,7 +95,7 @@ def parse_answer(path: str, number: int, line: str, request: str) -> Answer:
 
 
 def read_answers(requests: str, answers: str) -> dict[bytes, Answer]:
-    """{key of the request: its answer}; refuses files that do not belong together."""
+    """Returns {key of the request: its answer}; refuses files that do not belong together."""
     found: dict[bytes, Answer] = {}
     replies = lines_of(answers, f"make it with `neuronmoe loglikelihood --loglikelihood.requests {requests} --output {answers}`")
     asked = 0
@@ -107,7 +110,7 @@ def read_answers(requests: str, answers: str) -> dict[bytes, Answer]:
 
 
 def hash_of(path: str) -> str:
-    """The program's hash of a request file: the SHA-256 of the SHA-256s, in hexadecimal, of its 64 MiB blocks."""
+    """Returns the program's hash of a request file: the SHA-256 of the SHA-256s, in hexadecimal, of its 64 MiB blocks."""
     digests = ""
     try:
         with open(path, "rb") as stream:
@@ -119,7 +122,7 @@ def hash_of(path: str) -> str:
 
 
 def provenance_of(requests: str, answers: str) -> dict[str, Any]:
-    """What the program wrote about its answers, in ANSWERS.json; refuses answers to other requests."""
+    """Returns what the program wrote about its answers, in ANSWERS.json; refuses answers to other requests."""
     path = answers + ".json"
     try:
         with open(path, encoding="utf-8") as stream:
@@ -134,7 +137,7 @@ def provenance_of(requests: str, answers: str) -> dict[str, Any]:
 
 def program_command(requests: str, answers: str, model: str, checkpoint: str = "", max_length: int = 0,
                     options: Sequence[str] = ()) -> list[str]:
-    """`loglikelihood` and its options, without the launcher."""
+    """Returns `loglikelihood` and its options, without the launcher."""
     return (["loglikelihood", "--model", model] + (["--resume", checkpoint] if checkpoint else [])
             + ["--loglikelihood.requests", requests, "--output", answers]
             + (["--loglikelihood.max_length", str(max_length)] if max_length else []) + list(options))
@@ -148,25 +151,26 @@ class Generation(NamedTuple):
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> "Generation":
+        """Returns what lm-eval's settings of a request mean here."""
         drawn = bool(settings.get("do_sample", float(settings.get("temperature") or 0) > 0))
         return cls(int(settings.get("max_gen_toks") or 256), float(settings.get("temperature") or 1) if drawn else 0.0,
                    float(settings.get("top_p") or 1) if drawn else 1.0)
 
     def command(self, prompts: str, output: str, model: str, checkpoint: str = "", options: Sequence[str] = ()) -> list[str]:
-        """`generate` and its options, without the launcher."""
+        """Returns `generate` and its options, without the launcher."""
         return (["generate", "--model", model] + (["--resume", checkpoint] if checkpoint else [])
                 + ["--generate.prompt_file", prompts, "--generate.max_tokens", str(self.max_tokens), "--generate.temperature",
                    str(self.temperature), "--generate.top_p", str(self.top_p), "--output", output] + list(options))
 
 
 def until_first(text: str, ends: str | Sequence[str] | None) -> str:
-    """`text` up to where the first of `ends` begins."""
+    """Returns `text` up to where the first of `ends` begins."""
     found = [at for end in ([ends] if isinstance(ends, str) else ends or ()) if end and (at := text.find(end)) >= 0]
     return text[:min(found)] if found else text
 
 
 def read_texts(path: str, count: int) -> list[str]:
-    """The texts in an output of `neuronmoe generate`."""
+    """Returns the texts in an output of `neuronmoe generate`."""
     try:
         texts = [json.loads(line)["text"] for line in lines_of(path, "run `neuronmoe generate` again")]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -206,6 +210,7 @@ class Encoder:
         self.prefix = int(found)
 
     def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
+        """Returns the ids of a text, by the rule or as the caller says."""
         if add_special_tokens is not None:
             return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens))
         if self.bos == "auto":
@@ -217,7 +222,7 @@ class Encoder:
         return ids
 
     def describe(self) -> str:
-        """One line: the rule, and what it puts in front of a text."""
+        """Returns one line: the rule, and what it puts in front of a text."""
         with_rule, without = self.encode("a"), self.encode("a", add_special_tokens=False)
         front = with_rule[:len(with_rule) - len(without)] if with_rule != without else []
         words = ", ".join(f"{self.tokenizer.decode(token)} (id {token})" for token in front)
@@ -225,7 +230,7 @@ class Encoder:
 
 
 def max_length_of(model: str) -> int:
-    """The longest input in tokens by the model's config.json, where lm-eval looks for it; 0 if it does not say."""
+    """Returns the longest input in tokens by the model's config.json, where lm-eval looks for it; 0 if it does not say."""
     path = os.path.join(model, "config.json")
     try:
         with open(path, encoding="utf-8") as stream:

@@ -23,6 +23,7 @@ import random
 import shutil
 import sys
 import time
+from typing import Any
 
 import corpus_readers
 import corpus_rules
@@ -36,8 +37,8 @@ HELD_OUT = ("tune", "test")
 SHARES = {"test": 0.05, "tune": 0.05, "sense": 0.10}
 
 
-def part_of(seed, text):
-    """Which part a document belongs to: a function of its text and the seed."""
+def part_of(seed: int, text: str) -> str:
+    """Returns which part a document belongs to: a function of its text and the seed."""
     value = unit_hash(seed, "part", text)
     for part, share in SHARES.items():
         if value < share:
@@ -49,7 +50,7 @@ def part_of(seed, text):
 class Language:
     """Deals the documents of one language out while they stream by."""
 
-    def __init__(self, lang, out, options):
+    def __init__(self, lang: str, out: str, options: argparse.Namespace) -> None:
         self.lang, self.options = lang, options
         self.counts = {part: {"documents": 0, "characters": 0} for part in ("train", *HELD_OUT)}
         self.copies = 0
@@ -61,7 +62,8 @@ class Language:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             self.files[part] = open(path, "w", encoding="utf-8", newline="\n")
 
-    def add(self, text):
+    def add(self, text: str) -> None:
+        """Deals one document out."""
         digest = hashlib.sha256(text.encode()).digest()[:8]
         if digest in self.seen:
             self.copies += 1
@@ -80,19 +82,21 @@ class Language:
         self.counts[part]["characters"] += len(text)
         self.files[part].write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
 
-    def close(self):
+    def close(self) -> None:
+        """Closes the files."""
         for file in self.files.values():
             file.close()
 
-    def sentences(self):
-        """The fixed set of this language (METHOD 1.1)."""
+    def sentences(self) -> list[str]:
+        """Returns the fixed set of this language (METHOD 1.1)."""
         wanted = self.options.sentences
         rng = random.Random(f"{self.options.seed}/sense/{self.lang}")
         pool = rng.sample(self.pieces, 2 * wanted) if len(self.pieces) > 2 * wanted else self.pieces
         return rng.sample(pool, min(wanted, len(pool)))
 
 
-def read_languages(inputs, out, options):
+def read_languages(inputs: dict[str, list[str]], out: str, options: argparse.Namespace) -> dict[str, Language]:
+    """Reads all text and deals it out."""
     languages, shown, number = {}, time.monotonic(), 0
     with contextlib.ExitStack() as stack:
         for lang, paths in inputs.items():
@@ -110,7 +114,8 @@ def read_languages(inputs, out, options):
     return languages
 
 
-def write_corpus(out, languages, provenance):
+def write_corpus(out: str, languages: dict[str, Language], provenance: dict[str, Any]) -> dict[str, Any]:
+    """Writes sense sentences and corpus.json beside the text; returns the counts."""
     empty = [f"{lang}/{part}" for lang, language in languages.items() for part, count in language.counts.items()
              if not count["documents"]]
     if empty:
@@ -143,15 +148,16 @@ def write_corpus(out, languages, provenance):
     return counts
 
 
-def identity_of(path):
-    """What says whether an input has changed: hashing terabytes would take longer than the work."""
+def identity_of(path: str) -> dict[str, Any]:
+    """Returns what says whether an input has changed: hashing terabytes would take longer than the work."""
     if path == corpus_readers.STANDARD_INPUT:
         return {"path": path}
     status = os.stat(path)
     return {"path": os.path.abspath(path), "bytes": status.st_size, "modified": status.st_mtime_ns}
 
 
-def is_complete(out, provenance):
+def is_complete(out: str, provenance: dict[str, Any]) -> bool:
+    """Returns whether the folder was made by the same command from the same inputs."""
     try:
         with open(os.path.join(out, "corpus.json"), encoding="utf-8") as stream:
             found = json.load(stream)
@@ -161,7 +167,8 @@ def is_complete(out, provenance):
         return False
 
 
-def make(options):
+def make(options: argparse.Namespace) -> None:
+    """Makes the folder, or finds it."""
     inputs = corpus_readers.expand(options.text)
     tools = [__file__, corpus_rules.__file__, corpus_readers.__file__]
     provenance = {
@@ -193,7 +200,8 @@ def make(options):
     print(f"corpus: {out} written in {time.monotonic() - started:.1f} s")
 
 
-def parse_arguments(argv):
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Returns the options."""
     parser = argparse.ArgumentParser(description="Split a user's own text for launch/pipeline.sh.")
     parser.add_argument("text", nargs="+", metavar="LANG=PATH[,PATH...]")
     parser.add_argument("--output", required=True, help="folder to make")
@@ -207,7 +215,8 @@ def parse_arguments(argv):
     return options
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
     return exit_code_of("make_corpus", lambda: make(parse_arguments(argv)))
 
 

@@ -17,6 +17,7 @@ import argparse
 import json
 import pathlib
 import sys
+from typing import Any
 
 from tool_errors import exit_code_of, need_packages
 
@@ -61,8 +62,8 @@ MOE = dict(vocab_size=64, hidden_size=32, intermediate_size=24, num_hidden_layer
 EXPERTS = [3, 2, 3, 1]
 
 
-def randomise(model, generator):
-    """Weights that make every part of the model matter, exactly representable in float32."""
+def randomise(model: Any, generator: torch.Generator) -> None:
+    """Draws weights that make every part of the model matter, exactly representable in float32."""
     with torch.no_grad():
         for name, p in sorted(model.named_parameters()):
             noise = torch.randn(p.shape, generator=generator, dtype=torch.float64)
@@ -77,19 +78,23 @@ def randomise(model, generator):
             p.copy_(value.float())
 
 
-def tensors(named, dtype=torch.float32):
+def tensors(named: Any, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """Returns named tensors in the type and layout of a file."""
     return {name: value.detach().to(dtype).contiguous() for name, value in named.items()}
 
 
-def gradients(model, names=None):
+def gradients(model: Any, names: Any = None) -> dict[str, torch.Tensor]:
+    """Returns the gradients of a model's parameters."""
     return {f"grad.{n}": p.grad for n, p in model.named_parameters() if names is None or n in names}
 
 
-def norm_error(a, b):
+def norm_error(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Returns the distance of two tensors relative to the second."""
     return ((a.double() - b.double()).norm() / b.double().norm()).item()
 
 
-def labels_of(ids, generator):
+def labels_of(ids: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Returns labels of which some are ignored."""
     labels = torch.cat([ids[:, 1:], torch.full((ids.shape[0], 1), gm.IGNORED)], 1)
     labels[torch.rand(ids.shape, generator=generator) < 0.1] = gm.IGNORED
     return labels
@@ -97,7 +102,8 @@ def labels_of(ids, generator):
 
 # ---- dense models, by transformers --------------------------------------------------------------------------------
 
-def dense_case(folder, settings, config_class, model_class):
+def dense_case(folder: pathlib.Path, settings: dict[str, Any], config_class: Any, model_class: Any) -> dict[str, Any]:
+    """Writes a dense model with its logits and gradients."""
     generator = torch.Generator().manual_seed(DENSE_SEED)
     config = config_class(**settings)
     model = model_class(config)
@@ -139,16 +145,17 @@ PROJECTIONS = ["mlp.down_proj", "mlp.gate_proj", "mlp.up_proj", "self_attn.k_pro
 REPLACED = [([0, 1], PROJECTIONS, 3), ([0], PROJECTIONS[3:], 5), ([1], PROJECTIONS, 2), ([0], PROJECTIONS[:3], 8)]
 
 
-def replacing(units, values):
-    def hook(_module, _inputs, output):
+def replacing(units: Any, values: Any) -> Any:
+    """Returns a hook that replaces outputs of a module."""
+    def hook(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
         output = output.clone()
         output[..., units] = values
         return output
     return hook
 
 
-def intervention_cases(folder, settings, config_class, model_class, ids):
-    """Log-probabilities of the next tokens of `ids`, sequence by sequence, with each set of neurons replaced."""
+def intervention_cases(folder: pathlib.Path, settings: dict[str, Any], config_class: Any, model_class: Any, ids: Any) -> list[dict[str, Any]]:
+    """Returns the log-probabilities of the next tokens of `ids`, sequence by sequence, with each set of neurons replaced."""
     generator = torch.Generator().manual_seed(DENSE_SEED + 1)
     model = model_class(config_class(**settings)).to(torch.float64)
     model.load_state_dict({n: v.double() for n, v in load_file(folder / "model.safetensors").items()}, strict=False)
@@ -173,7 +180,8 @@ def intervention_cases(folder, settings, config_class, model_class, ids):
     return cases
 
 
-def interventions(output, reference):
+def interventions(output: pathlib.Path, reference: dict[str, Any]) -> None:
+    """Writes interventions.json."""
     models = {name: intervention_cases(output / name, *case, torch.tensor(reference[name]["ids"])) for name, case in DENSE.items()}
     versions = dict(torch=torch.__version__, transformers=transformers.__version__)
     (output / "interventions.json").write_text(json.dumps(dict(made_by="tools/make_golden.py", **versions, models=models)) + "\n")
@@ -181,8 +189,9 @@ def interventions(output, reference):
 
 # ---- the mixture ------------------------------------------------------------------------------------------------
 
-def moe_model(state, num_experts=EXPERTS, top_k=2, dtype=torch.float64, release=False):
-    """The mixture with the weights of `state`; fewer experts take the first ones and the first rows of the router."""
+def moe_model(state: dict[str, torch.Tensor], num_experts: list[int] = EXPERTS, top_k: int = 2, dtype: torch.dtype = torch.float64,
+              release: bool = False) -> Any:
+    """Returns the mixture with the weights of `state`; fewer experts take the first ones and the first rows of the router."""
     model = gm.build(LlamaConfig(**MOE), num_experts, top_k, dtype, release)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -191,7 +200,8 @@ def moe_model(state, num_experts=EXPERTS, top_k=2, dtype=torch.float64, release=
     return model
 
 
-def moe_weights(folder):
+def moe_weights(folder: pathlib.Path) -> dict[str, torch.Tensor]:
+    """Writes and returns the weights of the mixture."""
     generator = torch.Generator().manual_seed(MOE_SEED)
     model = gm.build(LlamaConfig(**MOE), EXPERTS, 2, torch.float64)
     randomise(model, generator)
@@ -220,7 +230,8 @@ STEP_CASES = {  # name: (top_k, experts, trainables, balancing scale, LPR scale,
 }
 
 
-def step_cases(folder, state):
+def step_cases(folder: pathlib.Path, state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Writes losses and gradients of one step in every mode."""
     generator = torch.Generator().manual_seed(DATA_SEED)
     ids = torch.randint(3, MOE["vocab_size"], (4, 16), generator=generator)
     labels = labels_of(ids, generator)
@@ -269,7 +280,8 @@ RUNS = {
 }
 
 
-def documents():
+def documents() -> Any:
+    """Returns the documents that are packed, with their marks."""
     generator = torch.Generator().manual_seed(DATA_SEED + 1)
     docs, marks = [], []
     for d in range(90):
@@ -279,7 +291,8 @@ def documents():
     return docs, marks
 
 
-def trajectories(folder, state):
+def trajectories(folder: pathlib.Path, state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Writes what some trainings give, step by step."""
     docs, marks = documents()
     found = {}
     for name, changes in RUNS.items():
@@ -301,8 +314,8 @@ def trajectories(folder, state):
 
 # ---- router.compat = release, where every product is exact --------------------------------------------------------
 
-def exact_model(folder):
-    """One layer in bfloat16 whose numbers are exact up to the points that `release` rounds: attention adds nothing,
+def exact_model(folder: pathlib.Path) -> dict[str, Any]:
+    """Writes one layer in bfloat16 whose numbers are exact up to the points that `release` rounds: attention adds nothing,
     embeddings are +-1 (so the norm leaves them), router weights are multiples of 2^-7, and SiLU sees 32 only."""
     generator = torch.Generator().manual_seed(MOE_SEED + 1)
     config = LlamaConfig(**dict(MOE, num_hidden_layers=1, tie_word_embeddings=False))
@@ -342,7 +355,8 @@ def exact_model(folder):
     return dict(ids=ids.tolist())
 
 
-def main():
+def main() -> None:
+    """Writes what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default=pathlib.Path(__file__).resolve().parent.parent / "tests/golden",
                         type=pathlib.Path)

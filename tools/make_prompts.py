@@ -18,15 +18,15 @@ from tool_errors import ToolError, exit_code_of, reading
 WORDS, CHARACTERS = 5, 12
 
 
-def beginning(text):
-    """The first words of `text`, or None if it is too short to be begun and continued."""
+def beginning(text: str) -> str | None:
+    """Returns the first words of `text`, or None if it is too short to be begun and continued."""
     words = text.split()
     if len(words) >= 2 * WORDS:
         return " ".join(words[:WORDS])
     return text[:CHARACTERS] if len(words) == 1 and len(text) >= 2 * CHARACTERS else None
 
 
-def prompt_of(path):
+def prompt_of(path: str) -> str:
     """Returns the prompt of one file."""
     first = None
     with reading(path), open(path, encoding="utf-8") as stream:
@@ -44,7 +44,7 @@ def prompt_of(path):
     return first
 
 
-def lines_of(path):
+def lines_of(path: str) -> list[str]:
     """Returns the prompts of a file with one on each line."""
     with reading(path), open(path, encoding="utf-8") as stream:
         prompts = [line.rstrip("\r\n") for line in stream if line.strip()]
@@ -53,13 +53,15 @@ def lines_of(path):
     return prompts
 
 
-def write(output, prompts):
+def write(output: str, prompts: list[str]) -> None:
+    """Writes prompts as `neuronmoe generate` reads them."""
     with open(output + ".tmp", "w", encoding="utf-8") as stream:
         stream.writelines(json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in prompts)
     os.replace(output + ".tmp", output)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(description="Beginnings of documents as prompts.")
     parser.add_argument("--output", required=True)
     parser.add_argument("--lines")

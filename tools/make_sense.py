@@ -18,7 +18,8 @@ from corpus_rules import negatives_from_others, sense_pool
 from tool_errors import ToolError, exit_code_of
 
 
-def make(options):
+def make(options: argparse.Namespace) -> None:
+    """Writes a sense file for each language."""
     positives = {}
     for lang, paths in corpus_readers.expand(options.text).items():
         rng = random.Random(f"{options.seed}/sense/{lang}")
@@ -36,7 +37,8 @@ def make(options):
         print(f"sense: {path}: {len(found)} of {options.sentences} sentences")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(description="Sense sentences for `neuronmoe analyze` out of any text.")
     parser.add_argument("text", nargs="+", metavar="LANG=PATH[,PATH...]")
     parser.add_argument("--output", required=True, help="folder of the files LANG.json")

@@ -20,6 +20,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tool_errors import ToolError, exit_code_of, reading
 
@@ -28,8 +29,8 @@ BF16, F32 = 2, 4
 ADAMW_BYTES = 30  # of a parameter: gradient, master and two moments read, the last three and the weight written
 
 
-def head_chunk():
-    """Rows of logits that are there at once."""
+def head_chunk() -> int:
+    """Returns the rows of logits that are there at once."""
     header = ROOT / "include/neuronmoe/model/lm_head.hpp"
     return int(re.search(r"lm_head_chunk = (\d+)", header.read_text()).group(1))
 
@@ -49,7 +50,7 @@ class Group:
 class Shapes:
     """Sizes of a step: tokens, rows of experts with balanced routing, and which layers have a backward pass."""
 
-    def __init__(self, model, experts, sequences, length, stage, top_k=2):
+    def __init__(self, model: dict[str, Any], experts: list[int], sequences: int, length: int, stage: int, top_k: int = 2) -> None:
         self.hidden, self.width, self.vocab = model["hidden_size"], model["intermediate_size"], model["vocab_size"]
         self.heads, self.kv_heads = model["num_attention_heads"], model["num_key_value_heads"]
         self.head = model.get("head_dim") or self.hidden // self.heads
@@ -59,14 +60,16 @@ class Shapes:
         self.lowest = self.moe[0]  # below and in its attention nothing flows back: all of it is frozen
         self.through = self.layers - 1 - self.lowest  # layers with a whole backward pass
 
-    def slots(self, layer):
+    def slots(self, layer: int) -> int:
+        """Returns the (token, expert) pairs of a layer."""
         return self.tokens * min(self.top_k, self.experts[layer])
 
-    def new_rows(self, layer):
-        """Rows of all experts but the base."""
+    def new_rows(self, layer: int) -> float:
+        """Returns the rows of all experts but the base."""
         return self.slots(layer) * (self.experts[layer] - 1) / self.experts[layer]
 
-    def passes_back(self, layer):
+    def passes_back(self, layer: int) -> bool:
+        """Returns whether gradients flow through the whole layer."""
         return layer > self.lowest
 
 
@@ -74,28 +77,32 @@ class Model:
     """Collects groups. Every product reads its two operands and writes its result once, every other kernel reads and writes
     each array once."""
 
-    def __init__(self, shapes, rates):
+    def __init__(self, shapes: Shapes, rates: dict[str, float]) -> None:
         self.s, self.r = shapes, rates
         self.groups = []
 
-    def group(self, name, pattern=""):
+    def group(self, name: str, pattern: str = '') -> Group:
+        """Adds a group."""
         self.groups.append(Group(name, pattern))
         return self.groups[-1]
 
-    def product(self, group, rows, inner, columns, rate, times=1, result=BF16, added=False):
-        """`times` products [rows, inner] x [inner, columns] in bfloat16."""
+    def product(self, group: Group, rows: float, inner: float, columns: float, rate: str, times: float = 1, result: int = BF16,
+                added: bool = False) -> None:
+        """Adds `times` products [rows, inner] x [inner, columns] in bfloat16."""
         flops = 2.0 * rows * inner * columns
         group.flops += times * flops
         group.bytes += times * (BF16 * inner * (rows + columns) + result * rows * columns * (2 if added else 1))
         group.launches += round(times)
         group.seconds += times * flops / (self.r[rate] * 1e12)
 
-    def stream(self, group, moved, launches, share="streaming"):
+    def stream(self, group: Group, moved: float, launches: int, share: str = 'streaming') -> None:
+        """Adds kernels that only move bytes."""
         group.bytes += moved
         group.launches += launches
         group.seconds += moved / (self.r["memory"] * 1e9 * self.r[share])
 
-    def dense_products(self):
+    def dense_products(self) -> None:
+        """Adds the MLPs without experts."""
         s, g = self.s, self.group("dense MLP products")
         for layer in range(s.layers):
             if s.experts[layer] > 1:
@@ -105,7 +112,8 @@ class Model:
                 self.product(g, s.tokens, s.width, s.hidden, "product", 2)
                 self.product(g, s.tokens, s.width, s.hidden, "product", added=True)
 
-    def expert_products(self):
+    def expert_products(self) -> None:
+        """Adds the MLPs of experts."""
         s = self.s
         g, weights = self.group("expert products, forward and input gradients"), Group("expert weight gradients")
         for layer in s.moe:
@@ -120,7 +128,8 @@ class Model:
                 self.product(weights, s.hidden, rows, s.width, "product_weight_gradient", 3 * (count - 1), F32, added=True)
         self.groups.append(weights)
 
-    def projections(self):
+    def projections(self) -> None:
+        """Adds q, k, v and o."""
         s, g = self.s, self.group("attention projections")
         queries, keys = s.heads * s.head, s.kv_heads * s.head
         self.product(g, s.tokens, s.hidden, queries, "product", s.layers)
@@ -129,13 +138,15 @@ class Model:
         self.product(g, s.tokens, queries, s.hidden, "product", 2 * s.through)
         self.product(g, s.tokens, keys, s.hidden, "product_narrow_added", 2 * s.through, added=True)
 
-    def head_products(self):
+    def head_products(self) -> None:
+        """Adds the product with the vocabulary."""
         s, g = self.s, self.group("lm-head products")
         rows = head_chunk()
         self.product(g, rows, s.hidden, s.vocab, "product_head", s.tokens / rows)
         self.product(g, rows, s.vocab, s.hidden, "product_head_backward", s.tokens / rows)
 
-    def attention(self):
+    def attention(self) -> None:
+        """Adds attention itself."""
         s, g = self.s, self.group("attention", r"attention_(forward|dq|dk_dv)_kernel|delta_kernel")
         pair = s.tokens * s.length * s.heads * s.head  # FLOPs of one product over the causal half
         wide, narrow = BF16 * s.tokens * s.heads * s.head, BF16 * s.tokens * s.kv_heads * s.head
@@ -145,7 +156,8 @@ class Model:
         g.seconds = (2.0 * pair * s.layers / self.r["attention_forward"] + 5.0 * pair * s.through / self.r["attention_backward"]) / 1e12
         self.stream(g, 2 * wide * s.through, s.through)  # the sums of d_o · o
 
-    def pointwise(self):
+    def pointwise(self) -> None:
+        """Adds SwiGLU."""
         s, g = self.s, self.group("SwiGLU", r"for_each_kernel.*[Ss]wiglu")
         rows = sum(s.slots(layer) for layer in range(s.layers))
         back = sum(s.slots(layer) for layer in range(s.layers) if s.passes_back(layer))
@@ -158,14 +170,16 @@ class Model:
         self.stream(g, 5 * row * (back + lowest), backward + (s.experts[s.lowest] - 1 if s.stage == 1 else 0))
         self.stream(g, 3 * row * new, trained)  # the hidden values again, for the last weight's gradient
 
-    def norms(self):
+    def norms(self) -> None:
+        """Adds the norms."""
         s, g = self.s, self.group("norms", r"rms_norm_(forward|backward)_kernel")
         row = BF16 * s.hidden * s.tokens
         self.stream(g, 2 * row + 4 * row * 2 * s.layers, 2 * s.layers + 1, "norm")  # all but the first add the residual
         self.stream(g, 2 * row * len(s.moe), len(s.moe), "norm")  # what routers and experts saw, again
         self.stream(g, 3 * row + 4 * row * 2 * s.through, 2 * s.through + 1, "norm")
 
-    def parameters(self):
+    def parameters(self) -> None:
+        """Adds gradients and AdamW."""
         s = self.s
         count = sum(s.experts[layer] * s.hidden for layer in s.moe)
         if s.stage == 1:
@@ -177,7 +191,8 @@ class Model:
         self.stream(g, F32 * count, tensors)  # norm
         self.stream(g, ADAMW_BYTES * count, tensors)
 
-    def router(self):
+    def router(self) -> None:
+        """Adds routers and their losses."""
         s, g = self.s, self.group("router", r"route_(forward|backward)_kernel|balancing|expert_(sums|totals)_kernel|[Cc]ast|first_rows_kernel")
         values, flops = s.tokens * s.hidden, 2.0 * s.tokens * s.hidden
         back = [layer for layer in s.moe if s.passes_back(layer)]
@@ -188,7 +203,8 @@ class Model:
         self.stream(g, len(back) * (F32 + 2 * BF16) * values, len(back))
         g.launches += 5 * len(s.moe)  # the router's weight widened twice, choice, its gradient, the balancing loss: of no size
 
-    def moving(self):
+    def moving(self) -> None:
+        """Adds what moves rows to experts and back."""
         s = self.s
         row = BF16 * s.hidden
         g = self.group("gather and combine", r"gather_kernel|combine_(forward|backward)_kernel|(count|place)_slots_kernel")
@@ -206,7 +222,8 @@ class Model:
         per_layer = 2 * BF16 * s.tokens * (s.heads + s.kv_heads) * s.head
         self.stream(g, per_layer * (s.layers + s.through), 2 * (s.layers + s.through))
 
-    def build(self):
+    def build(self) -> list[Group]:
+        """Returns all groups."""
         self.dense_products()
         self.expert_products()
         self.projections()
@@ -221,7 +238,7 @@ class Model:
         return self.groups
 
 
-def load_rates(path):
+def load_rates(path: str) -> dict[str, float]:
     """Returns the numbers of the section [rates]."""
     parser = configparser.ConfigParser(interpolation=None)
     with reading(path), open(path, encoding="utf-8") as stream:
@@ -232,7 +249,7 @@ def load_rates(path):
         return rates
 
 
-def load_experts(path, layers):
+def load_experts(path: str, layers: int) -> list[int]:
     """Returns the experts of each layer."""
     with reading(path):
         found = re.search(r"^ADA_MOE_NUM_EXPERTS_LIST=([\d,]+)", Path(path).read_text(encoding="utf-8"), re.M)
@@ -242,13 +259,13 @@ def load_experts(path, layers):
     return counts
 
 
-def read_measured(path):
-    """Milliseconds by kernel name from the CSV of ncu, whose lines before the heading are skipped."""
+def read_measured(path: str) -> dict[str, float]:
+    """Returns milliseconds by kernel name from the CSV of ncu, whose lines before the heading are skipped."""
     with reading(path):
         return times_of(path, Path(path).read_text(errors="replace").splitlines())
 
 
-def times_of(path, lines):
+def times_of(path: str, lines: list[str]) -> dict[str, float]:
     """Adds up what the lines of a CSV of ncu say."""
     start = next((i for i, line in enumerate(lines) if '"Kernel Name"' in line), None)
     if start is None:
@@ -265,8 +282,8 @@ def times_of(path, lines):
     return times
 
 
-def split_measured(groups, times):
-    """Measured ms of each group with a pattern, of all products together, and of the rest."""
+def split_measured(groups: list[Group], times: dict[str, float]) -> tuple[dict[str, float], float, float]:
+    """Returns the measured ms of each group with a pattern, of all products together, and of the rest."""
     measured, products, rest = {}, 0.0, 0.0
     for name, ms in times.items():
         owner = next((g.name for g in groups if g.pattern and re.search(g.pattern, name)), None)
@@ -279,7 +296,8 @@ def split_measured(groups, times):
     return measured, products, rest
 
 
-def table(groups, rates, times=None):
+def table(groups: list[Group], rates: dict[str, float], times: dict[str, float] | None = None) -> str:
+    """Returns the lines that are printed."""
     total = sum(g.seconds for g in groups)
     measured, products, rest = split_measured(groups, times) if times else ({}, 0.0, 0.0)
     lines = [f"{'group':<46} {'TFLOP':>7} {'GB':>7} {'launches':>8} {'model ms':>9} {'%':>5}" + (f" {'measured ms':>11}" if times else "")]
@@ -299,7 +317,8 @@ def table(groups, rates, times=None):
     return "\n".join(lines)
 
 
-def compare_with_plan(program, options, flops):
+def compare_with_plan(program: str, options: argparse.Namespace, flops: float) -> bool:
+    """Returns whether `neuronmoe plan` counts the same FLOPs."""
     tokens = options.sequences * options.length
     text = subprocess.run(
         [program, "plan", "--run.model", options.model, "--run.experts", options.experts, "--train.stage", str(options.stage),
@@ -312,7 +331,7 @@ def compare_with_plan(program, options, flops):
     return abs(own - planned) <= 1e-4 * planned + 5e-5
 
 
-def load_model(path):
+def load_model(path: str) -> dict[str, Any]:
     """Returns a config.json whose sizes are numbers."""
     with reading(path):
         model = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -322,7 +341,7 @@ def load_model(path):
         return model
 
 
-def main():
+def main() -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(ROOT / "configs/models/llama3.2-3b.json"))
@@ -336,7 +355,7 @@ def main():
     return exit_code_of("performance_model", lambda: show(parser.parse_args()))
 
 
-def show(options):
+def show(options: argparse.Namespace) -> int:
     """Prints the table; 1 if the plan of the program differs from it."""
     model = load_model(options.model)
     shapes = Shapes(model, load_experts(options.experts, model["num_hidden_layers"]), options.sequences, options.length, options.stage)

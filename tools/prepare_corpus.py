@@ -28,9 +28,11 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import corpus_rules
-from corpus_rules import arrange, clean_pages, continuation_items, parse_mix, read_pages, sense_sets, split_of, tokenizer_lines
+from corpus_rules import Row, arrange, clean_pages, continuation_items, parse_mix, read_pages, sense_sets, split_of, tokenizer_lines
 from tool_errors import EXIT_CONFIG, EXIT_IO, ToolError, exit_code_of
 
 FORMAT_VERSION = 1
@@ -46,13 +48,14 @@ DEFAULT_MIX = "en=1.0,el=0.6,es=0.5,zh=0.4,hu=0.4,tr=0.4"
 
 # ---------------------------------------------------------------- packages
 
-def run(command, **kwargs):
+def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a command and returns its output."""
     return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True, check=False, **kwargs)
 
 
-def folder_mb(folder):
-    """Megabytes of the files below a folder that somebody else writes."""
+def folder_mb(folder: str) -> float:
+    """Returns the megabytes of the files below a folder that somebody else writes."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -61,8 +64,8 @@ def folder_mb(folder):
     return total / 1e6
 
 
-def run_watched(command, what, folder):
-    """run() in `folder`, which says every few seconds how long it takes and how much is there."""
+def run_watched(command: list[str], what: str, folder: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command in `folder`, which says every few seconds how long it takes and how much is there."""
     started = shown = time.monotonic()
     with tempfile.TemporaryFile("w+") as errors, subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, cwd=folder) as process:
@@ -75,12 +78,13 @@ def run_watched(command, what, folder):
         return subprocess.CompletedProcess(command, process.returncode, "", errors.read())
 
 
-def cached_deb(cache, package):
+def cached_deb(cache: str, package: str) -> str | None:
+    """Returns the newest file of a package in the cache."""
     found = sorted(glob.glob(os.path.join(cache, glob.escape(package) + "_*.deb")))
     return found[-1] if found else None
 
 
-def fetch(packages, cache):
+def fetch(packages: list[str], cache: str) -> dict[str, str]:
     """Returns {package: .deb path}; downloads what the cache lacks with apt-get (no root, nothing installed)."""
     os.makedirs(cache, exist_ok=True)
     missing = [p for p in packages if not cached_deb(cache, p)]
@@ -111,14 +115,15 @@ def fetch(packages, cache):
     return debs
 
 
-def deb_version(deb):
+def deb_version(deb: str) -> str:
+    """Returns the version of a package."""
     result = run(["dpkg-deb", "--field", deb, "Version"])
     if result.returncode != 0:
         raise ToolError(f"{deb} is not a readable Debian package; delete it and run again", EXIT_IO)
     return result.stdout.strip()
 
 
-def deb_members(deb, folder):
+def deb_members(deb: str, folder: str) -> Iterator[tuple[str, bytes]]:
     """Yields (path below .../help/<folder>/text/, bytes) of each page in the package; nothing is written to disk."""
     marker = f"/help/{folder}/text/"
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -139,7 +144,8 @@ def deb_members(deb, folder):
         raise ToolError(f"{deb} is damaged ({message}); delete it and run again", EXIT_IO)
 
 
-def sha256_file(path):
+def sha256_file(path: str) -> str:
+    """Returns the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
@@ -149,17 +155,19 @@ def sha256_file(path):
 
 # ---------------------------------------------------------------- output
 
-def write_text(path, text):
+def write_text(path: str, text: str) -> None:
+    """Writes a file and the folders it needs."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8", newline="\n") as stream:
         stream.write(text)
 
 
-def json_lines(rows):
+def json_lines(rows: Iterable[Any]) -> str:
+    """Returns rows as JSON, one on each line."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write_corpus(out, kept, options, provenance):
+def write_corpus(out: str, kept: dict[str, list[Row]], options: argparse.Namespace, provenance: dict[str, Any]) -> dict[str, Any]:
     """Writes every file of the corpus below `out` and, last, corpus.json. `kept`: {lang: [(path, id, text)]}."""
     splits = {s: {lang: [row for row in arrange(options.seed, rows) if split_of(row[0]) == s]
                   for lang, rows in kept.items()} for s in SPLITS}
@@ -194,7 +202,7 @@ def write_corpus(out, kept, options, provenance):
     return counts
 
 
-def commit(tmp, out):
+def commit(tmp: str, out: str) -> None:
     """Puts the finished folder in place; an older one is moved aside first and deleted after."""
     old = f"{out}.old-{os.getpid()}"
     if os.path.lexists(out):
@@ -203,8 +211,8 @@ def commit(tmp, out):
     shutil.rmtree(old, ignore_errors=True)
 
 
-def is_complete(out, provenance):
-    """True if `out` was made by the same command from the same packages, and every file still has its hash."""
+def is_complete(out: str, provenance: dict[str, Any]) -> bool:
+    """Returns True if `out` was made by the same command from the same packages, and every file still has its hash."""
     try:
         with open(os.path.join(out, "corpus.json"), encoding="utf-8") as stream:
             found = json.load(stream)
@@ -214,7 +222,8 @@ def is_complete(out, provenance):
         return False
 
 
-def prepare(options):
+def prepare(options: argparse.Namespace) -> None:
+    """Makes the folder, or finds it."""
     started = time.monotonic()
     langs = options.languages
     unknown = [lang for lang in langs + options.item_languages if lang not in SOURCES]
@@ -267,7 +276,8 @@ def prepare(options):
     print(f"corpus: {out} written in {time.monotonic() - started:.1f} s ({LICENSE})")
 
 
-def parse_arguments(argv):
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Returns the options."""
     parser = argparse.ArgumentParser(description="Fetch, clean and split the libreoffice-help corpus.")
     languages = lambda text: [part for part in text.replace(" ", "").split(",") if part]
     parser.add_argument("--output", required=True, help="folder to make")
@@ -286,7 +296,8 @@ def parse_arguments(argv):
     return options
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
     return exit_code_of("prepare_corpus", lambda: prepare(parse_arguments(argv)))
 
 

@@ -9,7 +9,7 @@ CELL_HEIGHT, HEAT_TOP = 24, 8
 
 
 def allocation(lists: Sequence[Sequence[int]], counts: Sequence[int] | None, ranges: Sequence[tuple[int, int]] | None, languages: str) -> str:
-    """Experts per layer as bars: `lists` are base, existing (of an extension; else as the base) and all experts; the neuron counts that
+    """Draws experts per layer as bars: `lists` are base, existing (of an extension; else as the base) and all experts; the neuron counts that
     they come from as a line on an axis of its own; `ranges` as whiskers: what other draws of ties would have given."""
     base, existing, experts = lists
     layers = len(experts)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 
 import metrics_file
 import report_charts as charts
-import report_data as data
 import report_pairs
 import report_provenance as provenance
 from language_names import name_of
@@ -30,7 +29,8 @@ th.group{text-align:left;padding-left:1rem}tr.top th{border-bottom:0;padding-bot
 .unclear{color:var(--soft)}.note,figcaption{color:var(--soft);font-size:.88rem;max-width:54rem}
 figure{margin:.6rem 0 0}figcaption{margin-top:.3rem}.panels{display:flex;flex-wrap:wrap;gap:.5rem 1.2rem}
 .panels h3{font-size:.95rem;margin:.4rem 0 0;font-weight:600}
-.texts td{white-space:pre-wrap;text-align:left;min-width:5.5rem}.texts td+td{min-width:12rem;overflow-wrap:anywhere}blockquote{margin:1rem 0 .2rem;font-weight:600}
+.texts td{white-space:pre-wrap;text-align:left;min-width:5.5rem}.texts td+td{min-width:12rem;overflow-wrap:anywhere}
+blockquote{margin:1rem 0 .2rem;font-weight:600}
 pre{background:var(--box);padding:.6rem;overflow:auto;font-size:.8rem;margin:.3rem 0}summary{cursor:pointer}
 .facts td{white-space:normal;text-align:left}
 svg{display:block;max-width:none;height:auto;font:12px system-ui,sans-serif}svg text{fill:var(--fg)}svg .label{fill:var(--soft)}
@@ -55,9 +55,12 @@ def list_of(lines: Iterable[str], css: str = "") -> str:
 def table_of(header: Sequence[str], rows: Iterable[Sequence[str]], css: str = "", caption: str = "", above: str = "") -> str:
     """Returns a table of HTML cells in a box that scrolls where the screen is narrower; `above`: what the columns are."""
     skipped = "<th></th>" * (2 if header[1:2] == ["experts (new)"] else 1)
-    return (f"<div class=wide><table{css and f' class={css}'}>" + (f"<tr class=top>{skipped}{above}</tr>" if above else "") + ("<tr>" + "".join(f"<th>{cell}</th>" for cell in header) + "</tr>" if header else "")
-            + "".join("<tr>" + "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-            + "</table></div>" + (f"<p class=note>{caption}</p>" if caption else ""))
+    lines = [f"{skipped}{above}"] if above else []
+    lines += ["".join(f"<th>{cell}</th>" for cell in header)] if header else []
+    lines += ["".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row) for row in rows]
+    lines = [("<tr class=top>" if above and not n else "<tr>") + line + "</tr>" for n, line in enumerate(lines)]
+    note = f"<p class=note>{caption}</p>" if caption else ""
+    return f"<div class=wide><table{css and f' class={css}'}>{''.join(lines)}</table></div>{note}"
 
 
 def group_of(columns: Sequence[str], words: str) -> str:

@@ -77,7 +77,7 @@ class Run:
         return [line.removeprefix("warning: ") for line in self.comments if line.startswith("warning: ")]
 
     def ppl(self, stage: str, lang: str) -> float | None:
-        """Perplexity per token after a stage, None where it was not measured."""
+        """Returns the perplexity per token after a stage, None where it was not measured."""
         found = self.evals.get(stage, {}).get("perplexity", {}).get(lang)
         return float(found["ppl"]) if found else None
 
@@ -134,7 +134,7 @@ class Results:
         return [lang for lang in dict.fromkeys(order) if lang in measured]
 
     def dense_ppl(self, lang: str) -> float | None:
-        """Perplexity per token of the base, None where it was not measured."""
+        """Returns the perplexity per token of the base, None where it was not measured."""
         found = (self.dense or {}).get("perplexity", {}).get(lang)
         return float(found["ppl"]) if found else None
 

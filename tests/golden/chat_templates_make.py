@@ -30,15 +30,15 @@ WRITTEN = {
         '{% if loop.last and add_generation_prompt %}\n'
         "{{ '<|assistant|>' }}\n"
         '{% endif %}\n'
-        '{% endfor %}'
-        , '<s>', '</s>'),
+        '{% endfor %}',
+        '<s>', '</s>'),
     "mistral": (
         "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_"
         "exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% if message['role']"
         " == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ message['"
         "content'] + eos_token}}{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{%"
-        ' endfor %}'
-        , '<s>', '</s>'),
+        ' endfor %}',
+        '<s>', '</s>'),
     "llama3": (
         "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + messag"
         "e['role'] + '<|end_header_id|>\n"
@@ -46,8 +46,8 @@ WRITTEN = {
         "'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% en"
         "dif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n"
         '\n'
-        "' }}{% endif %}"
-        , '<|begin_of_text|>', '<|eot_id|>'),
+        "' }}{% endif %}",
+        '<|begin_of_text|>', '<|eot_id|>'),
     "llama31": (
         '{{- bos_token }}\n'
         '{%- if custom_tools is defined %}\n'
@@ -97,8 +97,8 @@ WRITTEN = {
         '{%- endfor %}\n'
         '{%- if add_generation_prompt %}\n'
         "    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}\n"
-        '{%- endif %}\n'
-        , '<|begin_of_text|>', '<|eot_id|>'),
+        '{%- endif %}\n',
+        '<|begin_of_text|>', '<|eot_id|>'),
     "blanks": (
         'a  \n'
         '  {% if messages %}\n'
@@ -107,12 +107,12 @@ WRITTEN = {
         "  {%- if messages|length == 1 and messages[-1].role != 'x' -%}  e  {%- else %}f{% endif %}\n"
         '{% endif %}\n'
         "  g {{ 'h' if not tools else 'i' }} {{ none }}{{ nothing }}{{ add_generation_prompt }}\n"
-        '\n'
-        , '<s>', '</s>'),
+        '\n',
+        '<s>', '</s>'),
     "no_chat": (
         '{%- for m in messages %}{{ m.content }}{% if not loop.last %}\n'
-        '{% endif %}{% endfor %}'
-        , '<s>', '</s>'),
+        '{% endif %}{% endfor %}',
+        '<s>', '</s>'),
 }
 
 

@@ -135,7 +135,7 @@ def round_trips(work):
     models = {
         "tied-f32": (dense_shapes(False, False), "F32", config_json(rope_scaling=LLAMA3), 1),
         "tied-with-head-bf16": (dense_shapes(False, True), "BF16", config_json(rope_scaling={"type": "linear", "factor": 2.0}), 3),
-        "untied-f16": (dense_shapes(False, True, head_dim=4, kv=2),  "F16",
+        "untied-f16": (dense_shapes(False, True, head_dim=4, kv=2), "F16",
                        config_json(tie_word_embeddings=False, head_dim=4, num_key_value_heads=2, rope_scaling=None), 5),
         "qwen-bias-f32": (dense_shapes(True, True), "F32", config_json(**QWEN), 2),
         "mistral-f32": (dense_shapes(False, True), "F32", config_json(**MISTRAL), 1),

@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
-import convert
-import report_data
-import inputs  # a toy model, texts and checks
-from inputs import check, run
+import convert  # noqa: E402
+import report_data  # noqa: E402
+import inputs  # a toy model, texts and checks  # noqa: E402
+from inputs import check, run  # noqa: E402
 
 LANGUAGES = ["en", "el"]
 

@@ -164,6 +164,7 @@ def pretrain(work):
     check(err.rstrip().endswith(f"model: {work}/base"), "base: the last line names the model")
     loss = [m["loss_lm"] for m in metrics(work / "base/checkpoints/metrics.jsonl")]
     check(len(loss) == 200 and loss[-1] < loss[0] - 0.5, f"base: loss {loss[0]:.3f} -> {loss[-1]:.3f}")
+    one_loss = one_norm = None
     for ranks in (1, 3):
         run(ranks, *arguments, "--output", work / f"base{ranks}", "--train.steps", "10")
         other = [m["loss_lm"] for m in metrics(work / f"base{ranks}/checkpoints/metrics.jsonl")]

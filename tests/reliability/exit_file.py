@@ -60,7 +60,8 @@ def stopped_rank(work):
     check(code == 86 and time.monotonic() - began < 3 * WATCHDOG_S + 10, f"a stopped rank: 86 in time (got {code})")
     found = verdict(run) or {}
     check(found.get("code") == 86 and [a["rank"] for a in found["absent_ranks"]] == [1] and found["absent_ranks"][0]["host"] == os.uname()[1]
-          and found["step"] >= 2 and "rank 1" in found["reason"] and found["num_ranks"] == 3 and found["ranks_not_waiting"] == [], f"exit.json names the stopped rank: {found}")
+          and found["step"] >= 2 and "rank 1" in found["reason"] and found["num_ranks"] == 3
+          and found["ranks_not_waiting"] == [], f"exit.json names the stopped rank: {found}")
     check(not list(run.glob(".waiting*")), "nothing is left of the roll call")
     again = program.run(training(work, run, steps_last(run) + 1, save_every=0), 2)
     check(again.code == 0 and verdict(run) is None and not (run / ".lock").exists(),

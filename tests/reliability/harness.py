@@ -9,7 +9,6 @@ import struct
 import subprocess
 import tempfile
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np

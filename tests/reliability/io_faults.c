@@ -1,7 +1,8 @@
 /* A library for LD_PRELOAD that lets system calls of one rank fail, chosen by
    NMOE_FAULT="op=pwrite,err=28,match=step_0000000003.tmp/model.h5[,mode=errno|short|lost|flip|slow|kill][,ms=N][,rank=R][,nth=N][,count=N]"
-   op: open create write pwrite pread read fsync rename close ftruncate mkdir; match: part of the path; nth: the first call that
-   fails, from 1; count: how many fail, 0 for all from there on; rank: -1 for every rank. NMOE_FAULT_LOG gets a line per fault. */
+   op: open create write pwrite pread read fsync rename close ftruncate mkdir; match: part of the path; nth:
+   the first call that fails, from 1; count: how many fail, 0 for all from there on; rank: -1 for every rank.
+   NMOE_FAULT_LOG gets a line per fault. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -74,8 +75,8 @@ static const char* path_of(int fd, char* buffer, size_t size) {
   return buffer;
 }
 
-#define REAL(name)                     \
-  static __typeof__(name)* real;       \
+#define REAL(name)               \
+  static __typeof__(name)* real; \
   if (!real) real = (__typeof__(name)*)dlsym(RTLD_NEXT, #name)
 
 static long raw_pwrite(int fd, const void* data, size_t size, long at) {
@@ -99,17 +100,20 @@ static ssize_t fail_write(int fd, const void* data, size_t size, long at) {
 ssize_t write(int fd, const void* data, size_t size) {
   REAL(write);
   char path[512];
-  return fd > 2 && hit("write", path_of(fd, path, sizeof path)) ? fail_write(fd, data, size, -1) : real(fd, data, size);
+  return fd > 2 && hit("write", path_of(fd, path, sizeof path)) ? fail_write(fd, data, size, -1)
+                                                                : real(fd, data, size);
 }
 ssize_t pwrite(int fd, const void* data, size_t size, off_t at) {
   REAL(pwrite);
   char path[512];
-  return hit("pwrite", path_of(fd, path, sizeof path)) ? fail_write(fd, data, size, at) : real(fd, data, size, at);
+  return hit("pwrite", path_of(fd, path, sizeof path)) ? fail_write(fd, data, size, at)
+                                                       : real(fd, data, size, at);
 }
 ssize_t pwrite64(int fd, const void* data, size_t size, off64_t at) {
   REAL(pwrite64);
   char path[512];
-  return hit("pwrite", path_of(fd, path, sizeof path)) ? fail_write(fd, data, size, at) : real(fd, data, size, at);
+  return hit("pwrite", path_of(fd, path, sizeof path)) ? fail_write(fd, data, size, at)
+                                                       : real(fd, data, size, at);
 }
 
 /* Calls that only fail: the condition, then errno and -1. */
@@ -165,18 +169,18 @@ int mkdir(const char* path, mode_t mode) {
   REAL(mkdir);
   OR_FAIL(hit("mkdir", path), real(path, mode));
 }
-#define OPEN(name)                                                                  \
-  int name(const char* path, int flags, ...) {                                      \
-    REAL(name);                                                                     \
-    mode_t mode = 0;                                                                \
-    if (flags & (O_CREAT | O_TMPFILE)) {                                            \
-      va_list list;                                                                 \
-      va_start(list, flags);                                                        \
-      mode = va_arg(list, mode_t);                                                  \
-      va_end(list);                                                                 \
-    }                                                                               \
+#define OPEN(name)                                                                     \
+  int name(const char* path, int flags, ...) {                                         \
+    REAL(name);                                                                        \
+    mode_t mode = 0;                                                                   \
+    if (flags & (O_CREAT | O_TMPFILE)) {                                               \
+      va_list list;                                                                    \
+      va_start(list, flags);                                                           \
+      mode = va_arg(list, mode_t);                                                     \
+      va_end(list);                                                                    \
+    }                                                                                  \
     const int fails = hit("open", path) || ((flags & O_CREAT) && hit("create", path)); \
-    OR_FAIL(fails, real(path, flags, mode));                                        \
+    OR_FAIL(fails, real(path, flags, mode));                                           \
   }
 OPEN(open)
 OPEN(open64)

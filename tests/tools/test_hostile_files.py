@@ -53,7 +53,8 @@ def h5_files(folder):
     with h5py.File(folder / "scores without ap", "w") as file:
         file.attrs.update({"complete": 1, "format": "neuronmoe-scores"})
     found = [folder / "no format", folder / "scores without ap"]
-    for name, change in (("not complete", lambda file: file.attrs.update({"complete": 0})), ("later version", lambda file: file.attrs.update({"format_version": 9})),
+    for name, change in (("not complete", lambda file: file.attrs.update({"complete": 0})),
+                         ("later version", lambda file: file.attrs.update({"format_version": 9})),
                          ("version of words", lambda file: file.attrs.update({"format_version": "x"})),
                          ("languages are numbers", set_to("language", np.arange(3))), ("flat AP", set_to("ap", 0.5)), ("AP of words", set_to("ap", [b"x"] * 6)),
                          ("layer beyond", set_to("module/layer", np.array([2**32 - 1], dtype="u4"))),
@@ -83,7 +84,8 @@ ROWS = {
     "tools/make_corpus.py": [(suffix, ["--output", "{out}", "en={bad}"], ()) for suffix in (".jsonl", ".txt", ".jsonl.gz", ".jsonl.zst", ".odt")],
     "tools/make_golden.py": [("", ["--output", "{bad}", "--interventions"], ())],
     "tools/make_prompts.py": [(".jsonl", ["--output", "{out}", "{bad}"], ()), (".txt", ["--output", "{out}", "--lines", "{bad}"], ANY_TEXT)],
-    "tools/make_sense.py": [(suffix, ["--output", "{out}", "en={bad}"], A_SENTENCE if suffix == ".txt" else ()) for suffix in (".jsonl", ".txt", ".txt.gz", ".ndjson.zst")],
+    "tools/make_sense.py": [(suffix, ["--output", "{out}", "en={bad}"], A_SENTENCE if suffix == ".txt" else ())
+                            for suffix in (".jsonl", ".txt", ".txt.gz", ".ndjson.zst")],
     "tools/neuron_counts.py": [(".h5", ["{bad}", "{out}"], ()), (".csv", ["{bad}", "{out}"], ()), (".csv", ["en={bad}", "{out}"], ())],
     "tools/performance_model.py": [("", [option, "{bad}"], ()) for option in ("--model", "--experts", "--rates", "--measured")],
     "tools/plot_ap.py": [(".h5", ["{bad}", "{out}"], ())],
@@ -182,7 +184,8 @@ class HostileFiles(unittest.TestCase):
                     if suffix == ".h5":
                         fits = {"plot_experts": "expert-neurons", "plot_ap": "neurons", "neuron_counts": ", neurons", "plot_neurons": ", neurons"}
                         # what a tool does not read may be anything
-                        harmless = {"plot_ap": ("layer beyond", "expert beyond", "no counts"), "plot_experts": ("flat AP", "AP of words", "layer beyond", "a folder for AP"),
+                        harmless = {"plot_ap": ("layer beyond", "expert beyond", "no counts"),
+                                    "plot_experts": ("flat AP", "AP of words", "layer beyond", "a folder for AP"),
                                     "neuron_counts": ("expert beyond", "no counts"), "plot_neurons": ("expert beyond", "no counts")}
                         stem = os.path.basename(tool)[:-3]
                         good = fits[stem] in bad.name and bad.name.startswith(harmless[stem])
@@ -194,7 +197,8 @@ class HostileFiles(unittest.TestCase):
         step = run / "el" / "stage1" / "step_0000000120"
         any_object = ["base/config.json", "el/stage1/exit.json", *(f"el/stage1/{step.name}/{name}.json" for name in ("manifest", "provenance"))]
         names = any_object + [f"el/eval-{stage}.{end}" for stage in ("dense", "stage2") for end in ("json", "items.jsonl")] + [
-            "el/eval-before.json", "neurons.h5", "el/experts.cfg", "el/expert_neurons.h5", "el/eval-dense.interventions.h5", "el/texts-dense.jsonl", "corpus/corpus.json",
+            "el/eval-before.json", "neurons.h5", "el/experts.cfg", "el/expert_neurons.h5", "el/eval-dense.interventions.h5", "el/texts-dense.jsonl",
+            "corpus/corpus.json",
             "el/stage1/metrics.jsonl"]
         for name in names:
             synthetic.write_journey(str(run))

@@ -135,7 +135,8 @@ class Plots(unittest.TestCase):
 
     def test_faults_are_one_line(self):
         for arguments, wanted in [((self.neurons, self.png, "--languages", "xx"), "language 'xx' is not in it; it has: en, es"),
-                                  ((self.experts, self.png), "it is neuronmoe-expert-neurons, wanted neuronmoe-neurons"), (("/nowhere.h5", self.png), "nowhere.h5")]:
+                                  ((self.experts, self.png), "it is neuronmoe-expert-neurons, wanted neuronmoe-neurons"),
+                                  (("/nowhere.h5", self.png), "nowhere.h5")]:
             done = self.plot("plot_neurons.py", *arguments)
             self.assertEqual(done.returncode, 78 if "--languages" in arguments else 65)
             self.assertIn(wanted, done.stdout)

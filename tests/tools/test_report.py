@@ -23,7 +23,6 @@ import metrics_file  # noqa: E402
 import report  # noqa: E402
 import report_charts  # noqa: E402
 import report_data  # noqa: E402
-import report_pairs  # noqa: E402
 import report_svg  # noqa: E402
 import synthetic  # noqa: E402
 import tool_errors  # noqa: E402
@@ -324,7 +323,8 @@ class Report(unittest.TestCase):
         self.assertIn("eval-stage1.items.jsonl: its documents of el have a perplexity of", err)
 
     def test_items_that_are_none(self):
-        for content in (b"{", b"[]\n", b'{"task": "perplexity"}\n', b"\xff\n", b"null\n", b'{"task": "perplexity", "set": "el", "document": 0, "tokens": 1, "loglikelihood": NaN}\n',
+        for content in (b"{", b"[]\n", b'{"task": "perplexity"}\n', b"\xff\n", b"null\n",
+                        b'{"task": "perplexity", "set": "el", "document": 0, "tokens": 1, "loglikelihood": NaN}\n',
                         b'{"task": "perplexity", "set": "xx", "document": 0, "tokens": 1, "loglikelihood": -1}\n'):
             synthetic.write_journey(self.work)
             pathlib.Path(self.work, "el", "eval-dense.items.jsonl").write_bytes(content)

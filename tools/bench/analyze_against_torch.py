@@ -7,7 +7,8 @@
 Needs torch, transformers, scikit-learn, pandas and h5py. The second argument is a folder of the pipeline (base/,
 corpus/sense/), or any dense model and sense files laid out so. The script gives every sentence to the model's
 AutoTokenizer, runs it alone through the Hugging Face model with a hook on each Linear, takes means over tokens, scores
-each neuron and language with average_precision_score and the numpy statistics of expertise.csv. It leaves out what `analyze` does besides (layer similarity, LAPE, files). Prints the
+each neuron and language with average_precision_score and the numpy statistics of expertise.csv. It leaves out what
+`analyze` does besides (layer similarity, LAPE, files). Prints the
 agreement of the two and of expertise.csv with neurons.h5, and medians of processor and wall time.
 """
 import argparse
