@@ -12,6 +12,7 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOOLS = os.path.join(os.path.dirname(os.path.dirname(HERE)), "tools")
 sys.path[:0] = [HERE, TOOLS]
+import plot_ap  # noqa: E402
 import plot_data  # noqa: E402
 import synthetic  # noqa: E402
 
@@ -107,7 +108,7 @@ class Plots(unittest.TestCase):
     def test_kind_of_picture_follows_the_name(self):
         for name, beginning in (("a.svg", b"<?xml"), ("a.pdf", b"%PDF-"), ("a.PNG", b"\x89PNG"), ("a", b"\x89PNG")):
             path = os.path.join(self.folder, name)
-            self.assertEqual(self.plot("plot_ap.py", self.neurons, path).returncode, 0)
+            plot_ap.draw([self.neurons, path])
             with open(path, "rb") as stream:
                 self.assertTrue(stream.read().startswith(beginning), name)
         with open(os.path.join(self.folder, "a.svg"), encoding="utf-8") as stream:
