@@ -32,7 +32,7 @@ figure{margin:.6rem 0 0}figcaption{margin-top:.3rem}.panels{display:flex;flex-wr
 .texts td{white-space:pre-wrap;text-align:left;min-width:5.5rem}.texts td+td{min-width:12rem;overflow-wrap:anywhere}
 blockquote{margin:1rem 0 .2rem;font-weight:600}
 pre{background:var(--box);padding:.6rem;overflow:auto;font-size:.8rem;margin:.3rem 0}summary{cursor:pointer}
-.facts td{white-space:normal;text-align:left}
+.facts td{white-space:normal;max-width:22rem}
 svg{display:block;max-width:none;height:auto;font:12px system-ui,sans-serif}svg text{fill:var(--fg)}svg .label{fill:var(--soft)}
 svg .high{fill:var(--high)}
 .line{fill:none;stroke-width:1.8;stroke:var(--fg)}.grid{stroke:var(--rule);stroke-width:.7}.axis{stroke:var(--soft);stroke-width:1}
@@ -115,7 +115,7 @@ def change_cell(change: report_pairs.Change | None) -> str:
     """Returns a difference with its standard error, gray where it is within two of them."""
     if change is None:
         return "–"
-    text = f"{change.value:+.3f} ± {change.error:.3f}".replace("-", "−")
+    text = change.words().replace("-", "−")
     return text if change.is_clear else f'<td class="unclear">{text}</td>'
 
 
@@ -274,8 +274,10 @@ def run_part(results: Results) -> list[str]:
     names = [name for name in dict.fromkeys(key for row in rows for key in row) if any(row.get(name) for row in rows)]
     names.sort(key=lambda name: name == "ended")  # a sentence: last
     if rows:
-        parts.append(table_of([escape(name) for name in names], [[escape(row.get(name, "")) or "–" for name in names] for row in rows], caption=(
-            "Time: sum over the steps of the training, without loading and saving. Hosts, ranks and program as in the newest checkpoint.")))
+        parts.append(table_of(["", *(escape(row["training"]) for row in rows)], [
+            [escape(name)] + [escape(row.get(name, "")) or "–" for row in rows] for name in names[1:]], "facts", caption=(
+            "Time: sum over the steps of the training, without loading and saving. Hosts, ranks, program and settings as in the newest checkpoint; "
+            "all settings stand in the files below.")))
     steps = provenance.step_times(results)
     if steps:
         parts.append(f"<details><summary>All steps of the pipeline: {escape(provenance.duration(sum(s for _, s in steps)))}</summary>"

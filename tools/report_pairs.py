@@ -19,6 +19,11 @@ class Change(NamedTuple):
         """Whether the difference is more than two standard errors."""
         return abs(self.value) > 2 * self.error
 
+    def words(self, signed: bool = True) -> str:
+        """Returns the difference and its error, with as many digits as the error needs."""
+        digits = 3 if self.error >= 0.001 or not self.error else min(8, 1 - math.floor(math.log10(self.error)))
+        return f"{self.value if signed else abs(self.value):{'+' if signed else ''}.{digits}f} ± {self.error:.{digits}f}"
+
 
 class Items:
     """What one model did to each document, `documents[lang][number] = (tokens, loglikelihood)`, and item,

@@ -54,7 +54,18 @@ def machine_of(folder: str) -> dict[str, str]:
             out["device"] = ", ".join(dict.fromkeys(re.sub(r"\d+$", "N", device) if len(ranks) > 1 else device for *_, device in ranks))
             out["threads per rank"] = ", ".join(dict.fromkeys(threads for _, _, _, threads, _ in ranks))
             out["MPI"] = str(found.get("mpi", "")).split(" (")[0]
+            out.update(settings_of(str(found.get("config", ""))))
     return out
+
+
+def settings_of(config: str) -> dict[str, str]:
+    """Returns the settings that one asks for first, from the resolved config of a training."""
+    found = dict(line.split(" = ", 1) for line in config.partition("[train]\n")[2].partition("\n\n")[0].splitlines() if " = " in line)
+    if not found:
+        return {}
+    batch = " × ".join(found.get(name, "?") for name in ("global_batch_size", "seq_length"))
+    return {"sequences × tokens of a step": batch, "element type": found.get("dtype", ""), "learning rate": found.get("learning_rate", ""),
+            "expert-parallel ranks": found.get("expert_parallel_size", ""), "seed": found.get("seed", "")}
 
 
 def ending_of(folder: str) -> str:

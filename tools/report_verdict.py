@@ -31,7 +31,7 @@ def change_in_accuracy(before: dict[str, Any], after: dict[str, Any], paired: re
     """Returns words for a change between two accuracies; 2 standard errors is the bar for calling it a change."""
     words = f"{before['acc']:.3f} → {after['acc']:.3f}"
     if paired:
-        return f"{words} ({paired.value:+.3f} ± {paired.error:.3f} in pairs{'' if paired.is_clear else ': no clear change'})"
+        return f"{words} ({paired.words()} in pairs{'' if paired.is_clear else ': no clear change'})"
     difference = after["acc"] - before["acc"]
     error = math.hypot(before.get("stderr", 0.0), after.get("stderr", 0.0))
     return words + ("" if abs(difference) > 2 * error else f" (within 2 standard errors, {2 * error:.3f}: no clear change)")
@@ -40,7 +40,7 @@ def change_in_accuracy(before: dict[str, Any], after: dict[str, Any], paired: re
 def doubt(before: report_pairs.Items | None, after: report_pairs.Items | None, lang: str) -> str:
     """Returns what has to be added where two perplexities do not clearly differ on the same documents."""
     change = report_pairs.change_of_nll(before, after, lang)
-    return "" if change is None or change.is_clear else f" No clear change: {change.value:+.3f} ± {change.error:.3f} nats per token in pairs."
+    return "" if change is None or change.is_clear else f" No clear change: {change.words()} nats per token in pairs."
 
 
 def of_source(results: Results) -> list[str]:
@@ -180,7 +180,7 @@ def of_control(results: Results) -> list[str]:
     better = "uniform is better" if theirs < ours else "neuron-guided is better"
     paired = report_pairs.change_of_nll(control.items.get("stage2"), run.items.get("stage2"), target)
     if paired:
-        better += f" ({abs(paired.value):.3f} ± {paired.error:.3f} nats per token in pairs{'' if paired.is_clear else ': no clear difference'})"
+        better += f" ({paired.words(signed=False)} nats per token in pairs{'' if paired.is_clear else ': no clear difference'})"
     return [f"Control: after stage 2 the neuron-guided model has {100 * gain(dense, ours) / gain(dense, theirs):.0f} % of the uniform "
             f"model's log-perplexity gain on {target} with {100 * run.new / control.new:.0f} % of its new experts "
             f"({run.new} against {control.new}); on the target {better} here. One seed, and the expert counts differ: "

@@ -23,6 +23,7 @@ import metrics_file  # noqa: E402
 import report  # noqa: E402
 import report_charts  # noqa: E402
 import report_data  # noqa: E402
+import report_pairs  # noqa: E402
 import report_svg  # noqa: E402
 import synthetic  # noqa: E402
 import tool_errors  # noqa: E402
@@ -314,6 +315,7 @@ class Report(unittest.TestCase):
         # 125 right of 200, then 138: 13 changed in one direction, mean 0.065, sqrt((13/200 - 0.065^2) / 199) = 0.01748
         self.assertIn("0.625 → 0.690 (+0.065 ± 0.017 in pairs);", out)
         self.assertIn("<td>+0.065 ± 0.017</td>", self.page())
+        self.assertEqual(report_pairs.Change(-0.00234, 0.000123, 5).words(), "-0.00234 ± 0.00012")
         self.write_items("stage1", [4, -4] * 5 + [0])  # another document: no pairs of documents, but of items
         self.assertEqual(self.call()[0], 0)
         self.assertNotIn("0.380 ±", self.page())
@@ -337,16 +339,23 @@ class Report(unittest.TestCase):
         step = pathlib.Path(self.work, "el", "stage1", "step_0000000120")
         step.mkdir()
         ranks = "".join(f"  rank {n:>4}  node{n // 2}  cores 0-3  threads 4    device cuda:{n % 2}\n" for n in range(4))
-        (step / "provenance.json").write_text(json.dumps({"placement": ranks, "mpi": "Open MPI v4.1.4 (MPI 3.1)"}))
+        (step / "provenance.json").write_text(json.dumps({
+            "placement": ranks, "mpi": "Open MPI v4.1.4 (MPI 3.1)", "config": "[run]\nseed = 9\n\n[train]\nseq_length = 128\n# a = b is not set\n"
+            "global_batch_size = 8\n"
+            "dtype = bfloat16\nlearning_rate = 0.002\n\n[lbl]\nseed = 7\n"}))
         (step / "manifest.json").write_text('{"facts": {"version": "0.1.0+abc"}}\n01234567\n')
         (step.parent / "metrics.jsonl").write_text("".join(
             json.dumps({"step": n, "tokens": 100 * n, "loss_lm": 2.0, "step_s": 0.5, "flops": 10**9}) + "\n" for n in range(1, 121)))
         (step.parent / "exit.json").write_text('{"code": 75, "reason": "no space", "step": 3, "time": "2026-11-30T15:29:15Z"}')
         self.assertEqual(self.call()[2], "")
-        row = re.search(r"<tr><td>stage 1, neuron-guided</td><td>120</td>.*?</tr>", self.page())[0]
-        self.assertEqual(re.findall("<td>(.*?)</td>", row)[1:], [
-            "120", "12,000", "1 min 00 s", "200", "2.0", "4", "node0, node1", "cuda:N", "4", "Open MPI v4.1.4", "0.1.0+abc",
-            "ended early at step 3, 2026-11-30T15:29:15Z, code 75: no space"])
+        table = re.search(r"<table class=facts>.*?</table>", self.page(), re.S)[0]
+        self.assertEqual(re.findall("<th>(.*?)</th>", table), ["", "base", "stage 1, neuron-guided", "stage 2, neuron-guided"])
+        rows = [re.findall("<td>(.*?)</td>", row) for row in table.split("</tr>")[1:-1]]
+        self.assertEqual({row[0]: row[2] for row in rows}, {
+            "steps": "120", "tokens": "12,000", "time": "1 min 00 s", "tokens/s": "200", "GFLOP/s per rank": "2.0", "ranks": "4", "hosts": "node0, node1",
+            "device": "cuda:N", "threads per rank": "4", "MPI": "Open MPI v4.1.4", "sequences × tokens of a step": "8 × 128",
+            "element type": "bfloat16", "learning rate": "0.002", "program": "0.1.0+abc",
+            "ended": "ended early at step 3, 2026-11-30T15:29:15Z, code 75: no space"})
         for name, content in (("manifest.json", "{"), ("manifest.json", '{"facts": 3}'), ("provenance.json", "[]")):
             (step / name).write_text(content)
             code, _, err = self.call()
