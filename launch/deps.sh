@@ -15,7 +15,7 @@ packages=(
   libdnnl-dev                                    # CPU GEMM (optional for the build)
   nlohmann-json3-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev sentencepiece # JSON, tokenizers
   libfmt-dev libspdlog-dev libssl-dev            # messages, SHA-256
-  python3 python3-h5py python3-numpy python3-matplotlib # tools/report.py
+  python3 python3-h5py python3-numpy python3-matplotlib # tools/: report, pictures
 )
 check=0
 for argument in "$@"; do

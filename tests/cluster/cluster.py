@@ -3,7 +3,6 @@
 training that is told to stop and one with a stopped rank go back into the queue and end with the bits of an undisturbed one, wrong
 launches end at once. Usage: cluster.py SOURCE_DIR NEURONMOE"""
 import hashlib
-import json
 import os
 import random
 import re
