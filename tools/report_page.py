@@ -315,6 +315,7 @@ def write_page(results: Results, path: str) -> None:
     parts += ["<h2>What it says</h2>", list_of(verdict(results)), pairs_table(results), *allocation_part(results), *neurons_part(results),
               *loss_part(results), *experts_part(results), *texts_part(results), *run_part(results), *sources_part(results, path),
               "</body></html>\n"]
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     with open(path + ".tmp", "w", encoding="utf-8", errors="replace") as stream:
         stream.write("\n".join(part for part in parts if part))
     os.replace(path + ".tmp", path)

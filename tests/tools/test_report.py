@@ -2,6 +2,7 @@
 """Tests of tools/report.py on synthetic files."""
 import contextlib
 import copy
+import html.parser
 import io
 import json
 import math
@@ -27,6 +28,25 @@ import report_pairs  # noqa: E402
 import report_svg  # noqa: E402
 import synthetic  # noqa: E402
 import tool_errors  # noqa: E402
+
+
+class Tags(html.parser.HTMLParser):
+    """Refuses a page whose tags are not closed in the order they were opened."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open = []
+        self.feed(page)
+        if self.open:
+            raise AssertionError(f"not closed: {self.open}")
+
+    def handle_starttag(self, tag, attrs):
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.open.pop() != tag:
+            raise AssertionError(f"</{tag}> at {self.getpos()}")
 
 
 class Report(unittest.TestCase):
@@ -60,6 +80,7 @@ class Report(unittest.TestCase):
                      ">loss, nats per token<", ">step<", ">layer<", ">expert<", ">mean weight of the base expert<"):
             self.assertIn(text, page)
         self.assertNotIn("exp_2", page)
+        Tags(page)
         xml.dom.minidom.parseString("<page>" + "".join(re.findall(r"<svg .*?</svg>", page)) + "</page>")
         self.assertIn("all inequalities hold", out)
 
@@ -281,11 +302,18 @@ class Report(unittest.TestCase):
             code, out, err = self.call()
             self.assertEqual((code, err), (0, ""), names)
             self.assertIn("</body></html>", self.page())
+            Tags(self.page())
             for name in names:
                 self.assertEqual(name in out, not name.startswith("base"), name)
         code, out, err = self.call("--check")  # without neurons and list
         self.assertEqual(code, 65)
         self.assertIn("are missing", err)
+
+    def test_neurons_alone(self):
+        synthetic.write_neurons(os.path.join(self.work, "neurons.h5"))
+        code, out, err = self.call()  # the target's folder is made
+        self.assertEqual((code, err), (0, ""))
+        self.assertEqual(self.page().count("<svg "), 1)
 
     def test_nothing_to_report(self):
         os.mkdir(os.path.join(self.work, "el"))
