@@ -66,8 +66,10 @@ def exit_code_of(tool: str, work: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        text = f"{error.filename or 'output'}: {error.strerror or error}"
-        code = EXIT_NO_SPACE if error.errno == errno.ENOSPC else EXIT_IO
+        if error.errno is None:  # a library's own, about what a file holds
+            text, code = str(error), EXIT_DATA
+        else:
+            text, code = f"{error.filename or 'output'}: {error.strerror}", EXIT_NO_SPACE if error.errno == errno.ENOSPC else EXIT_IO
     except KeyboardInterrupt:
         text, code = "interrupted", 130
     except Exception as error:
