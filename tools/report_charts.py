@@ -15,7 +15,7 @@ def allocation(lists: Sequence[Sequence[int]], counts: Sequence[int] | None, ran
     layers = len(experts)
     step = 56 if layers <= 12 else 26
     most = max(max(experts), max((high for _, high in ranges or []), default=1))
-    plot = Plot((max(330, layers * step + 110), 250), (-0.6, layers - 0.4), (0, most * 1.08), right=54 if counts else 14, top=40)
+    plot = Plot((max(330, layers * step + 110), 250), (-0.6, layers - 0.4), (0, most * 1.08), above=40, beside=54 if counts else 14)
     plot.axes("layer", "experts, base included", range(layers), [t for t in ticks(0, most) if t == round(t)])
     width = (plot.right - plot.left) / (layers + 0.2) * 0.7
     for layer, count in enumerate(experts):
@@ -123,7 +123,7 @@ def loss(curves: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> str:
     points = [point for _, curve in curves for point in curve]
     low, high = min(y for _, y in points), max(y for _, y in points)
     margin = 0.05 * (high - low) or 0.1
-    plot = Plot((330, 230), (min(x for x, _ in points), max(x for x, _ in points)), (low - margin, high + margin), top=28 if len(curves) > 1 else 12)
+    plot = Plot((330, 230), (min(x for x, _ in points), max(x for x, _ in points)), (low - margin, high + margin), above=28 if len(curves) > 1 else 12)
     plot.axes("step", "loss, nats per token", ticks(*plot.x, most=5), ticks(*plot.y))
     for n, (_, curve) in enumerate(curves):
         css, values = ("s-control" if n else "s-source"), [y for _, y in curve]
@@ -140,7 +140,7 @@ def loss(curves: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> str:
 
 def routers(stages: dict[str, dict[str, dict[int, float]]], languages: Sequence[str], layers: int) -> str:
     """Draws {stage: {lang: {layer: weight of the base expert}}}: how far stage 2 sends a language back to the base."""
-    plot = Plot((max(330, min(layers * 30, 700) + 80), 240), (-0.4, layers - 0.6), (0, 1), top=44)
+    plot = Plot((max(330, min(layers * 30, 700) + 80), 240), (-0.4, layers - 0.6), (0, 1), above=44)
     every = 1 if layers <= 16 else 2 if layers <= 32 else 8
     plot.axes("layer (dots: layers with experts)", "mean weight of the base expert", range(0, layers, every), ticks(0, 1))
     entries = []

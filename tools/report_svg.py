@@ -83,11 +83,11 @@ def text_width(words: str) -> float:
 
 
 class Plot(Canvas):
-    """A canvas with two axes: `x` from `left` to `right`, `y` upwards."""
+    """A canvas with two axes: `x` and `y` are their ends, `above` and `beside` what stays free over and to the right of them."""
 
-    def __init__(self, size: Point, x: Point, y: Point, left: float = 54, right: float = 14, top: float = 28, bottom: float = 42) -> None:
+    def __init__(self, size: Point, x: Point, y: Point, above: float = 28, beside: float = 14) -> None:
         super().__init__(*size)
-        self.left, self.right, self.top, self.bottom = left, size[0] - right, top, size[1] - bottom
+        self.left, self.right, self.top, self.bottom = 54.0, size[0] - beside, above, size[1] - 42
         self.x, self.y = x, y if y[1] > y[0] else (y[0], y[0] + 1)
 
     def at(self, x: float, y: float) -> Point:
