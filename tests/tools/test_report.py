@@ -219,14 +219,19 @@ class Report(unittest.TestCase):
     def test_warns_of_ties_at_the_cut(self):
         synthetic.write_journey(self.work, tied=("zh", "el"))
         with open(os.path.join(self.work, "el", "experts.cfg"), "a", encoding="utf-8") as stream:
-            stream.write("# warning: ties drawn at random with 100 seeds (1 to 100) give 20 to 22 experts in all\n")
+            stream.write("# warning: ties drawn at random with 100 seeds (1 to 100) give 20 to 22 experts in all, median 21; "
+                         "by layer, layer 0 first: 3,1-2,1,1,2,3-4,3,4\n# warning: top_k = 150 takes all that tie and gives 20 experts: 3\n"
+                         "# warning: el: 150 neurons have the AP of the cut, 1.000000\n# warning: something else\n")
         out = self.call()[1]
         for text in ("Caution: 150 neurons of zh have the AP of the cut, 1.0000, and 100 of them were taken; the order of "
                      "rows decided which, first layers first. top_k = 150 takes them all",
                      "Caution: 150 neurons of el have the AP of the cut, 1.0000, and 100 of them were taken; a draw decided",
                      "How much of the list is chance: ties drawn at random with 100 seeds (1 to 100) give 20 to 22"):
             self.assertIn(text, out)
-        self.assertEqual(out.count("Caution"), 2)
+        self.assertIn("Without a draw: top_k = 150 takes all that tie and gives 20 experts: 3.", out)
+        self.assertIn("Caution: something else.", out)
+        self.assertEqual(out.count("Caution"), 3)
+        self.assertEqual(self.page().count('class="line whisker"'), 1 + 2 * 3)  # in the legend, and in two layers
 
     def test_heat_map_values_are_shares_of_the_expert(self):
         synthetic.write_journey(self.work)
