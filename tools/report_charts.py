@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from report_svg import Canvas, Plot, text_width, tick_text, ticks
+from report_svg import Canvas, Plot, legend_width, text_width, tick_text, ticks
 
 CELL_HEIGHT, HEAT_TOP = 24, 8
 
@@ -13,9 +13,11 @@ def allocation(lists: Sequence[Sequence[int]], counts: Sequence[int] | None, ran
     they come from as a line on an axis of its own; `ranges` as whiskers: what other draws of ties would have given."""
     base, existing, experts = lists
     layers = len(experts)
-    step = 56 if layers <= 12 else 26
+    step = 46 if layers <= 12 else 26
+    entries = [("box", "f-base", "base FFN, frozen")] + [("box", "f-old", "there before, frozen")] * (list(existing) != list(base))
+    entries += [("box", "f-new", "new")] + [("line", "whisker", "whiskers: other draws")] * bool(ranges) + [("line", "s-count", "neurons")] * bool(counts)
     most = max(max(experts), max((high for _, high in ranges or []), default=1))
-    plot = Plot((max(330, layers * step + 110), 250), (-0.6, layers - 0.4), (0, most * 1.08), above=40, beside=54 if counts else 14)
+    plot = Plot((max(330, layers * step + 110, 54 + legend_width(entries)), 250), (-0.6, layers - 0.4), (0, most * 1.08), above=40, beside=54 if counts else 14)
     plot.axes("layer", "experts, base included", range(layers), [t for t in ticks(0, most) if t == round(t)])
     width = (plot.right - plot.left) / (layers + 0.2) * 0.7
     for layer, count in enumerate(experts):
@@ -29,11 +31,8 @@ def allocation(lists: Sequence[Sequence[int]], counts: Sequence[int] | None, ran
             (x, low), (_, high) = plot.at(layer, ranges[layer][0]), plot.at(layer, ranges[layer][1])
             for line in ([(x, low), (x, high)], [(x - 4, low), (x + 4, low)], [(x - 4, high), (x + 4, high)]):
                 plot.line(line, "whisker")
-    entries = [("box", "f-base", "base FFN, frozen")] + [("box", "f-old", "there before, frozen")] * (list(existing) != list(base))
-    entries += [("box", "f-new", "new")] + [("line", "whisker", "other draws")] * bool(ranges)
     if counts:
         second_axis(plot, counts, languages)
-        entries.append(("line", "s-count", "neurons"))
     plot.legend((plot.left, 16), entries)
     return plot.svg(f"experts per layer: {', '.join(map(str, experts))}")
 

@@ -77,6 +77,11 @@ class Canvas:
                 + "".join(self.parts) + "</svg>")
 
 
+def legend_width(entries: Sequence[tuple[str, str, str]]) -> float:
+    """Returns about how wide a legend of these entries is."""
+    return sum((16 if kind == "box" else 22) + 16 + text_width(words) for kind, _, words in entries)
+
+
 def text_width(words: str) -> float:
     """Returns about how wide words in 12 pixels are; letters of Chinese, Japanese and Korean count twice."""
     return sum(12.0 if ord(char) > 0x2E80 else 6.2 for char in words)
