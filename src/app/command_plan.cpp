@@ -90,6 +90,12 @@ int run_plan(comm::ExecutionContext& context, const AppConfig& config) {
     if (context.world.rank() != 0) return;
     const std::string idle = train::idle_ranks_warning(input.config, input.num_ranks);
     if (!idle.empty()) context.log.warn("{}", idle);
+    if (input.config.epochs > 0)
+      context.log.warn(
+          "train.epochs = {} is a number of steps that only the data knows: planned with train.steps = {}; "
+          "pass "
+          "--train.steps",
+          input.config.epochs, input.config.steps);
     std::string text = train::plan_report(input, config.machine, config.plan);
     if (config.plan.explain) {
       const model::FreezePlan freeze = model::make_freeze_plan(input.model, train::trainables_of(input.kind));

@@ -116,11 +116,12 @@ RunCost run_cost(const PlanInput& input, const MachineConfig& machine, const Com
 
 std::vector<NodePlan> plan_nodes(const PlanInput& input, const MachineConfig& machine,
                                  const ComputeRate& rate, const PlanConfig& plan, Scaling scaling) {
-  constexpr int most_nodes = 64;
+  constexpr int most_nodes = 64, most_ranks = 1024;  // what takes a second
   std::vector<NodePlan> plans;
   const bool strong = scaling == Scaling::strong;
   const MachineConfig expected = with_share(machine, rate.value);
   for (int nodes = 1; nodes <= (machine.network_gbs > 0 ? most_nodes : 1); nodes *= 2) {
+    if (nodes > 1 && nodes * machine.gpus_per_node > most_ranks) break;
     NodePlan& of_nodes = plans.emplace_back();
     of_nodes.nodes = nodes;
     of_nodes.layout = plan_layouts(input, expected, nodes, strong, ReduceRoute::direct).front();

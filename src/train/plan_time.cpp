@@ -122,6 +122,9 @@ TimePlan plan_time(const PlanInput& input, const MachineConfig& machine, ReduceR
 
 namespace {
 
+/// Larger groups are not tried: a plan of a machine with many GPUs in a node would take minutes.
+constexpr int most_expert_parallel = 16;
+
 /// Divisors of the global batch up to train.micro_batch_size that leave the fewest ranks idle, largest first.
 std::vector<std::int64_t> micro_batch_sizes(const TrainConfig& config, int num_ranks) {
   std::vector<std::int64_t> sizes;
@@ -162,7 +165,7 @@ std::vector<LayoutChoice> plan_layouts(PlanInput input, const MachineConfig& mac
   TrainConfig& c = input.config;
   if (!strong) c.global_batch_size = c.micro_batch_size * input.num_ranks;
   const std::vector<std::int64_t> sizes = micro_batch_sizes(c, input.num_ranks);
-  for (int ep = 1; ep <= machine.gpus_per_node; ++ep) {
+  for (int ep = 1; ep <= std::min(machine.gpus_per_node, most_expert_parallel); ++ep) {
     if (machine.gpus_per_node % ep != 0 || (ep > 1 && input.model.num_moe_layers() == 0)) continue;
     LayoutChoice choice;
     choice.expert_parallel_size = c.expert_parallel_size = ep;

@@ -60,7 +60,7 @@ struct NodePlan {
   LayoutChoice layout;
   RunCost cost;
 };
-/// 1, 2, 4 ... 64 nodes, or one where the machine has no network.
+/// 1, 2, 4 ... 64 nodes with up to 1,024 GPUs, or one where the machine has no network.
 std::vector<NodePlan> plan_nodes(const PlanInput& input, const MachineConfig& machine,
                                  const ComputeRate& rate, const PlanConfig& plan, Scaling scaling);
 

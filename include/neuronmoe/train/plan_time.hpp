@@ -54,8 +54,8 @@ struct LayoutChoice {
   std::int64_t needed_bytes = 0;
   bool fits = false;  ///< needed_bytes in the memory of a GPU
 };
-/// Returns all expert-parallel sizes that stay inside a node, the fastest that fits first. Global batch =
-/// one configured micro-batch per rank, or, with `strong`, the configured one.
+/// Returns all expert-parallel sizes up to 16 that stay inside a node, the fastest that fits first. Global
+/// batch = one configured micro-batch per rank, or, with `strong`, the configured one.
 std::vector<LayoutChoice> plan_layouts(PlanInput input, const MachineConfig& machine, int nodes, bool strong,
                                        ReduceRoute route);
 
