@@ -66,16 +66,15 @@ void for_each_field(Config& c, F&& f) {
   f("allocation.counts", c.counts,
     FieldInfo{.help = "CSV with neuron counts per layer, instead of neurons.h5"});
   f("allocation.columns", c.columns, FieldInfo{.help = "columns of the counts CSV, comma-separated"});
-  f("allocation.mode", c.mode, FieldInfo{.help = "what a layer's size is computed from"});
+  f("allocation.mode", c.mode, FieldInfo{.help = "what the size of a layer is computed from"});
   f("allocation.languages", c.languages,
     FieldInfo{.help = "languages, comma-separated; the first is the source"});
   f("allocation.top_k", c.top_k,
-    FieldInfo{.help = "select so many neurons per language anew; 0: take those that analyze selected",
+    FieldInfo{.help = "select this many neurons per language again; 0: those that analyze selected",
               .min = 0,
               .max = 9e15});
   f("allocation.ties", c.ties,
-    FieldInfo{.help = "select anew, with the neurons at the cut in this order (analysis.ties)",
-              .unset = "stored"});
+    FieldInfo{.help = "select again, with ties at the cut in this order (analysis.ties)", .unset = "stored"});
   f("allocation.old_languages", c.old_languages,
     FieldInfo{.help = "mode similarity: the old languages among them (empty: the first)"});
   f("allocation.e_min", c.e_min,
@@ -84,16 +83,19 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "most experts of a layer, base included", .min = 1, .max = 1024});
   f("allocation.rounding", c.rounding, FieldInfo{.help = "how a fraction becomes a count"});
   f("allocation.min_over", c.min_over, FieldInfo{.help = "layers the minimum is taken over"});
-  f("neurons.key", c.key, FieldInfo{.help = "what makes two neurons of a layer the same"});
+  f("neurons.key", c.key, FieldInfo{.help = "by what two neurons of a layer count as the same"});
   f("allocation.experts", c.experts,
     FieldInfo{
         .help = "mode uniform: experts of every layer, base included; other modes are compared with that",
         .min = 1,
         .max = 1024});
   f("allocation.overlap", c.overlap,
-    FieldInfo{.help = "LAYER:N[,LAYER:N]: neurons that the columns of the counts CSV share in a layer"});
+    FieldInfo{.help = "LAYER:N[,LAYER:N]: subtract N neurons of a layer that several columns of the counts "
+                      "CSV contain"});
   f("allocation.explain", c.explain,
-    FieldInfo{.help = "show the arithmetic of every layer and how far it is from another count"});
+    FieldInfo{
+        .help =
+            "show the arithmetic of every layer and how many neurons more or fewer would change its count"});
   f("allocation.sweep", c.sweep,
     FieldInfo{.help = "e_max=4,6;e_min=1,2;threshold=0.5,0.8;top_k=500,1000: instead of experts.cfg write a "
                       "CSV with a row per combination"});

@@ -85,14 +85,14 @@ void for_each_field(Config& c, F&& f) {
               .min = 1,
               .max = 16777216});
   f("sense.negatives", c.negatives,
-    FieldInfo{.help = "sentences a language is told apart from: pool: the positives of the others; file: the "
+    FieldInfo{.help = "negative sentences of a language: pool: the positives of the others; file: the "
                       "negative list of its own LANG:PATH.json, and one language alone is enough"});
   f("sense.redraw_per_language", c.redraw,
     FieldInfo{.help =
                   "draw positives and negatives anew for every analyzed language, as the released code does, "
                   "instead of one set for all"});
   f("analysis.csv", c.csv,
-    FieldInfo{.help = "analyze: also write expertise.csv and friends into this directory"});
+    FieldInfo{.help = "analyze: also write expertise.csv and the files that go with it into this directory"});
   f("analysis.responses", c.responses,
     FieldInfo{.help = "analyze: also write the responses of analysis.response_modules, a number for every "
                       "neuron and sentence, into this HDF5 file"});
@@ -100,7 +100,7 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "analyze: modules of analysis.responses, comma-separated; an entry is a part of names "
                       "between dots: layers.3, mlp.down_proj, layers.3.mlp, or model for all of them"});
   f("analysis.ap_high", c.ap_high,
-    FieldInfo{.help = "specialize: a neuron counts as specialized from this AP on", .min = 0, .max = 1});
+    FieldInfo{.help = "specialize: AP from which a neuron counts as specialized", .min = 0, .max = 1});
   f("expert_ap.every", c.every,
     FieldInfo{
         .help = "train: measure the experts on the analysis.sense sentences every so many steps; 0 = never",

@@ -127,16 +127,15 @@ void for_each_field(Config& c, F&& f) {
   constexpr double many = 1e15;
   f("run.model", c.run.model, FieldInfo{.help = "Hugging Face model directory"});
   f("run.experts", c.run.experts, FieldInfo{.help = "experts per layer, made by `allocate`"});
-  f("run.tokens", c.run.tokens, FieldInfo{.help = "token file: the whole of it as the only data set"});
-  f("run.output", c.run.output, FieldInfo{.help = "what the command writes", .layout = true});
+  f("run.tokens", c.run.tokens, FieldInfo{.help = "token file, used whole as the only data set"});
+  f("run.output", c.run.output, FieldInfo{.help = "output file or directory", .layout = true});
   f("run.input", c.run.input,
     FieldInfo{.help = "inspect, convert: the file or directory to read", .layout = true});
   f("run.resume", c.run.resume,
     FieldInfo{.help = "pretrain, train: auto (newest in the output), none or a step directory; analyze, "
                       "specialize, evaluate, loglikelihood, generate: a checkpoint or run directory",
               .layout = true});
-  f("run.device", c.run.device,
-    FieldInfo{.help = "where the numbers are made", .unset = "auto", .layout = true});
+  f("run.device", c.run.device, FieldInfo{.help = "device to compute on", .unset = "auto", .layout = true});
   f("run.threads", c.run.threads,
     FieldInfo{.help = "per rank; 0 = OMP_NUM_THREADS, or the cores divided by the ranks",
               .unit = "threads",
@@ -144,7 +143,7 @@ void for_each_field(Config& c, F&& f) {
               .max = max_threads,
               .layout = true});
   f("run.watchdog_s", c.run.watchdog_s,
-    FieldInfo{.help = "end with 86 after so long without progress; 0 = never",
+    FieldInfo{.help = "end with 86 after this long without progress; 0 = never",
               .unit = "s",
               .min = 0,
               .max = 1e7,
@@ -154,13 +153,13 @@ void for_each_field(Config& c, F&& f) {
   f("run.quiet", c.run.quiet, FieldInfo{.help = "no progress lines", .layout = true});
 
   f("comm.on_node", c.comm.on_node,
-    FieldInfo{.help = "how ranks of a node exchange: MPI's messages, or out of send buffers that they share "
-                      "(same bits); auto: shared where ranks share a node and its memory",
+    FieldInfo{.help = "how ranks on one node exchange data: MPI messages, or reads from shared send buffers "
+                      "(same bits); auto: shared where the ranks can",
               .unset = "auto",
               .layout = true});
   f("comm.gpu_transport", c.comm.gpu_transport,
-    FieldInfo{.help = "between GPUs: nccl, host (copies through host "
-                      "memory and MPI), auto = nccl where it can be",
+    FieldInfo{.help = "between GPUs: nccl, host (copies through host memory and MPI), auto = nccl where it "
+                      "is available",
               .unset = "auto",
               .layout = true});
   f("comm.share_gpu", c.comm.share_gpu,
@@ -175,17 +174,19 @@ void for_each_field(Config& c, F&& f) {
 
   f("pretrain.model_config", c.pretrain.model_config, FieldInfo{.help = "config.json of the model to make"});
   f("pretrain.tokenizer", c.pretrain.tokenizer,
-    FieldInfo{.help = "tokenizer that is copied beside the model"});
+    FieldInfo{.help = "tokenizer to copy into the model directory"});
 
   for_each_field(c.analysis, f);
 
   f("score.input", c.score.input,
     FieldInfo{.help = "HDF5 file with responses[neuron, sample] and labels[sample]"});
   f("score.synthetic", c.score.synthetic,
-    FieldInfo{.help = "NEURONSxSAMPLESxLANGUAGES made on the fly instead of a file, to measure the scorer"});
+    FieldInfo{
+        .help =
+            "NEURONSxSAMPLESxLANGUAGES of synthetic responses instead of a file, to benchmark the scorer"});
   f("score.memory_mb", c.score.memory_mb,
-    FieldInfo{.help = "responses a rank holds at a time; the rest follows "
-                      "slab by slab. On a GPU also its memory there",
+    FieldInfo{.help = "responses that a rank holds at a time; more are scored slab by slab. On a GPU also "
+                      "its memory there",
               .unit = "MB",
               .min = 1,
               .max = 1e9,
@@ -200,35 +201,36 @@ void for_each_field(Config& c, F&& f) {
   f("evaluation.text", c.evaluation.texts,
     FieldInfo{.help = "LANG:tokens.h5 for the perplexity; repeatable"});
   f("evaluation.max_tokens", c.evaluation.max_tokens,
-    FieldInfo{.help = "the first documents of a language that have so many tokens together; 0 = all of them",
+    FieldInfo{.help = "use the first documents of a language with this many tokens in total; 0 = all",
               .unit = "tokens",
               .min = 0,
               .max = many});
   f("evaluation.block", c.evaluation.block,
-    FieldInfo{.help =
-                  "most tokens the model is given at once; longer documents are cut into windows; 0 = its "
-                  "max_position_embeddings",
+    FieldInfo{.help = "maximum tokens per forward pass; longer documents are cut into windows; 0 = its "
+                      "max_position_embeddings",
               .unit = "tokens",
               .min = 0,
               .max = 1 << 20});
   f("evaluation.continuation", c.evaluation.continuations,
     FieldInfo{.help = "LANG:PATH.jsonl of items; repeatable"});
   f("evaluation.limit", c.evaluation.limit,
-    FieldInfo{.help = "the first items of a language; 0 = all", .unit = "items", .min = 0, .max = many});
+    FieldInfo{.help = "use the first items of a language; 0 = all", .unit = "items", .min = 0, .max = many});
   f("evaluation.seed", c.evaluation.seed,
     FieldInfo{.help = "seed of the random sets of intervention.controls"});
 
   f("intervention.neurons", c.intervention.neurons,
-    FieldInfo{.help = "neurons.h5 of this model: the neurons selected in it have their outputs replaced"});
+    FieldInfo{.help = "neurons.h5 of this model: the outputs of its selected neurons are replaced"});
   f("intervention.languages", c.intervention.languages,
-    FieldInfo{.help = "whose neurons, comma-separated (empty: all of the file, one after another); generate: "
-                      "one language"});
+    FieldInfo{.help = "languages whose neurons are replaced, comma-separated (empty: all of the file, one at "
+                      "a time); generate: one language"});
   f("intervention.replace", c.intervention.replace,
-    FieldInfo{.help = "what their outputs become: 0, or the median of the neuron's responses to sentences of "
-                      "other languages (off_p50) or of its own (on_p50)"});
+    FieldInfo{
+        .help =
+            "value that replaces their outputs: 0, or the median of the neuron's responses to sentences of "
+            "other languages (off_p50) or of its own (on_p50)"});
   f("intervention.controls", c.intervention.controls,
-    FieldInfo{.help = "evaluate: random sets beside each language's, as large in every module and disjoint "
-                      "from all selected neurons",
+    FieldInfo{.help = "evaluate: random control sets per language, of the same size in every module and "
+                      "disjoint from all selected neurons",
               .min = 0,
               .max = 100});
 
@@ -236,29 +238,29 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "JSON lines of token ids: {\"context\": [..], \"continuation\": [..]} or {\"rolling\": "
                       "[..], \"prefix\": id}"});
   f("loglikelihood.max_length", c.loglikelihood.max_length,
-    FieldInfo{.help = "most tokens the model is given at once; 0 = its max_position_embeddings",
+    FieldInfo{.help = "maximum tokens per forward pass; 0 = its max_position_embeddings",
               .unit = "tokens",
               .min = 0,
               .max = 1 << 20});
 
   f("generate.prompt", c.generate.prompts, FieldInfo{.help = "text to continue; repeatable"});
   f("generate.prompt_file", c.generate.prompt_file,
-    FieldInfo{.help = "more of them: .txt, one on a line, or .jsonl, {\"prompt\": \"...\"} on a line"});
+    FieldInfo{.help = "file of prompts: .txt, one per line, or .jsonl, {\"prompt\": \"...\"} on a line"});
   f("generate.tokenizer", c.generate.tokenizer,
     FieldInfo{.help = "tokenizer file or directory", .unset = "the model's"});
   f("generate.chat", c.generate.chat,
     FieldInfo{.help = "prompts are messages of a user, put into the tokenizer's chat template"});
   f("generate.max_tokens", c.generate.max_tokens,
-    FieldInfo{.help = "most tokens of a continuation", .unit = "tokens", .min = 1, .max = 1 << 20});
+    FieldInfo{.help = "maximum tokens of a continuation", .unit = "tokens", .min = 1, .max = 1 << 20});
   f("generate.temperature", c.generate.temperature,
     FieldInfo{.help = "0 = always the most probable token; else tokens are drawn", .min = 0, .max = 100});
   f("generate.top_p", c.generate.top_p,
-    FieldInfo{.help = "draws among the most probable tokens that have this probability together",
+    FieldInfo{.help = "draw from the most probable tokens that together have this probability",
               .min = 1e-6,
               .max = 1});
   f("generate.seed", c.generate.seed, FieldInfo{.help = "seed of the draws"});
 
-  f("convert.to", c.convert.to, FieldInfo{.help = "form of the output; that of the input is detected"});
+  f("convert.to", c.convert.to, FieldInfo{.help = "format of the output; that of the input is detected"});
   f("convert.dtype", c.convert.dtype,
     FieldInfo{.help = "element type of the tensors written", .choices = weight_dtypes, .unset = "keep"});
   f("convert.max_shard_bytes", c.convert.max_shard_bytes,

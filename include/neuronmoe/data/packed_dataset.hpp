@@ -29,7 +29,7 @@ void for_each_field(DataSetConfig& c, F&& f) {
   f("lang", c.lang, FieldInfo{.help = "use only documents of this language (empty: all)"});
   f("mark", c.mark, FieldInfo{.help = "override the old/new mark of the documents (empty: keep)"});
   f("max_docs", c.max_docs,
-    FieldInfo{.help = "use the first documents only (0: all)", .unit = "documents", .min = 0, .max = many});
+    FieldInfo{.help = "use only the first documents (0: all)", .unit = "documents", .min = 0, .max = many});
   f("max_tokens", c.max_tokens,
     FieldInfo{.help = "stop after the document that reaches this count (0: all)",
               .unit = "tokens",

@@ -136,8 +136,8 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "what trains: 1 new experts and routers, 2 routers only", .min = 1, .max = 2});
   f("train.init_from", c.init_from,
     FieldInfo{.help = "checkpoint or run directory whose experts and "
-                      "routers the run starts from; needed by stage 2. In stage 1 --experts may name more "
-                      "than it has: those are added, the others stay frozen"});
+                      "routers the run starts from; needed by stage 2. In stage 1, --experts may list more "
+                      "experts than it has: those are added and the old ones stay frozen"});
   f("train.extend_router", c.extend_router,
     FieldInfo{.help = "stage 1 that adds experts to train.init_from: all routers are drawn anew, or the rows "
                       "of experts that exist are kept and those of new ones drawn"});
@@ -163,7 +163,7 @@ void for_each_field(Config& c, F&& f) {
   f("train.learning_rate", c.learning_rate,
     FieldInfo{.help = "peak learning rate (stage 2: 5e-5)", .min = 0, .max = 10});
   f("train.min_lr_ratio", c.min_lr_ratio,
-    FieldInfo{.help = "the cosine ends at this share of the peak", .min = 0, .max = 1});
+    FieldInfo{.help = "final learning rate as a fraction of the peak", .min = 0, .max = 1});
   f("train.warmup_steps", c.warmup_steps,
     FieldInfo{.help = "linear warm-up", .unit = "steps", .min = 0, .max = many});
   f("train.beta1", c.beta1,
@@ -190,17 +190,16 @@ void for_each_field(Config& c, F&& f) {
               .max = 67108864,
               .layout = true});
   f("train.expert_placement", c.expert_placement,
-    FieldInfo{.help = "new experts: each on one rank of a group, on every "
-                      "rank, or (auto) on every rank where top_k >= E",
+    FieldInfo{.help = "new experts: each on one rank of a group (owned), on every rank (replicated), or "
+                      "replicated where top_k >= E (auto)",
               .layout = true});
   f("train.placement_tokens", c.placement_tokens,
-    FieldInfo{.help =
-                  "owned experts are spread by bytes and by the tokens that top_k lets expect, or by those "
-                  "that the checkpoint of train.placement_tokens_from, else the one resumed, else "
-                  "train.init_from, has counted per expert (same bits; expected where none has)",
+    FieldInfo{.help = "balance owned experts by bytes and by expected tokens (top_k / E), or by the tokens "
+                      "per expert counted in the checkpoint of train.placement_tokens_from, else the resumed "
+                      "one, else train.init_from (same bits; expected where none has counts)",
               .layout = true});
   f("train.placement_tokens_from", c.placement_tokens_from,
-    FieldInfo{.help = "checkpoint or run directory that train.placement_tokens = measured takes counts from",
+    FieldInfo{.help = "checkpoint or run directory with the counts for train.placement_tokens = measured",
               .layout = true});
   f("train.overlap", c.overlap,
     FieldInfo{.help = "reduce gradients and gather weights while computing (the result has the same bits)",
@@ -209,10 +208,13 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "shard the optimizer state (ZeRO-2); false: every rank keeps all of it (same bits)",
               .layout = true});
   f("train.gradient_dtype", c.gradient_dtype,
-    FieldInfo{.help = "gradients travel in this type; they are summed in float32", .choices = weight_dtypes});
+    FieldInfo{.help = "type in which gradients are sent; they are summed in float32",
+              .choices = weight_dtypes});
   f("train.reduce_every", c.reduce_every,
-    FieldInfo{.help = "gradients go to their owners after each micro_step, or once a step: fewer bytes, but "
-                      "every rank sums whole gradients, and the result has other bits on other rank counts"});
+    FieldInfo{
+        .help =
+            "send gradients to their owners after each micro_step, or once per step: fewer bytes, but every "
+            "rank holds full gradient sums, and results depend on the number of ranks in the last bits"});
   f("train.top_k", c.top_k, FieldInfo{.help = "experts per token", .min = 1, .max = 1024});
   f("train.router_aux_loss_coef", c.router_aux_loss_coef,
     FieldInfo{.help = "weight of the balancing loss (stage 1)", .min = 0, .max = 1e6});
@@ -225,9 +227,10 @@ void for_each_field(Config& c, F&& f) {
   f("train.save_every", c.save_every,
     FieldInfo{
         .help = "steps between checkpoints; 0 = only at the end", .unit = "steps", .min = 0, .max = many});
-  f("train.keep_last", c.keep_last, FieldInfo{.help = "checkpoints that are kept", .min = 1, .max = 1 << 20});
+  f("train.keep_last", c.keep_last,
+    FieldInfo{.help = "number of checkpoints to keep", .min = 1, .max = 1 << 20});
   f("train.log_every", c.log_every,
-    FieldInfo{.help = "steps between lines on the terminal", .unit = "steps", .min = 1, .max = many});
+    FieldInfo{.help = "steps between progress lines", .unit = "steps", .min = 1, .max = many});
   f("train.max_nan_steps", c.max_nan_steps,
     FieldInfo{.help = "skipped steps in a row with a non-finite loss or gradient before the run ends with 87",
               .unit = "steps",
@@ -240,13 +243,13 @@ void for_each_field(Config& c, F&& f) {
     FieldInfo{.help = "release: router logits, expert weights and combination in train.dtype as the released "
                       "code has them; none: in fp32"});
   f("pack.batch_docs", c.packing.batch_docs,
-    FieldInfo{.help = "documents packed together; what is left of each "
-                      "batch is dropped (0: carried over, no batches)",
+    FieldInfo{.help = "documents per packing batch, whose remainder is dropped (0: no batches, remainders "
+                      "are carried over)",
               .unit = "documents",
               .min = 0,
               .max = many});
   f("pack.shards", c.packing.shards,
-    FieldInfo{.help = "contiguous shards of a data set that are packed apart",
+    FieldInfo{.help = "contiguous shards of a data set that are packed separately",
               .unit = "shards",
               .min = 1,
               .max = 1 << 20});

@@ -37,9 +37,9 @@ struct MachineConfig {
 template <class Config, class F>
 requires std::same_as<std::remove_const_t<Config>, MachineConfig>
 void for_each_field(Config& c, F&& f) {
-  f("machine.name", c.name, FieldInfo{.help = "what the report calls it"});
+  f("machine.name", c.name, FieldInfo{.help = "name of the machine in the report"});
   f("machine.nodes", c.nodes,
-    FieldInfo{.help = "nodes of the run that is planned", .unit = "nodes", .min = 1, .max = 65536});
+    FieldInfo{.help = "nodes of the planned run", .unit = "nodes", .min = 1, .max = 65536});
   f("machine.gpus_per_node", c.gpus_per_node,
     FieldInfo{.help = "GPUs (or ranks) of a node", .min = 1, .max = 1024});
   f("machine.gemm_tflops", c.gemm_tflops,
@@ -48,7 +48,7 @@ void for_each_field(Config& c, F&& f) {
               .min = 1e-6,
               .max = 1e6});
   f("machine.gemm_efficiency", c.gemm_efficiency,
-    FieldInfo{.help = "share of that rate which a training step reaches", .min = 0.001, .max = 1});
+    FieldInfo{.help = "fraction of that rate that a training step reaches", .min = 0.001, .max = 1});
   f("machine.memory_gb", c.memory_gb,
     FieldInfo{.help = "memory of a GPU", .unit = "GB", .min = 0.001, .max = 1e6});
   f("machine.link_gbs", c.link_gbs,
@@ -57,17 +57,14 @@ void for_each_field(Config& c, F&& f) {
               .min = 1e-3,
               .max = 1e6});
   f("machine.network_gbs", c.network_gbs,
-    FieldInfo{.help = "bandwidth to another node, one direction; 0 = there is no other node",
+    FieldInfo{.help = "bandwidth to another node, one direction; 0 = only one node",
               .unit = "GB/s per GPU",
               .min = 0,
               .max = 1e6});
   f("machine.latency_us", c.latency_us,
-    FieldInfo{.help = "one hop of a ring", .unit = "us", .min = 0, .max = 1e6});
+    FieldInfo{.help = "latency of one hop of a ring", .unit = "us", .min = 0, .max = 1e6});
   f("machine.gpu_context_mb", c.gpu_context_mb,
-    FieldInfo{.help = "CUDA context and kernels of a rank; 0 = it computes on no GPU",
-              .unit = "MB",
-              .min = 0,
-              .max = 1e6});
+    FieldInfo{.help = "CUDA context and kernels of a rank; 0 = no GPU", .unit = "MB", .min = 0, .max = 1e6});
   f("machine.nccl_channels", c.nccl_channels,
     FieldInfo{.help = "channels of an NCCL communicator to each GPU of the node, 12 MiB each",
               .min = 0,
