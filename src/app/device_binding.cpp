@@ -153,7 +153,7 @@ std::unique_ptr<comm::Communicator> make_gpu_world(std::unique_ptr<comm::Communi
   return world;
 }
 
-void choose_threads(comm::Communicator& world, int wanted, const LauncherHint& hint, const Logger& log) {
+void choose_threads(comm::Communicator& world, int wanted, const Logger& log) {
   const int online = num_cores_online(), mine = num_cores();
   const int num_ranks = sum_over_node(world, 1).num_ranks;
   // Bound ranks have their cores to themselves, unbound ones share the node.
@@ -166,7 +166,8 @@ void choose_threads(comm::Communicator& world, int wanted, const LauncherHint& h
   omp_set_num_threads(threads);
   const int total = sum_over_node(world, threads).sum;
   if (threads > mine) {
-    log.warn("{} threads on {} cores ({}); {}", threads, mine, cores_text(), advice_on_cores(hint, threads));
+    log.warn("{} threads on {} cores ({}); use fewer threads or {}", threads, mine, cores_text(),
+             advice_on_cores(threads));
   } else if (total > online && log.rank() == 0) {
     log.warn("{} ranks with {} threads in all on the {} cores of {}: expect waiting", num_ranks, total,
              online, host_name());

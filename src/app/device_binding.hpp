@@ -21,8 +21,8 @@ Device choose_device(comm::Communicator& world, const GuardOptions& options, con
 std::unique_ptr<comm::Communicator> make_gpu_world(std::unique_ptr<comm::Communicator> world,
                                                    const GuardOptions& options, const Logger& log);
 
-/// Sets the OpenMP threads of this rank and warns if the node or the rank's cores have fewer cores; `hint`
-/// for the advice. Collective.
-void choose_threads(comm::Communicator& world, int wanted, const LauncherHint& hint, const Logger& log);
+/// Sets the OpenMP threads of this rank and warns if the node or the rank's cores have fewer cores.
+/// Collective.
+void choose_threads(comm::Communicator& world, int wanted, const Logger& log);
 
 }  // namespace nmoe::app

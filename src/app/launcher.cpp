@@ -58,34 +58,14 @@ std::vector<int> allowed_cores() {
   return cores;
 }
 
-/// True for a task of a Slurm step. mpirun inside a job starts its own processes by a step as well, but they
-/// have a variable of Open MPI's (4, 5) or Hydra's.
-bool by_srun() {
-  return std::getenv("SLURM_STEP_NUM_TASKS") != nullptr && std::getenv("OMPI_COMMAND") == nullptr &&
-         std::getenv("HYDI_CONTROL_FD") == nullptr;
-}
-
 }  // namespace
-
-std::string advice_on_cores(const LauncherHint& hint, int wanted) {
-  if (!hint.by_srun) return "bind less tightly (mpirun --bind-to none) or use fewer threads";
-  return fmt::format(
-      "give each rank more cores (srun --cpus-per-task={} --cpu-bind=cores) or use fewer threads", wanted);
-}
-
-std::string advice_on_start(const LauncherHint& hint) {
-  if (!hint.by_srun) return "start with mpirun of the MPI this program was built with";
-  return "start with the srun --mpi of the MPI this program was built with (NMOE_MPI of launch/run.sh): "
-         "--mpi=pmix for "
-         "Open MPI, pmi2 for MPICH, cray_shasta for Cray MPICH";
-}
 
 LauncherHint launcher_hint() {
   for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
     const int size = number_from(variable, 0);
-    if (size > 0) return {size, variable, by_srun()};
+    if (size > 0) return {size, variable};
   }
-  return {0, "", by_srun()};
+  return {};
 }
 
 int launcher_rank() {
@@ -153,11 +133,11 @@ std::string advice_on_numa(int threads) {
   return "numactl --cpunodebind=NODE --membind=NODE in front of the program";
 }
 
-std::string advice_on_start(const LauncherHint& hint) {
-  if (hint.variable.starts_with("SLURM"))
-    return "start with srun --mpi=pmix, or what this MPI speaks (srun --mpi=list; MPICH: pmi2, Cray: "
-           "cray_shasta)";
-  return "start with mpirun or mpiexec of the MPI that this program was built with";
+std::string advice_on_start() {
+  if (launcher() == Launcher::srun || text_from("SLURM_STEP_NUM_TASKS") != "")
+    return "start with the srun --mpi of the MPI this program was built with (NMOE_MPI of launch/run.sh): "
+           "--mpi=pmix for Open MPI, pmi2 for MPICH, cray_shasta for Cray MPICH";
+  return "start with mpirun or mpiexec of the MPI this program was built with";
 }
 
 BatchJob batch_job() {

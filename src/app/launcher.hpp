@@ -7,20 +7,14 @@
 
 namespace nmoe::app {
 
-/// Number of processes the launcher says it started, and which variable says so (0 if none does); whether
-/// this is a task of srun.
+/// Number of processes the launcher says it started, and which variable says so; 0 if none does.
 struct LauncherHint {
   int num_processes = 0;
   std::string variable;
-  bool by_srun = false;
 };
 /// Returns what the environment says before MPI_Init, which adds variables of its own. Under mpirun only its
 /// own count: a Slurm step around it may have another number of tasks.
 LauncherHint launcher_hint();
-/// Returns how to give a rank `wanted` cores, in the words of its launcher.
-std::string advice_on_cores(const LauncherHint& hint, int wanted);
-/// Returns how to start ranks that see each other, in the words of their launcher.
-std::string advice_on_start(const LauncherHint& hint);
 
 /// What started this process.
 enum class Launcher { none, mpirun, mpiexec, srun };
@@ -43,7 +37,7 @@ std::string advice_on_gpus();
 /// ... runs on cores of one NUMA node, that of its GPU.
 std::string advice_on_numa(int threads);
 /// ... is part of one MPI job with the others.
-std::string advice_on_start(const LauncherHint& hint);
+std::string advice_on_start();
 
 /// The batch job (Slurm) that this process is part of, and which start of it: "" without one.
 struct BatchJob {

@@ -145,7 +145,7 @@ void start_mpi(int* argc, char*** argv, const LauncherHint& hint) {
   // Without PMIx, srun starts N jobs of one rank that would all write the same files.
   NMOE_CHECK(hint.num_processes == 0 || hint.num_processes == size, config,
              "the launcher started {} processes ({}) but MPI sees {}; {}", hint.num_processes, hint.variable,
-             size, advice_on_start(hint));
+             size, advice_on_start());
 }
 
 /// What every rank ended with, if all of them come to an end in time.
@@ -201,7 +201,6 @@ void make_groups(Groups& groups, const GuardOptions& guard) {
 
 /// The parts of a job that its end needs to know. Written while the watchdog is off.
 struct Job {
-  LauncherHint hint;
   Groups groups;
   GuardOptions options;
   Obituary obituary;
@@ -287,7 +286,7 @@ int run_body(Job& job, Watchdog& watchdog, const Configure& configure, const Bod
     watchdog.set_timeout(options.watchdog_s);
   }
   comm::Communicator& world = *groups.world;
-  choose_threads(world, options.threads, job.hint, log);
+  choose_threads(world, options.threads, log);
   const SignsOfLife signs(log);
   OwnedStream stream(device);
   comm::ExecutionContext context{world, device, stream.stream(), log, heartbeat};
@@ -331,11 +330,11 @@ int run_guarded(int* argc, char*** argv, double start_timeout_s, const Configure
   Job job;
   try {
     set_mpi_defaults();
-    job.hint = launcher_hint();
+    const LauncherHint hint = launcher_hint();
     install_signal_handlers();  // before MPI, so that an early signal is not lost
     Watchdog watchdog(heartbeat, end_start_that_hangs);
     watchdog.set_timeout(start_timeout_s);
-    start_mpi(argc, argv, job.hint);
+    start_mpi(argc, argv, hint);
     keep_signals_off_this_thread();
     make_groups(job.groups, {});
   } catch (...) {

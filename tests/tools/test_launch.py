@@ -148,12 +148,14 @@ class Advice(unittest.TestCase):
         return done.returncode, done.stdout + done.stderr
 
     def test_it_names_the_launcher(self):
-        srun, open_mpi, hydra = {"SLURM_STEP_NUM_TASKS": "1"}, {"OMPI_COMMAND": "x"}, {"HYDI_CONTROL_FD": "9"}
-        for launcher, by_srun in (({}, False), (srun, True), ({**srun, **open_mpi}, False), ({**srun, **hydra}, False)):
-            code, text = self.run_check(**launcher)
-            self.assertEqual(("srun --cpus-per-task=3" in text, "mpirun --bind-to none" in text), (by_srun, not by_srun), text)
-            size = "SLURM_STEP_NUM_TASKS" if by_srun else "PMI_SIZE"
-            code, text = self.run_check(**{**launcher, size: "2"})
+        srun, open_mpi, hydra = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}, {"OMPI_COMMAND": "x"}, {"HYDI_CONTROL_FD": "9"}
+        for launcher, words in (({}, "taskset"), (srun, "srun --cpus-per-task=3"), ({**srun, **open_mpi}, "mpirun --map-by slot:PE=3"),
+                                ({**srun, **hydra}, "mpiexec with 3 cores")):
+            _, text = self.run_check(**launcher)
+            warning = next(line for line in text.splitlines() if "warning: 3 threads on 1 cores" in line)
+            self.assertIn(words, warning)
+            by_srun = launcher == srun
+            code, text = self.run_check(**{**launcher, "SLURM_STEP_NUM_TASKS" if by_srun else "PMI_SIZE": "2"})
             self.assertEqual((code, "cray_shasta for Cray MPICH" in text, "start with mpirun" in text), (78, by_srun, not by_srun), text)
 
 

@@ -211,7 +211,8 @@ class Scaling(unittest.TestCase):
 
     def test_jobs(self):
         self.write("bin/sbatch", SBATCH)
-        done = self.scaling("2", "1", "--ranks-per-node", 2, "--account", "me", "--sbatch", "--gpus-per-node=3 --cpus-per-task=9", "--repeat", 1, "--weak", "--output", "study", "--", "--x", "a b")
+        done = self.scaling("2", "1", "--ranks-per-node", 2, "--account", "me", "--sbatch", "--gpus-per-node=3 --cpus-per-task=9",
+                            "--repeat", 1, "--weak", "--output", "study", "--", "--x", "a b")
         self.assertIn("tools/scaling_report.py " + str(self.work / "study"), done.stdout)
         submitted = (self.work / "sbatch").read_text().splitlines()
         self.assertEqual(len(submitted), 2)
