@@ -51,6 +51,11 @@ Estimate seconds_of(double flops, const MachineConfig& machine, const ComputeRat
   return {flops / (peak * rate.fast), flops / (peak * rate.value), flops / (peak * rate.slow)};
 }
 
+/// Time between failures of a job on so many GPUs.
+double mtbf_s(const MachineConfig& machine, int num_ranks) {
+  return machine.mtbf_gpu_hours * 3600 / num_ranks;
+}
+
 }  // namespace
 
 Estimate operator*(const Estimate& a, double factor) {
@@ -86,6 +91,10 @@ Estimate RunCost::jobs(double job_hours) const {
   return {jobs(run_s.low), jobs(run_s.value), jobs(run_s.high)};
 }
 
+double best_save_interval_s(double save_s, const MachineConfig& machine, int num_ranks) {
+  return std::sqrt(2 * save_s * mtbf_s(machine, num_ranks));
+}
+
 RunCost run_cost(const PlanInput& input, const MachineConfig& machine, const ComputeRate& rate,
                  const PlanConfig& plan) {
   const TrainConfig& c = input.config;
@@ -104,8 +113,10 @@ RunCost run_cost(const PlanInput& input, const MachineConfig& machine, const Com
   cost.save_s = {save_s / save_range, save_s, save_s * save_range};
   cost.num_saves = c.save_every > 0 ? (c.steps + c.save_every - 1) / c.save_every : 1;
   cost.run_s = cost.step_s * static_cast<double>(c.steps) + cost.save_s * static_cast<double>(cost.num_saves);
-  cost.mtbf_s = machine.mtbf_gpu_hours * 3600 / input.num_ranks;
-  const auto interval = [&](double seconds) { return std::sqrt(2 * seconds * cost.mtbf_s); };
+  cost.mtbf_s = mtbf_s(machine, input.num_ranks);
+  const auto interval = [&](double seconds) {
+    return best_save_interval_s(seconds, machine, input.num_ranks);
+  };
   cost.save_interval_s = {interval(cost.save_s.low), interval(cost.save_s.value), interval(cost.save_s.high)};
   cost.analysis_s =
       seconds_of(plan.analysis_tokens * forward_flops_per_token(input, true), machine, rate, input.num_ranks);

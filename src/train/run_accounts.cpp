@@ -4,8 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 #include "neuronmoe/train/measured_rate.hpp"
+#include "neuronmoe/train/plan_cost.hpp"
 #include "neuronmoe/train/plan_time.hpp"
 
 namespace nmoe::train {
@@ -24,6 +27,7 @@ void RunAccounts::add(const StepMetrics& step) {
 void RunAccounts::finish(const PlanInput& input, const MachineConfig& on, comm::Communicator& world,
                          const model::Decoder& decoder, const ShardedOptimizer& optimizer, Stream& stream) {
   machine = on;
+  num_ranks = world.size();
   modeled_step_s = plan_time(input, machine, ReduceRoute::direct).step_s();
   std::vector<std::int64_t> mine;
   for (const auto& layer : decoder.routed_slots()) mine.insert(mine.end(), layer.begin(), layer.end());
@@ -73,6 +77,23 @@ double RunAccounts::measured_step_s() const {
   return quantile(sorted, 0.5);
 }
 
+std::string RunAccounts::saves_text() const {
+  if (save_s.empty()) return "";
+  std::vector<double> sorted = save_s;
+  std::sort(sorted.begin(), sorted.end());
+  const double median = quantile(sorted, 0.5), step = measured_step_s();
+  const double in_saves = std::accumulate(save_s.begin(), save_s.end(), 0.0);
+  const double in_steps = std::accumulate(step_s.begin(), step_s.end(), 0.0);
+  const double interval = best_save_interval_s(median, machine, num_ranks);
+  return fmt::format(
+      "saves: {} in {:.3g} s (median {:.3g} s, {:.1f} MB, {:.0f} MB/s), {:.1f} % of {:.4g} s; effective "
+      "training time {:.1f} %; with a failure every {:g} GPU-hours the best interval is {:.4g} s, "
+      "--train.save_every {:.0f}\n",
+      save_s.size(), in_saves, median, saved_bytes * 1e-6, saved_bytes * 1e-6 / median,
+      100 * in_saves / wall_s, wall_s, 100 * in_steps / wall_s, machine.mtbf_gpu_hours, interval,
+      std::max(1.0, std::round(interval / step)));
+}
+
 std::string RunAccounts::to_string() const {
   const auto sum = [](const std::map<std::string, std::int64_t>& parts) {
     std::int64_t total = 0;
@@ -93,6 +114,7 @@ std::string RunAccounts::to_string() const {
       "computed {:.4g} TFLOP/s, {:.3g} % of the {:g} (plan --plan.calibrate plans with it)\n",
       modeled_step_s, machine.name, machine.gemm_tflops, 100 * machine.gemm_efficiency, measured,
       measured / modeled_step_s, rate, 100 * rate / machine.gemm_tflops, machine.gemm_tflops);
+  text += saves_text();
   text += fmt::format(
       "memory of rank 0, MB planned/counted: weights {:.1f}/{:.1f}, gradients "
       "{:.1f}/{:.1f}, optimizer {:.1f}/{:.1f}, activations {:.1f}/{:.1f} "

@@ -107,6 +107,13 @@ void RunRecord::account_for(const std::function<void()>& work) {
   }
 }
 
+void RunRecord::add_save(const std::string& directory, double seconds, std::int64_t bytes) {
+  accounts_.save_s.push_back(seconds);
+  accounts_.saved_bytes = bytes;
+  context_.log.info("saved {}: {:.1f} MB in {:.3g} s ({:.0f} MB/s)", directory, bytes * 1e-6, seconds,
+                    bytes * 1e-6 / seconds);
+}
+
 void RunRecord::sync() {
   comm::agree(context_.world, [&] {
     if (metrics_file_) metrics_file_->sync();

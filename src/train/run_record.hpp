@@ -43,6 +43,8 @@ class RunRecord {
   void account_for(const std::function<void()>& work);
   /// Waits until metrics.jsonl is on the disk. Collective. @throws Error(io)
   void sync();
+  /// Adds a checkpoint that took `seconds` to the accounts and says what it was. `bytes` counts on rank 0.
+  void add_save(const std::string& directory, double seconds, std::int64_t bytes);
   /// Counted so far, without the planned side.
   const RunAccounts& accounts() const { return accounts_; }
 

@@ -2,6 +2,7 @@
 #include "neuronmoe/train/trainer.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include "neuronmoe/base/divisor.hpp"
@@ -238,6 +239,7 @@ void Trainer::start() {
 }
 
 TrainResult Trainer::run() {
+  const auto began = std::chrono::steady_clock::now();
   start();
   RunRecord record(context_, run_, groups_, progress_.step);
   TrainResult result;
@@ -273,6 +275,7 @@ TrainResult Trainer::run() {
   result.completed_steps = progress_.step;
   result.accounts = record.accounts();
   record.warn_of_steps_without_label();
+  result.accounts.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
   if (result.accounts.num_steps > 0) {
     result.accounts.finish(plan_input(), run_.machine, context_.world, decoder_, optimizer_, context_.stream);
     context_.log.info("plan and count:\n{}", result.accounts.to_string());

@@ -1,4 +1,5 @@
 // Where a run starts and what it leaves: resuming and saving checkpoints.
+#include <chrono>
 #include <filesystem>
 
 #include "neuronmoe/comm/agree.hpp"
@@ -17,6 +18,17 @@ model::ExpertTokens plus(model::ExpertTokens counts, const model::ExpertTokens& 
     for (std::size_t e = 0; e < earlier[l].size(); ++e) counts[l][e] += earlier[l][e];
   }
   return counts;
+}
+
+/// Bytes of the files of a checkpoint; 0 where they cannot be asked for.
+std::int64_t bytes_in(const std::string& directory) {
+  std::int64_t total = 0;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
+    const auto size = entry.file_size(ignored);
+    if (!ignored) total += static_cast<std::int64_t>(size);
+  }
+  return total;
 }
 
 }  // namespace
@@ -109,6 +121,7 @@ void Trainer::resume() {
 }
 
 std::string Trainer::save(RunRecord& record) {
+  const auto began = std::chrono::steady_clock::now();
   context_.heartbeat.longest_gap_s = 0;  // storage has other times than steps
   record.sync();
   finish_pending_gather(record);
@@ -122,6 +135,8 @@ std::string Trainer::save(RunRecord& record) {
         plus(sum_over_ranks(context_.world, decoder_.routed_slots(), context_.stream), tokens_before_);
   progress_.cursors = mixture_.cursors(static_cast<std::uint64_t>(progress_.samples_seen));
   const std::string directory = save_checkpoint(context_, run_.output_dir, optimizer_, progress_, identity);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  record.add_save(directory, seconds, context_.world.rank() == 0 ? bytes_in(directory) : 0);
   for (const std::string& removed : io::prune_steps(context_.world, run_.output_dir, run_.config.keep_last)) {
     context_.log.info("removed {}", removed);
   }

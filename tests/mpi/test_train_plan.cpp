@@ -21,6 +21,12 @@ void check_times(const train::RunAccounts& accounts) {
   BOOST_TEST(text.find(fmt::format(
                  "time of a step: {:.4g} s modeled (laptop: 0.2 TFLOP/s x 60 %), {:.4g} s measured",
                  accounts.modeled_step_s, accounts.measured_step_s())) != std::string::npos);
+  BOOST_REQUIRE(!accounts.save_s.empty());
+  const double in_steps = accounts.step_s[0] + accounts.step_s[1];
+  BOOST_TEST(accounts.save_s.back() + in_steps < accounts.wall_s);
+  if (test::world().rank() == 0) BOOST_TEST(accounts.saved_bytes > 0);
+  BOOST_TEST(text.find(fmt::format("effective training time {:.1f} %", 100 * in_steps / accounts.wall_s)) !=
+             std::string::npos);
 }
 
 void check_shape(const test::PlannedRun& shape, bool exact_memory) {

@@ -10,6 +10,7 @@
 #include "neuronmoe/base/error.hpp"
 #include "neuronmoe/train/plan_cost.hpp"
 #include "neuronmoe/train/plan_report.hpp"
+#include "neuronmoe/train/run_accounts.hpp"
 #include "support/temp_dir.hpp"
 
 using namespace nmoe;
@@ -162,6 +163,22 @@ BOOST_AUTO_TEST_CASE(what_is_no_measured_rate_is_named) {
         train::compute_rate(machine, {});
       }).find("machine.gemm_efficiency = 0.6 does not lie between machine.gemm_efficiency_low = 0.7") !=
       std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(a_run_says_what_its_saves_cost_and_how_often_to_save) {
+  train::RunAccounts accounts;
+  BOOST_TEST(accounts.saves_text().empty());
+  accounts.step_s = {2.0, 2.0, 2.0, 2.0};
+  accounts.save_s = {0.5, 1.5};
+  accounts.saved_bytes = 50'000'000;
+  accounts.wall_s = 16;
+  accounts.num_ranks = 4;
+  accounts.machine.mtbf_gpu_hours = 800;
+  // sqrt(2 x 1 s x 200 h) = 1200 s, 600 steps
+  BOOST_TEST(
+      accounts.saves_text() ==
+      "saves: 2 in 2 s (median 1 s, 50.0 MB, 50 MB/s), 12.5 % of 16 s; effective training time 50.0 %; "
+      "with a failure every 800 GPU-hours the best interval is 1200 s, --train.save_every 600\n");
 }
 
 BOOST_AUTO_TEST_CASE(every_format_has_the_same_numbers_and_says_what_they_are) {

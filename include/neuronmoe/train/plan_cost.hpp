@@ -28,6 +28,10 @@ struct ComputeRate {
 /// them; Error(bad_data) as measured_rate
 ComputeRate compute_rate(const MachineConfig& machine, const PlanConfig& plan);
 
+/// Returns the seconds between saves that lose the least time to saving and to failures, sqrt(2 · save_s ·
+/// MTBF of the job) (Young and Daly), for a save that takes `save_s`.
+double best_save_interval_s(double save_s, const MachineConfig& machine, int num_ranks);
+
 /// What a run costs; times in seconds.
 struct RunCost {
   TimePlan time;  ///< of a step, at the share between low and high
@@ -38,7 +42,7 @@ struct RunCost {
   Estimate save_s;                    ///< of one checkpoint, a factor of 2 either way
   Estimate run_s;                     ///< all steps and saves
   double mtbf_s = 0;                  ///< of the whole job
-  Estimate save_interval_s;           ///< sqrt(2 · save_s · mtbf_s), Young's and Daly's
+  Estimate save_interval_s;           ///< best_save_interval_s
   Estimate analysis_s, evaluation_s;  ///< on the same ranks: forward passes alone
   /// Jobs of `job_hours` that the run takes, one after another.
   Estimate jobs(double job_hours) const;

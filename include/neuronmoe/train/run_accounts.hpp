@@ -28,8 +28,12 @@ struct RunAccounts {
   CardMemory card;                     ///< of its GPU at the end of the run, all zero on the CPU
   std::int64_t first_allocations = 0;  ///< of `device`, up to the end of the first step
   std::vector<double> step_s;          ///< measured, of each step
-  MachineConfig machine;               ///< that the modeled time is of
-  double modeled_step_s = 0;           ///< of the slowest rank, with balanced routing
+  std::vector<double> save_s;          ///< measured, of each checkpoint
+  std::int64_t saved_bytes = 0;        ///< of the last checkpoint, on rank 0
+  double wall_s = 0;                   ///< of the run so far, loading included
+  int num_ranks = 1;
+  MachineConfig machine;      ///< that the modeled time is of
+  double modeled_step_s = 0;  ///< of the slowest rank, with balanced routing
 
   void add(const StepMetrics& step);
   /// Fills the planned side and the memory. Collective over the world: routing of all ranks decides what this
@@ -39,6 +43,9 @@ struct RunAccounts {
   /// Returns the median of the measured times after the first warm_up_steps, of all if there are no more.
   /// @pre at least one step was made
   double measured_step_s() const;
+  /// Returns what the saves cost, the share of wall_s that was spent in steps, and the interval between saves
+  /// that this suggests; "" before the first save.
+  std::string saves_text() const;
   /// Returns both sides of rank 0, a line each.
   std::string to_string() const;
 };
