@@ -13,7 +13,7 @@ install(DIRECTORY slurm configs docs DESTINATION ${share} USE_SOURCE_PERMISSIONS
 install(DIRECTORY tools DESTINATION ${share} USE_SOURCE_PERMISSIONS FILES_MATCHING PATTERN *.py
   PATTERN bench EXCLUDE PATTERN __pycache__ EXCLUDE)
 file(GLOB pages CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/*.md)
-install(FILES LICENSE ${pages} DESTINATION ${share})
+install(FILES LICENSE CITATION.cff ${pages} DESTINATION ${share})
 install(FILES packaging/alps.toml DESTINATION ${share}/packaging)
 # The scripts look for the program where a checkout has it.
 file(RELATIVE_PATH program ${CMAKE_INSTALL_FULL_DATADIR}/neuronmoe/build/release ${CMAKE_INSTALL_FULL_BINDIR}/neuronmoe)

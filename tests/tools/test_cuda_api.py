@@ -43,7 +43,7 @@ class CudaApi(unittest.TestCase):
         self.assertEqual(sorted(set(self.known) - set(used)), [], "nothing uses these any more")
 
     def test_the_oldest_versions_have_all_of_it(self):
-        cmake = (ROOT / "cmake/NeuronmoeDependencies.cmake").read_text()
+        cmake = (ROOT / "cmake/NeuronmoeVersions.cmake").read_text()
         words = (ROOT / "src/comm/nccl/nccl_library.cpp").read_text()
         oldest = {"CUDA": version(re.search(r"set\(NMOE_OLDEST_CUDA ([\d.]+)\)", cmake).group(1)),
                   "NCCL": version(re.search(r"NCCL ([\d.]+) or newer", words).group(1))}
