@@ -51,12 +51,12 @@ def time_limit(slurm, wanted_of):
     """Slurm's own signal before the limit of a job that needs several."""
     run = slurm.work / "limited"
     words = training(slurm.work, run)
-    words[words.index("--train.steps") + 1] = "12000"
-    job = slurm.submit("-N", 1, "-t", "2", "--signal=B:USR1@60", SOURCE / "slurm/run.sbatch", *words)
+    words[words.index("--train.steps") + 1] = "60000"
+    job = slurm.submit("-N", 1, "-t", "1", "--signal=B:USR1@20", SOURCE / "slurm/run.sbatch", *words)
     state = slurm.ended(job, 900)
     log = slurm.output(job)
-    check(state == ("COMPLETED", "0:0") and "ended with 85" in log, f"a limit of 2 minutes: requeued {log.count('ended with 85')} times, done {state}")
-    check([cluster.sha(run / "step_0000012000" / name) for name in ("model.h5", "optim.h5", "state.h5")] == wanted_of(words),
+    check(state == ("COMPLETED", "0:0") and "ended with 85" in log, f"a limit of one minute: requeued {log.count('ended with 85')} times, done {state}")
+    check([cluster.sha(run / "step_0000060000" / name) for name in ("model.h5", "optim.h5", "state.h5")] == wanted_of(words),
           "and the bits are those of one run on one rank")
 
 
@@ -131,7 +131,7 @@ def cut_link(work, wanted):
 def full_disk(work, wanted):
     disk = work / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1300k", "tmpfs", disk], check=True)
     try:
         run = disk / "run"
         environment = {**cluster.harness.ENVIRONMENT, "NMOE_BINARY": str(BINARY)}
@@ -139,7 +139,7 @@ def full_disk(work, wanted):
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         kept = sorted(p.name for p in run.glob("step_*"))
         lines = [line for line in done.stderr.splitlines() if "error" in line]
-        check(done.returncode == 75 and len(lines) == 1 and not any(name.endswith(".tmp") for name in kept), f"a full disk: {done.returncode} {lines} {kept}")
+        check(done.returncode == 75 and len(lines) == 1 and kept and not any(name.endswith(".tmp") for name in kept), f"a full disk: {done.returncode} {lines} {kept}")
         subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         check(done.returncode == 0 and final_bits(run) == wanted, "with room the same command ends with the same bits")
