@@ -60,6 +60,10 @@ for file in tests/unit/test_*.cpp; do
   name=${file##*/}
   targets+=("${name%.cpp}")
 done
+for file in tests/fuzz/fuzz_*.cpp; do
+  name=${file##*/fuzz_}
+  targets+=("replay_${name%.cpp}")
+done
 if ! { cmake --preset aarch64 && cmake --build --preset aarch64 --parallel "$(nproc)" --target "${targets[@]}"; } >"$log" 2>&1; then
   grep -n -m 12 -E 'error|Error|FAILED' "$log" >&2 || tail -n 25 "$log" >&2
   echo "cross_aarch64.sh: the build failed; the whole log is $log" >&2

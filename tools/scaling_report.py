@@ -15,37 +15,48 @@ import json
 import math
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from tool_errors import ToolError, exit_code_of, reading
 
 WARM_UP = 3
+Row = dict[str, Any]
+Points = Sequence[tuple[float, float]]
 COLUMNS = ["mode", "nodes", "ranks", "repeat", "job", "exit_code", "global_batch_size", "micro_batch_size", "steps", "tokens_per_s",
            "step_p50_s", "step_p95_s", "sent_bytes_per_step", "all_to_all_share", "save_s", "tflops_per_rank", "efficiency",
            "plan_tokens_per_s", "plan_low", "plan_high", "plan_exchange_share", "measured_over_plan"]
 
 
-def read(path, default=None):
+def read(path: Path, default: str | None = None) -> str:
+    """Returns the text of a file, `default` where there is none and one is given."""
     if default is not None and not path.exists():
         return default
-    return path.read_text(encoding="utf-8", errors="replace")
+    with reading(str(path)):
+        return path.read_text(encoding="utf-8", errors="replace")
 
 
-def loaded(path):
-    try:
-        return json.loads(read(path))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
+def loaded(path: Path) -> Row:
+    """Returns what a file of JSON holds."""
+    text = read(path)
+    with reading(str(path)):
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ToolError(f"{path}: it is not an object of JSON")
+        return found
 
 
-def quantile(values, share):
-    """As `plan --plan.calibrate` takes it."""
+def quantile(values: Sequence[float], share: float) -> float:
+    """Returns a quantile as `plan --plan.calibrate` takes it."""
     values = sorted(values)
     at = share * (len(values) - 1)
     below = int(at)
     return values[below] + (at - below) * (values[min(below + 1, len(values) - 1)] - values[below])
 
 
-def steps_of(path):
-    """The lines of metrics.jsonl behind the first WARM_UP, each {"step_s", "tokens_per_s", "bytes", "flops"}."""
+def steps_of(path: Path) -> list[Row]:
+    """Returns the lines of metrics.jsonl behind the first WARM_UP, each {"step_s", "tokens_per_s", "bytes", "flops"}."""
     steps = []
     for number, line in enumerate(read(path).splitlines(), 1):
         try:
@@ -54,15 +65,15 @@ def steps_of(path):
                 raise ValueError
             sum(step["bytes"].values())
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{path}:{number}: not a line of metrics with step_s, tokens_per_s, bytes and flops") from None
+            raise ToolError(f"{path}:{number}: not a line of metrics with step_s, tokens_per_s, bytes and flops") from None
         steps.append(step)
     if len(steps) <= WARM_UP:
-        raise ValueError(f"{path}: {len(steps)} steps, and the first {WARM_UP} are left out; give scaling.sh more --steps")
+        raise ToolError(f"{path}: {len(steps)} steps, and the first {WARM_UP} are left out; give scaling.sh more --steps")
     return steps[WARM_UP:]
 
 
-def measured(folder):
-    """What a run that ended with 0 says of itself."""
+def measured(folder: Path) -> Row:
+    """Returns what a run that ended with 0 says of itself."""
     metrics = folder / "run" / "metrics.jsonl"
     steps = steps_of(metrics)
     seconds = [step["step_s"] for step in steps]
@@ -78,20 +89,23 @@ def measured(folder):
     return found
 
 
-def predicted(folder):
-    """The plan of the run, {} where there is none."""
+def predicted(folder: Path) -> Row:
+    """Returns the plan of the run, {} where there is none."""
     if not read(folder / "plan.json", "").strip():
         return {}
-    plan = {(q["section"], q["quantity"]): q for q in loaded(folder / "plan.json")["quantities"] if q["table"] == "run"}
-    rate, step = plan["the run", "tokens/s"], plan["time of a step", "step"]["value"]
-    exchange = sum(plan["time of a step", name]["value"] for name in ("of these not hidden", "tokens to experts and back"))
-    return {"plan_tokens_per_s": rate["value"], "plan_low": rate["low"], "plan_high": rate["high"],
-            "plan_exchange_share": exchange / step if step > 0 else 0.0}
+    with reading(str(folder / "plan.json")):
+        plan = {(q["section"], q["quantity"]): q for q in loaded(folder / "plan.json")["quantities"] if q["table"] == "run"}
+        rate, step = plan["the run", "tokens/s"], plan["time of a step", "step"]["value"]
+        exchange = sum(plan["time of a step", name]["value"] for name in ("of these not hidden", "tokens to experts and back"))
+        return {"plan_tokens_per_s": rate["value"], "plan_low": rate["low"], "plan_high": rate["high"],
+                "plan_exchange_share": exchange / step if step > 0 else 0.0}
 
 
-def point_of(folder):
+def point_of(folder: Path) -> Row:
+    """Returns a run: what was asked for, how it ended, what it measured and what was planned."""
     point = loaded(folder / "point.json")
-    row = {key: point[key] for key in ("mode", "nodes", "ranks", "repeat", "global_batch_size", "micro_batch_size")}
+    with reading(str(folder / "point.json")):
+        row: Row = {key: point[key] for key in ("mode", "nodes", "ranks", "repeat", "global_batch_size", "micro_batch_size")}
     row["job"] = read(folder / "job_id", "").strip()
     code = read(folder / "exit_code", "").strip()
     row["exit_code"] = int(code) if code.lstrip("-").isdigit() else ""
@@ -106,11 +120,11 @@ def point_of(folder):
     return row
 
 
-def study(folder):
-    """All runs of a study, the smallest numbers first, with their efficiency."""
+def study(folder: Path) -> list[Row]:
+    """Returns all runs of a study, the smallest numbers first, with their efficiency."""
     rows = [point_of(path.parent) for path in sorted(folder.glob("*/point.json"))]
     if not rows:
-        raise ValueError(f"{folder}: no run of slurm/scaling.sh is in it (no */point.json)")
+        raise ToolError(f"{folder}: no run of slurm/scaling.sh is in it (no */point.json)")
     rows.sort(key=lambda row: (row["mode"], row["ranks"], row["repeat"]))
     for mode in {row["mode"] for row in rows}:
         good = [row for row in rows if row["mode"] == mode and row["exit_code"] == 0]
@@ -123,9 +137,9 @@ def study(folder):
     return rows
 
 
-def medians(rows):
-    """One row for each number of ranks: medians over its repeats."""
-    groups = {}
+def medians(rows: Sequence[Row]) -> list[Row]:
+    """Returns one row for each number of ranks: medians over its repeats."""
+    groups: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["mode"], row["ranks"]), []).append(row)
     joined = []
@@ -141,14 +155,16 @@ def medians(rows):
     return joined
 
 
-def text_of(value, scale=1.0, digits=3):
+def text_of(value: float | None, scale: float = 1.0, digits: int = 3) -> str:
+    """Returns a number for people, "-" where there is none."""
     if value is None:
         return "-"
     value *= scale
     return f"{value:.0f}" if value == int(value) or abs(value) >= 10 ** digits else f"{value:.{digits}g}"
 
 
-def table(rows):
+def table(rows: Sequence[Row]) -> str:
+    """Returns the table of the medians, in Markdown."""
     head = ["mode", "nodes", "ranks", "batch", "micro-batch", "runs", "tokens/s", "step p50, ms", "p95, ms", "sent, MB/step",
             "all-to-all, %", "save, s", "efficiency, %", "plan: tokens/s (low to high)", "plan: exchange, %", "measured / plan", "jobs"]
     lines = [head]
@@ -173,7 +189,7 @@ class Panel:
     """Axes with a logarithmic x, at `left` of the drawing. Ticks of x are the numbers of ranks."""
     WIDTH, HEIGHT, TOP = 300, 230, 40
 
-    def __init__(self, left, title, xs, low, high, logarithmic):
+    def __init__(self, left: float, title: str, xs: Sequence[int], low: float, high: float, logarithmic: bool) -> None:
         self.left, self.xs, self.low, self.high, self.logarithmic = left, xs, low, high, logarithmic
         self.parts = [f'<text x="{left}" y="22" font-weight="bold">{title}</text>',
                       f'<rect x="{left}" y="{self.TOP}" width="{self.WIDTH}" height="{self.HEIGHT}" fill="none" stroke="#888"/>']
@@ -185,35 +201,41 @@ class Panel:
             self.parts.append(f'<line x1="{left}" x2="{left + self.WIDTH}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
                               f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
 
-    def ticks(self):
+    def ticks(self) -> Sequence[float]:
+        """Returns where the lines of the y axis are."""
         if not self.logarithmic:
             return range(0, int(self.high) + 1, 20)
         first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
         return [10.0 ** e for e in range(first, last + 1)] or [self.low, self.high]
 
-    def x(self, value):
+    def x(self, value: float) -> float:
+        """Returns where a number of ranks is in the drawing."""
         first, last = math.log2(self.xs[0]), math.log2(self.xs[-1])
         return self.left + 20 + (self.WIDTH - 40) * ((math.log2(value) - first) / (last - first) if last > first else 0.5)
 
-    def y(self, value):
+    def y(self, value: float) -> float:
+        """Returns where a value is in the drawing."""
         scale = math.log10 if self.logarithmic else float
         low, high = scale(self.low), scale(self.high)
         return self.TOP + self.HEIGHT * (1 - (scale(value) - low) / (high - low))
 
-    def line(self, points, color, dashes=""):
+    def line(self, points: Points, color: str, dashes: str = "") -> None:
+        """Draws a line through points."""
         path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         self.parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dashes}"/>')
 
-    def dots(self, points, color):
+    def dots(self, points: Points, color: str) -> None:
+        """Draws a dot at each point."""
         self.parts += [f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="3" fill="{color}"/>' for x, y in points]
 
-    def band(self, lower, upper, color):
-        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in lower + upper[::-1])
+    def band(self, lower: Points, upper: Points, color: str) -> None:
+        """Fills what is between two lines."""
+        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in [*lower, *reversed(upper)])
         self.parts.append(f'<polygon points="{path}" fill="{color}" fill-opacity="0.15"/>')
 
 
-def picture(runs, rows, mode):
-    """tokens/s with the plan's range, and efficiency, over ranks; a dot for every run."""
+def picture(runs: Sequence[Row], rows: Sequence[Row], mode: str) -> str:
+    """Returns the drawing of tokens/s with the plan's range, and efficiency, over ranks; a dot for every run."""
     measured_color, plan_color = "#c05621", "#2b6cb0"
     runs, rows = [[row for row in part if row["mode"] == mode] for part in (runs, rows)]
     runs = [row for row in runs if "tokens_per_s" in row]
@@ -242,7 +264,8 @@ def picture(runs, rows, mode):
                       '<rect width="780" height="345" fill="white"/>', *rates.parts, *shares.parts, legend, "</svg>", ""])
 
 
-def write(argv=None):
+def write(argv: list[str] | None = None) -> None:
+    """Writes the CSV and the picture and prints the table of the study that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="the --output of slurm/scaling.sh")
     parser.add_argument("--output", type=Path, help="folder for scaling.csv and scaling.svg (default: the study's)")
@@ -265,21 +288,11 @@ def write(argv=None):
     for row in runs:
         if row["exit_code"] != 0:
             state = "has not ended" if row["exit_code"] == "" else f"ended with {row['exit_code']}"
-            print(f"{row['mode']}, {row['nodes']} node(s), {row['ranks']} rank(s), repeat {row['repeat']}: {state}{': ' if row['reason'] else ''}{row['reason']}",
-                  file=sys.stderr)
+            print(f"{row['mode']}, {row['nodes']} node(s), {row['ranks']} rank(s), repeat {row['repeat']}: {state}"
+                  f"{': ' if row['reason'] else ''}{row['reason']}", file=sys.stderr)
     if not any(row["exit_code"] == 0 for row in runs):
-        raise ValueError(f"{options.study}: no run has ended with 0 yet")
-
-
-def main(argv=None):
-    """Ends with 0, or 1 and one line for a study that does not fit."""
-    try:
-        write(argv)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"error: {f'{error} is missing' if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1
-    return 0
+        raise ToolError(f"{options.study}: no run has ended with 0 yet")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of("scaling_report.py", write))

@@ -139,7 +139,8 @@ def full_disk(work, wanted):
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         kept = sorted(p.name for p in run.glob("step_*"))
         lines = [line for line in done.stderr.splitlines() if "error" in line]
-        check(done.returncode == 75 and len(lines) == 1 and kept and not any(name.endswith(".tmp") for name in kept), f"a full disk: {done.returncode} {lines} {kept}")
+        check(done.returncode == 75 and len(lines) == 1 and kept and not any(name.endswith(".tmp") for name in kept),
+              f"a full disk: {done.returncode} {lines} {kept}")
         subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         check(done.returncode == 0 and final_bits(run) == wanted, "with room the same command ends with the same bits")

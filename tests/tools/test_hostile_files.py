@@ -93,6 +93,7 @@ ROWS = {
     "tools/plot_neurons.py": [(".h5", ["{bad}", "{out}"], ()), (".csv", ["{bad}", "{out}"], ()), (".cfg", ["{h5}", "{out}", "--experts", "{bad}"], ())],
     "tools/prepare_corpus.py": [("", ["--output", "{out}", "--languages", "en", "--item-languages", "en", "--cache", "{cache}"], ())],
     "tools/report.py": [("", ["--work", "{bad}", "--source", "en", "--target", "el", "--output", "{out}"], ())],  # its files: test_report.py
+    "tools/scaling_report.py": [("", ["{bad}", "--output", "{out}"], ())],
     "tools/to_tensorboard.py": [("", ["{bad}", "--output", "{out}"], ())],
     "tools/bench/analyze_against_torch.py": [("", ["{bad}", "{bad}"], ())],
     "tools/bench/ap_against_sklearn.py": [("", ["{bad}"], ())],

@@ -138,7 +138,7 @@ class Scaling(unittest.TestCase):
         self.assertEqual([row["efficiency"] == "" for row in self.rows(study)], [False, False, True, True])
         for name in ("strong-n1-r1", "strong-n1-r2"):
             (study / name / "exit_code").write_text("70\n")
-        self.assertIn("no run has ended with 0", self.report(study, code=1).stderr)
+        self.assertIn("no run has ended with 0", self.report(study, code=65).stderr)
 
     def test_damaged_files_are_named(self):
         study = self.recorded()
@@ -146,13 +146,13 @@ class Scaling(unittest.TestCase):
         lines = metrics.read_text().splitlines()
         for damage in ("{", "[]", '{"step_s": 0, "tokens_per_s": 1, "bytes": {}, "flops": 1}', '{"step_s": 1, "tokens_per_s": 1, "bytes": 3, "flops": 1}'):
             metrics.write_text("\n".join([*lines[:4], damage, *lines[5:]]))
-            self.assertIn(f"error: {metrics}:5: not a line of metrics", self.report(study, code=1).stderr)
+            self.assertIn(f"scaling_report.py: {metrics}:5: not a line of metrics", self.report(study, code=65).stderr)
         metrics.write_text("\n".join(lines[:3]))
-        self.assertIn(f"{metrics}: 3 steps", self.report(study, code=1).stderr)
+        self.assertIn(f"{metrics}: 3 steps", self.report(study, code=65).stderr)
         metrics.write_text("\n".join(lines))
         (study / "strong-n1-r1/plan.json").write_text("{")
-        self.assertIn("plan.json: not JSON", self.report(study, code=1).stderr)
-        self.assertIn("no run of slurm/scaling.sh", self.report(self.work / "bin", code=1).stderr)
+        self.assertIn("plan.json: it is not as neuronmoe writes it", self.report(study, code=65).stderr)
+        self.assertIn("no run of slurm/scaling.sh", self.report(self.work / "bin", code=65).stderr)
 
     @unittest.skipUnless(BINARY, "NMOE_TEST_BINARY names no program")
     def test_the_prediction_is_found_in_a_plan(self):

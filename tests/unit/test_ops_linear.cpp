@@ -1,4 +1,5 @@
 // Matrix products: the equation by hand, gradients, fast = plain, threads.
+#include <algorithm>
 #include <boost/test/unit_test.hpp>
 
 #include "neuronmoe/ops/backends.hpp"
@@ -85,7 +86,10 @@ BOOST_AUTO_TEST_CASE(rows_do_not_depend_on_their_company) {
           if (dtype == DType::float32 && ops::cpu::rows_are_independent()) {
             BOOST_TEST((found == expected), "float32 rows of " << in << " x " << out << ", " << count);
           } else {
-            check_close("rows", found, expected, tolerance(Kind::sum, DType::float32));
+            // The table is for 1000 terms; the error grows like eps · sqrt(terms) · |partial sum|.
+            const double longer = std::max(1.0, static_cast<double>(in) / 1000);
+            const Tolerance t = tolerance(Kind::sum, DType::float32);
+            check_close("rows", found, expected, Tolerance{t.absolute * longer, t.relative * longer});
           }
         }
       }
