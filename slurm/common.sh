@@ -59,8 +59,7 @@ run_job() {
   trap - USR1 TERM
   ((code != 0)) && { ((signaled && code != 78 && code != 65)) || ((code == 138)); } && code=85
   if ((code == 86)); then
-    absent=$(python3 -c 'import json, sys
-print(",".join(sorted({a["host"] for a in json.load(open(sys.argv[1]))["absent_ranks"]})))' "$verdict" 2>/dev/null)
+    absent=$(sed -n '/"absent_ranks": \[$/,/\]/s/.*"host": "\([^"]*\)".*/\1/p' "$verdict" | sort -u | paste -sd,)
   fi
   rm -f "$verdict"
   if ((code == 85 || code == 86)); then
