@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drawing with SVG elements for tools/report.py: colors are classes that the page's style defines, so that a picture follows light and
-dark mode. Lengths are pixels of the picture at its own size."""
+"""Drawing with SVG elements for tools/report.py, whose page defines the colors of the classes, so that a picture follows light and dark
+mode, and for tools/scaling_report.py, whose picture is a file with a style of its own. Lengths are pixels of the picture at its own size."""
 import html
 import math
 from collections.abc import Sequence
@@ -48,6 +48,11 @@ class Canvas:
         path = " ".join(f"{number(x)},{number(y)}" for x, y in points)
         self.parts.append(f'<polyline points="{path}" class="line {css}"/>')
 
+    def area(self, points: Sequence[Point], css: str) -> None:
+        """Adds a filled polygon."""
+        path = " ".join(f"{number(x)},{number(y)}" for x, y in points)
+        self.parts.append(f'<polygon points="{path}" class="{css}"/>')
+
     def dot(self, center: Point, css: str, radius: float = 3.0) -> None:
         """Adds a filled circle."""
         self.parts.append(f'<circle cx="{number(center[0])}" cy="{number(center[1])}" r="{number(radius)}" class="{css}"/>')
@@ -70,11 +75,20 @@ class Canvas:
             self.text((x, y), words, "start")
             x += 16 + text_width(words)
 
+    def place(self, corner: Point, other: "Canvas") -> None:
+        """Adds what is on another canvas, its upper left corner at `corner`."""
+        self.parts.append(f'<g transform="translate({number(corner[0])} {number(corner[1])})">{"".join(other.parts)}</g>')
+
     def svg(self, description: str) -> str:
         """Returns the picture as an element of a page; `description` is for those who cannot see it."""
         width, height = number(self.width), number(self.height)
         return (f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{html.escape(description)}">'
                 + "".join(self.parts) + "</svg>")
+
+    def file(self, description: str, style: str) -> str:
+        """Returns the picture as a file that stands alone, on white; `style` has the rules of its classes."""
+        head, rest = self.svg(description).split(">", 1)
+        return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{style}</style><rect width="100%" height="100%" fill="#fff"/>{rest}\n'
 
 
 def legend_width(entries: Sequence[tuple[str, str, str]]) -> float:
@@ -104,7 +118,7 @@ class Plot(Canvas):
     def axes(self, x_label: str, y_label: str, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> None:
         """Adds both axes with their labels, ticks and faint lines."""
         for value in y_ticks:
-            _, y = self.at(0, value)
+            _, y = self.at(self.x[0], value)
             self.line([(self.left, y), (self.right, y)], "grid")
             self.text((self.left - 6, y + 4), tick_text(value), "end")
         self.line([(self.left, self.bottom), (self.right, self.bottom)], "axis")

@@ -8,42 +8,56 @@ folder scaling.csv, a line for every run, and scaling.svg.
 Of each run the first 3 steps are left out. tokens/s is all tokens over all seconds of the others, p50 and p95 are of their seconds; of
 several repeats the median. Efficiency: tokens/s per rank against the smallest number. "save" is the time between the last line of
 metrics.jsonl and the manifest of the checkpoint behind it. Exchange: what the plan does not hide behind compute, and what rank 0
-counted as sent in a step, with the part of all-to-all. A run that has not ended with 0 is listed and counts for nothing."""
+counted as sent in a step, with the part of all-to-all. A run that has not ended with 0 is listed and counts for nothing.
+A damaged file, or a study of which no run has ended with 0, is exit code 65."""
 import argparse
 import csv
+import io
 import json
 import math
+import os
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tool_errors import ToolError, exit_code_of, reading
+from report_svg import Canvas, Plot, Point, legend_width, text_width, tick_text, ticks
+from tool_errors import ToolError, exit_code_of, plain, reading
 
 WARM_UP = 3
-Row = dict[str, Any]
-Points = Sequence[tuple[float, float]]
+MODES = ("strong", "weak")
 COLUMNS = ["mode", "nodes", "ranks", "repeat", "job", "exit_code", "global_batch_size", "micro_batch_size", "steps", "tokens_per_s",
            "step_p50_s", "step_p95_s", "sent_bytes_per_step", "all_to_all_share", "save_s", "tflops_per_rank", "efficiency",
            "plan_tokens_per_s", "plan_low", "plan_high", "plan_exchange_share", "measured_over_plan"]
+STYLE = """svg{font:12px sans-serif}.label{fill:#4a5568}.line{fill:none;stroke-width:1.8}.grid{stroke:#cbd5e0;stroke-width:.7}
+.axis{stroke:#4a5568;stroke-width:1}.s-measured{stroke:#c05621}.f-measured{fill:#c05621}.s-plan{stroke:#2b6cb0;stroke-dasharray:6 4}
+.f-plan{fill:#2b6cb0;fill-opacity:.15}.s-ideal{stroke:#888;stroke-dasharray:2 3}"""
+Row = dict[str, Any]  # COLUMNS of a run, as far as they are known, and "reason"; of several runs also "runs" and "good"
 
 
-def read(path: Path, default: str | None = None) -> str:
-    """Returns the text of a file, `default` where there is none and one is given."""
-    if default is not None and not path.exists():
-        return default
+def text_at(path: Path) -> str:
+    """Returns what a file holds without blanks around it, "" if it is not there."""
     with reading(str(path)):
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
-def loaded(path: Path) -> Row:
-    """Returns what a file of JSON holds."""
-    text = read(path)
+def positive(value: Any) -> float:
+    """Returns a number that is finite and above 0; anything else is a ValueError or TypeError."""
+    if isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"{value!r} is not a number above 0")
+    return value
+
+
+def loaded(path: Path) -> dict[str, Any]:
+    """Returns the object of a JSON file."""
     with reading(str(path)):
-        found = json.loads(text)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ToolError(f"{path}: not JSON ({error})") from error
         if not isinstance(found, dict):
-            raise ToolError(f"{path}: it is not an object of JSON")
+            raise ToolError(f"{path}: not an object of JSON")
         return found
 
 
@@ -55,18 +69,19 @@ def quantile(values: Sequence[float], share: float) -> float:
     return values[below] + (at - below) * (values[min(below + 1, len(values) - 1)] - values[below])
 
 
-def steps_of(path: Path) -> list[Row]:
-    """Returns the lines of metrics.jsonl behind the first WARM_UP, each {"step_s", "tokens_per_s", "bytes", "flops"}."""
+def steps_of(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of metrics.jsonl behind the first WARM_UP, each with step_s, tokens_per_s, bytes by operation and flops."""
     steps = []
-    for number, line in enumerate(read(path).splitlines(), 1):
-        try:
-            step = json.loads(line)
-            if not (step["step_s"] > 0 and step["tokens_per_s"] > 0 and step["flops"] >= 0):
-                raise ValueError
-            sum(step["bytes"].values())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ToolError(f"{path}:{number}: not a line of metrics with step_s, tokens_per_s, bytes and flops") from None
-        steps.append(step)
+    with reading(str(path)):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                step = json.loads(line)
+                positive(step["step_s"]), positive(step["tokens_per_s"])
+                if not all(0 <= n < math.inf for n in (step["flops"], *step["bytes"].values())):
+                    raise ValueError
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise ToolError(f"{path}:{number}: not a line of metrics with step_s, tokens_per_s, bytes and flops") from error
+            steps.append(step)
     if len(steps) <= WARM_UP:
         raise ToolError(f"{path}: {len(steps)} steps, and the first {WARM_UP} are left out; give scaling.sh more --steps")
     return steps[WARM_UP:]
@@ -90,33 +105,39 @@ def measured(folder: Path) -> Row:
 
 
 def predicted(folder: Path) -> Row:
-    """Returns the plan of the run, {} where there is none."""
-    if not read(folder / "plan.json", "").strip():
+    """Returns the plan of a run, {} where there is none."""
+    path = folder / "plan.json"
+    if not text_at(path):
         return {}
-    with reading(str(folder / "plan.json")):
-        plan = {(q["section"], q["quantity"]): q for q in loaded(folder / "plan.json")["quantities"] if q["table"] == "run"}
+    found = loaded(path)
+    with reading(str(path)):
+        plan = {(q["section"], q["quantity"]): q for q in found["quantities"] if q["table"] == "run"}
         rate, step = plan["the run", "tokens/s"], plan["time of a step", "step"]["value"]
         exchange = sum(plan["time of a step", name]["value"] for name in ("of these not hidden", "tokens to experts and back"))
-        return {"plan_tokens_per_s": rate["value"], "plan_low": rate["low"], "plan_high": rate["high"],
-                "plan_exchange_share": exchange / step if step > 0 else 0.0}
+        return {"plan_tokens_per_s": positive(rate["value"]), "plan_low": positive(rate["low"]), "plan_high": positive(rate["high"]),
+                "plan_exchange_share": exchange / positive(step)}
 
 
 def point_of(folder: Path) -> Row:
-    """Returns a run: what was asked for, how it ended, what it measured and what was planned."""
-    point = loaded(folder / "point.json")
-    with reading(str(folder / "point.json")):
+    """Returns what is known of the run in a folder."""
+    path = folder / "point.json"
+    point = loaded(path)
+    with reading(str(path)):
         row: Row = {key: point[key] for key in ("mode", "nodes", "ranks", "repeat", "global_batch_size", "micro_batch_size")}
-    row["job"] = read(folder / "job_id", "").strip()
-    code = read(folder / "exit_code", "").strip()
-    row["exit_code"] = int(code) if code.lstrip("-").isdigit() else ""
+        if row["mode"] not in MODES or not all(type(n) is int and 0 < n < 2**53 for key, n in row.items() if key != "mode"):
+            raise ValueError(f"mode is {' or '.join(MODES)}, the others are whole numbers from 1 on")
+    row["job"] = plain(text_at(folder / "job_id"))
+    code = text_at(folder / "exit_code")
+    with reading(str(folder / "exit_code")):
+        row["exit_code"] = int(code) if code else ""
     row.update(predicted(folder))
     if row["exit_code"] == 0:
         row.update(measured(folder))
-        if row.get("plan_tokens_per_s"):
+        if "plan_tokens_per_s" in row:
             row["measured_over_plan"] = row["tokens_per_s"] / row["plan_tokens_per_s"]
     else:
         reason = folder / "run" / "exit.json"
-        row["reason"] = loaded(reason).get("reason", "") if reason.exists() else ""
+        row["reason"] = plain(str(loaded(reason).get("reason", ""))) if reason.exists() else ""
     return row
 
 
@@ -156,7 +177,7 @@ def medians(rows: Sequence[Row]) -> list[Row]:
 
 
 def text_of(value: float | None, scale: float = 1.0, digits: int = 3) -> str:
-    """Returns a number for people, "-" where there is none."""
+    """Returns a number of the table with `digits` digits that count, "-" where there is none."""
     if value is None:
         return "-"
     value *= scale
@@ -164,7 +185,7 @@ def text_of(value: float | None, scale: float = 1.0, digits: int = 3) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Returns the table of the medians, in Markdown."""
+    """Returns the table for the terminal, a line for each number of ranks."""
     head = ["mode", "nodes", "ranks", "batch", "micro-batch", "runs", "tokens/s", "step p50, ms", "p95, ms", "sent, MB/step",
             "all-to-all, %", "save, s", "efficiency, %", "plan: tokens/s (low to high)", "plan: exchange, %", "measured / plan", "jobs"]
     lines = [head]
@@ -185,114 +206,133 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(text)
 
 
-class Panel:
-    """Axes with a logarithmic x, at `left` of the drawing. Ticks of x are the numbers of ranks."""
-    WIDTH, HEIGHT, TOP = 300, 230, 40
+class RankPlot(Plot):
+    """A plot over numbers of ranks, whose axis is logarithmic; that of the values is on request."""
 
-    def __init__(self, left: float, title: str, xs: Sequence[int], low: float, high: float, logarithmic: bool) -> None:
-        self.left, self.xs, self.low, self.high, self.logarithmic = left, xs, low, high, logarithmic
-        self.parts = [f'<text x="{left}" y="22" font-weight="bold">{title}</text>',
-                      f'<rect x="{left}" y="{self.TOP}" width="{self.WIDTH}" height="{self.HEIGHT}" fill="none" stroke="#888"/>']
-        for x in xs:
-            self.parts.append(f'<text x="{self.x(x):.1f}" y="{self.TOP + self.HEIGHT + 16}" text-anchor="middle">{x}</text>')
-        self.parts.append(f'<text x="{left + self.WIDTH / 2}" y="{self.TOP + self.HEIGHT + 34}" text-anchor="middle">ranks</text>')
-        for value in self.ticks():
-            y = self.y(value)
-            self.parts.append(f'<line x1="{left}" x2="{left + self.WIDTH}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
-                              f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+    def __init__(self, ranks: Sequence[int], values: Point, logarithmic: bool) -> None:
+        super().__init__((390, 285), (ranks[0] / 1.2, ranks[-1] * 1.2), values, above=12)
+        self.logarithmic = logarithmic
 
-    def ticks(self) -> Sequence[float]:
-        """Returns where the lines of the y axis are."""
-        if not self.logarithmic:
-            return range(0, int(self.high) + 1, 20)
-        first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
-        return [10.0 ** e for e in range(first, last + 1)] or [self.low, self.high]
+    def at(self, x: float, y: float) -> Point:
+        """Returns where a value stands on the canvas."""
+        return super().at(on_log_axis(x, self.x), on_log_axis(y, self.y) if self.logarithmic else y)
 
-    def x(self, value: float) -> float:
-        """Returns where a number of ranks is in the drawing."""
-        first, last = math.log2(self.xs[0]), math.log2(self.xs[-1])
-        return self.left + 20 + (self.WIDTH - 40) * ((math.log2(value) - first) / (last - first) if last > first else 0.5)
 
-    def y(self, value: float) -> float:
-        """Returns where a value is in the drawing."""
-        scale = math.log10 if self.logarithmic else float
-        low, high = scale(self.low), scale(self.high)
-        return self.TOP + self.HEIGHT * (1 - (scale(value) - low) / (high - low))
+def on_log_axis(value: float, ends: Point) -> float:
+    """Returns what stands on a linear axis where `value` stands on a logarithmic one with the same ends."""
+    low, high = ends
+    return low + (high - low) * math.log(value / low) / math.log(high / low)
 
-    def line(self, points: Points, color: str, dashes: str = "") -> None:
-        """Draws a line through points."""
-        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
-        self.parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dashes}"/>')
 
-    def dots(self, points: Points, color: str) -> None:
-        """Draws a dot at each point."""
-        self.parts += [f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="3" fill="{color}"/>' for x, y in points]
+def log_ticks(low: float, high: float) -> list[float]:
+    """Returns round numbers for a logarithmic axis: 1, 2 and 5 times powers of ten, only the powers over several of them."""
+    factors = (1, 2, 5) if high / low < 1000 else (1,)
+    found = [factor * 10.0 ** e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for factor in factors]
+    found = [value for value in found if low <= value <= high]
+    return found if len(found) > 1 else ticks(low, high)
 
-    def band(self, lower: Points, upper: Points, color: str) -> None:
-        """Fills what is between two lines."""
-        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in [*lower, *reversed(upper)])
-        self.parts.append(f'<polygon points="{path}" fill="{color}" fill-opacity="0.15"/>')
+
+def rates_over_ranks(runs: Sequence[Row], rows: Sequence[Row], mode: str) -> Plot:
+    """Draws tokens/s with the plan's range and the ideal line through the smallest number; a dot for every run."""
+    good, planned = with_key(rows, "tokens_per_s"), with_key(rows, "plan_tokens_per_s")
+    first, key = (good[0], "tokens_per_s") if good else (planned[0], "plan_tokens_per_s")
+    ranks = [row["ranks"] for row in rows]
+    ideal = [(x, first[key] / first["ranks"] * x) for x in ranks]
+    values = [row[name] for row in [*runs, *rows] for name in ("tokens_per_s", "plan_low", "plan_high") if name in row] + [y for _, y in ideal]
+    plot = RankPlot(ranks, (min(values) / 1.3, max(values) * 1.3), True)
+    shown = log_ticks(*plot.y)
+    plot.left = 30 + max(text_width(tick_text(value)) for value in shown)
+    plot.axes("ranks", f"tokens/s, {mode} scaling", ranks, shown)
+    plot.area([plot.at(row["ranks"], row["plan_low"]) for row in planned] + [plot.at(row["ranks"], row["plan_high"]) for row in planned[::-1]], "f-plan")
+    plot.line([plot.at(row["ranks"], row["plan_tokens_per_s"]) for row in planned], "s-plan")
+    plot.line([plot.at(*point) for point in ideal], "s-ideal")
+    plot.line([plot.at(row["ranks"], row["tokens_per_s"]) for row in good], "s-measured")
+    for row in runs:
+        plot.dot(plot.at(row["ranks"], row["tokens_per_s"]), "f-measured")
+    return plot
+
+
+def efficiency_over_ranks(runs: Sequence[Row], rows: Sequence[Row]) -> Plot:
+    """Draws tokens/s per rank in percent of the smallest number, measured and planned."""
+    good, planned = with_key(rows, "tokens_per_s"), with_key(rows, "plan_tokens_per_s")
+    ranks = [row["ranks"] for row in rows]
+    of_plan = [(row["ranks"], 100 * row["plan_tokens_per_s"] / row["ranks"] / planned[0]["plan_tokens_per_s"] * planned[0]["ranks"]) for row in planned]
+    plot = RankPlot(ranks, (0, max([115.0] + [1.05 * 100 * row["efficiency"] for row in runs] + [1.05 * y for _, y in of_plan])), False)
+    plot.axes("ranks", "efficiency, % of the smallest", ranks, ticks(*plot.y, most=7))
+    plot.line([plot.at(*point) for point in of_plan], "s-plan")
+    plot.line([plot.at(x, 100) for x in ranks], "s-ideal")
+    plot.line([plot.at(row["ranks"], 100 * row["efficiency"]) for row in good], "s-measured")
+    for row in runs:
+        plot.dot(plot.at(row["ranks"], 100 * row["efficiency"]), "f-measured")
+    return plot
+
+
+def with_key(rows: Sequence[Row], key: str) -> list[Row]:
+    """Returns the rows in which a number is known."""
+    return [row for row in rows if key in row]
 
 
 def picture(runs: Sequence[Row], rows: Sequence[Row], mode: str) -> str:
-    """Returns the drawing of tokens/s with the plan's range, and efficiency, over ranks; a dot for every run."""
-    measured_color, plan_color = "#c05621", "#2b6cb0"
-    runs, rows = [[row for row in part if row["mode"] == mode] for part in (runs, rows)]
-    runs = [row for row in runs if "tokens_per_s" in row]
-    good, planned = [row for row in rows if "tokens_per_s" in row], [row for row in rows if "plan_tokens_per_s" in row]
-    xs = [row["ranks"] for row in rows]
-    first = good[0] if good else planned[0]
-    unit = first.get("tokens_per_s", first.get("plan_tokens_per_s")) / first["ranks"]
-    values = [row[key] for row in runs + rows for key in ("tokens_per_s", "plan_low", "plan_high") if row.get(key)] + [unit * x for x in xs]
-    rates = Panel(70, f"tokens/s, {mode} scaling", xs, min(values) / 1.3, max(values) * 1.3, True)
-    if planned:
-        rates.band([(row["ranks"], row["plan_low"]) for row in planned], [(row["ranks"], row["plan_high"]) for row in planned], plan_color)
-        rates.line([(row["ranks"], row["plan_tokens_per_s"]) for row in planned], plan_color, "6 4")
-    rates.line([(x, unit * x) for x in xs], "#aaa", "2 3")
-    rates.line([(row["ranks"], row["tokens_per_s"]) for row in good], measured_color)
-    rates.dots([(row["ranks"], row["tokens_per_s"]) for row in runs], measured_color)
-    top = max([120.0] + [100 * row["efficiency"] for row in runs])
-    shares = Panel(450, "efficiency, % of the smallest", xs, 0, 20 * math.ceil(top / 20), False)
-    if planned:
-        of_plan = planned[0]["plan_tokens_per_s"] / planned[0]["ranks"]
-        shares.line([(row["ranks"], 100 * row["plan_tokens_per_s"] / row["ranks"] / of_plan) for row in planned], plan_color, "6 4")
-    shares.line([(row["ranks"], 100 * row["efficiency"]) for row in good], measured_color)
-    shares.dots([(row["ranks"], 100 * row["efficiency"]) for row in runs], measured_color)
-    legend = (f'<text x="70" y="330" fill="{measured_color}">measured (dots: runs; line: medians)</text>'
-              f'<text x="310" y="330" fill="{plan_color}">plan, low to high</text><text x="450" y="330" fill="#888">dotted: ideal</text>')
-    return "\n".join(['<svg xmlns="http://www.w3.org/2000/svg" width="780" height="345" font-family="sans-serif" font-size="12">',
-                      '<rect width="780" height="345" fill="white"/>', *rates.parts, *shares.parts, legend, "</svg>", ""])
+    """Returns the SVG of one kind of scaling: `runs` are all, `rows` their medians."""
+    runs, rows = [[row for row in part if row["mode"] == mode] for part in (with_key(runs, "tokens_per_s"), rows)]
+    panels = rates_over_ranks(runs, rows, mode), efficiency_over_ranks(runs, rows)
+    entries = [("line", "s-measured", "measured: medians, dots: runs")] * bool(runs)
+    if with_key(rows, "plan_tokens_per_s"):
+        entries += [("line", "s-plan", "plan"), ("box", "f-plan", "plan, low to high")]
+    entries.append(("line", "s-ideal", "ideal"))
+    canvas = Canvas(max(sum(panel.width for panel in panels), 28 + legend_width(entries)), 24 + panels[0].height)
+    canvas.legend((14, 20), entries)
+    canvas.place((0, 24), panels[0])
+    canvas.place((panels[0].width, 24), panels[1])
+    numbers = ", ".join(f"{row['ranks']}: {text_of(row.get('tokens_per_s'))}" for row in rows)
+    return canvas.file(f"{mode} scaling, tokens/s by ranks: {numbers}", STYLE)
 
 
-def write(argv: list[str] | None = None) -> None:
-    """Writes the CSV and the picture and prints the table of the study that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, help="the --output of slurm/scaling.sh")
-    parser.add_argument("--output", type=Path, help="folder for scaling.csv and scaling.svg (default: the study's)")
-    options = parser.parse_args(argv)
+def write_file(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
+    unfinished = path.with_name(path.name + ".tmp")
+    with open(unfinished, "w", encoding="utf-8", newline="") as stream:
+        stream.write(text)
+    os.replace(unfinished, path)
+
+
+def csv_of(runs: Sequence[Row]) -> str:
+    """Returns scaling.csv."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", restval="")
+    writer.writeheader()
+    writer.writerows(runs)
+    return stream.getvalue()
+
+
+def make(options: argparse.Namespace) -> None:
+    """Prints the table of a study and writes its files; then names the runs that count for nothing on standard error."""
     runs = study(options.study)
     rows = medians(runs)
     output = options.output or options.study
     output.mkdir(parents=True, exist_ok=True)
-    with open(output / "scaling.csv", "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", restval="")
-        writer.writeheader()
-        writer.writerows(runs)
+    write_file(output / "scaling.csv", csv_of(runs))
     modes = sorted({row["mode"] for row in rows})
     for mode in modes:
-        if not any("tokens_per_s" in row or "plan_tokens_per_s" in row for row in rows if row["mode"] == mode):
-            continue
-        name = "scaling.svg" if len(modes) == 1 else f"scaling-{mode}.svg"
-        (output / name).write_text(picture(runs, rows, mode), encoding="utf-8")
+        if any("tokens_per_s" in row or "plan_tokens_per_s" in row for row in rows if row["mode"] == mode):
+            write_file(output / ("scaling.svg" if len(modes) == 1 else f"scaling-{mode}.svg"), picture(runs, rows, mode))
     print(table(rows))
     for row in runs:
         if row["exit_code"] != 0:
             state = "has not ended" if row["exit_code"] == "" else f"ended with {row['exit_code']}"
-            print(f"{row['mode']}, {row['nodes']} node(s), {row['ranks']} rank(s), repeat {row['repeat']}: {state}"
-                  f"{': ' if row['reason'] else ''}{row['reason']}", file=sys.stderr)
+            reason = f": {row['reason']}" if row["reason"] else ""
+            print(f"{row['mode']}, {row['nodes']} node(s), {row['ranks']} rank(s), repeat {row['repeat']}: {state}{reason}", file=sys.stderr)
     if not any(row["exit_code"] == 0 for row in runs):
         raise ToolError(f"{options.study}: no run has ended with 0 yet")
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="the --output of slurm/scaling.sh")
+    parser.add_argument("--output", type=Path, help="folder for scaling.csv and scaling.svg (default: the study's)")
+    return exit_code_of("scaling_report", lambda: make(parser.parse_args(argv)))
+
+
 if __name__ == "__main__":
-    sys.exit(exit_code_of("scaling_report.py", write))
+    sys.exit(main())

@@ -93,7 +93,7 @@ ROWS = {
     "tools/plot_neurons.py": [(".h5", ["{bad}", "{out}"], ()), (".csv", ["{bad}", "{out}"], ()), (".cfg", ["{h5}", "{out}", "--experts", "{bad}"], ())],
     "tools/prepare_corpus.py": [("", ["--output", "{out}", "--languages", "en", "--item-languages", "en", "--cache", "{cache}"], ())],
     "tools/report.py": [("", ["--work", "{bad}", "--source", "en", "--target", "el", "--output", "{out}"], ())],  # its files: test_report.py
-    "tools/scaling_report.py": [("", ["{bad}", "--output", "{out}"], ())],
+    "tools/scaling_report.py": [("", ["{bad}", "--output", "{out}"], ())],  # its files: test_files_of_a_study
     "tools/to_tensorboard.py": [("", ["{bad}", "--output", "{out}"], ())],
     "tools/bench/analyze_against_torch.py": [("", ["{bad}", "{bad}"], ())],
     "tools/bench/ap_against_sklearn.py": [("", ["{bad}"], ())],
@@ -215,6 +215,38 @@ class HostileFiles(unittest.TestCase):
                     self.assertNotIn("NMOE_TRACEBACK", err)
                     self.assertTrue(code == 0 or os.path.basename(name) in err, err)
             shutil.rmtree(run)
+
+    def test_files_of_a_study(self):
+        """Each file that the report of a scaling study reads, with every content; blank, job_id, exit_code and plan.json are not there yet."""
+        study, out, run = self.work / "study", self.work / "out", "strong-n1-r2"
+        shutil.copytree(HERE / "data" / "scaling", study)
+        (study / run / "run" / "exit.json").write_text('{"reason": "no room"}')
+        contents = {**TEXTS, "null in a plan": b'{"quantities": [null]}', "empty object": b"{}",
+                    "NaN in a step": b'{"step_s": NaN, "tokens_per_s": 1, "bytes": {}, "flops": 1}\n' * 9,
+                    "an infinite step": b'{"step_s": 1e999, "tokens_per_s": 1, "bytes": {}, "flops": 1}\n' * 9,
+                    "another mode": b'{"mode": "../x", "nodes": 1, "ranks": 1, "repeat": 1, "global_batch_size": 8, "micro_batch_size": 2}',
+                    "ranks of words": b'{"mode": "weak", "nodes": 1, "ranks": "1", "repeat": 1, "global_batch_size": 8, "micro_batch_size": 2}',
+                    "no ranks": b'{"mode": "weak", "nodes": 1, "ranks": 0, "repeat": 1, "global_batch_size": 8, "micro_batch_size": 2}'}
+        fine = {"point.json": (), "run/metrics.jsonl": (), "plan.json": ("empty", "blank"), "exit_code": ("empty", "blank"),
+                "run/exit.json": ("empty object", "NaN", "null in a plan", "another mode", "ranks of words", "no ranks"),
+                "job_id": set(contents) - {"binary", "start of HDF5", "Latin-1"}}
+        for name, good in fine.items():
+            bad = study / run / name
+            before = bad.read_bytes() if bad.exists() else None
+            (study / run / "exit_code").write_text("75\n" if name == "run/exit.json" else "0\n")
+            for content, text in contents.items():
+                bad.write_bytes(text)
+                with self.subTest(file=name, content=content):
+                    code, _, err = self.call("tools/scaling_report.py", [str(study), "--output", str(out)])
+                    self.assertEqual(code, 0 if content in good else 65, err)
+                    self.assertNotIn("NMOE_TRACEBACK", err)
+                    if content not in good:
+                        self.assertEqual(err.count("\n"), 1, err)
+                        self.assertIn(str(bad), err)
+                        self.assertFalse(out.exists())
+                    self.assertEqual([path.name for path in self.work.rglob("*.tmp*")], [])
+                shutil.rmtree(out, ignore_errors=True)
+            bad.unlink() if before is None else bad.write_bytes(before)
 
 
 if __name__ == "__main__":

@@ -146,12 +146,12 @@ class Scaling(unittest.TestCase):
         lines = metrics.read_text().splitlines()
         for damage in ("{", "[]", '{"step_s": 0, "tokens_per_s": 1, "bytes": {}, "flops": 1}', '{"step_s": 1, "tokens_per_s": 1, "bytes": 3, "flops": 1}'):
             metrics.write_text("\n".join([*lines[:4], damage, *lines[5:]]))
-            self.assertIn(f"scaling_report.py: {metrics}:5: not a line of metrics", self.report(study, code=65).stderr)
+            self.assertIn(f"scaling_report: {metrics}:5: not a line of metrics", self.report(study, code=65).stderr)
         metrics.write_text("\n".join(lines[:3]))
         self.assertIn(f"{metrics}: 3 steps", self.report(study, code=65).stderr)
         metrics.write_text("\n".join(lines))
         (study / "strong-n1-r1/plan.json").write_text("{")
-        self.assertIn("plan.json: it is not as neuronmoe writes it", self.report(study, code=65).stderr)
+        self.assertIn("plan.json: not JSON", self.report(study, code=65).stderr)
         self.assertIn("no run of slurm/scaling.sh", self.report(self.work / "bin", code=65).stderr)
 
     @unittest.skipUnless(BINARY, "NMOE_TEST_BINARY names no program")
