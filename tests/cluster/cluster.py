@@ -105,16 +105,8 @@ def has_step(run):
 
 def ranks_of(output):
     """Process ids by Slurm's rank of the program that writes `output`."""
-    found = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            environment = dict(e.split(b"=", 1) for e in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if b"=" in e)
-        except OSError:
-            continue
-        if command[0] == str(BINARY).encode() and str(output).encode() in command:
-            found[int(environment[b"SLURM_PROCID"])] = int(pid)
-    return found
+    return {int(environment[b"SLURM_PROCID"]): pid for pid, command, environment in harness.processes_with(output)
+            if command[0] == str(BINARY).encode()}
 
 
 def signaled(cluster, wanted):

@@ -19,16 +19,7 @@ NET = "10.77.5"
 
 def processes_of(output):
     """Process ids of the program that writes `output`."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except OSError:
-            continue
-        if command[0] == str(BINARY).encode() and str(output).encode() in command and state != "Z":
-            found.append(int(pid))
-    return found
+    return [pid for pid, command, _ in cluster.harness.processes_with(output) if command[0] == str(BINARY).encode()]
 
 
 def kills(slurm, wanted):

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import Program, fresh, make_inputs, steps_of, training
+from harness import Program, fresh, make_inputs, processes_with, steps_of, training
 
 WATCHDOG_S = 6
 failures = []
@@ -38,16 +38,8 @@ def wait_for_step(run, job, step=2):
 
 def ranks_of(run):
     """Process ids by rank of the training that writes `run`."""
-    found = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            environment = dict(e.split(b"=", 1) for e in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if b"=" in e)
-        except OSError:
-            continue
-        if str(run).encode() in command and b"OMPI_COMM_WORLD_RANK" in environment:
-            found[int(environment[b"OMPI_COMM_WORLD_RANK"])] = int(pid)
-    return found
+    rank = b"OMPI_COMM_WORLD_RANK"
+    return {int(environment[rank]): pid for pid, _, environment in processes_with(run) if rank in environment}
 
 
 def stopped_rank(work):

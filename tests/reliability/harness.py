@@ -9,6 +9,7 @@ import struct
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,6 +18,19 @@ CODES = {0, 65, 70, 75, 78, 85, 86, 87}
 LAYERS, HIDDEN, INTERMEDIATE, VOCAB = 2, 16, 24, 64
 ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1",
                "OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
+
+
+def processes_with(word):
+    """Process id, words of the command and environment of every living process that has `word` among its words."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            environment = dict(e.split(b"=", 1) for e in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if b"=" in e)
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if str(word).encode() in command and state != "Z":
+            yield int(pid), command, environment
 
 
 class Job:

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of tools/report.py on synthetic files."""
-import contextlib
 import copy
 import html.parser
-import io
 import json
 import math
 import os
 import pathlib
 import re
 import sys
-import tempfile
 import unittest
 import urllib.parse
 import xml.dom.minidom
@@ -21,10 +18,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [HERE, os.path.join(ROOT, "tools")]
 import metrics_file  # noqa: E402
-import report  # noqa: E402
 import report_charts  # noqa: E402
 import report_data  # noqa: E402
 import synthetic  # noqa: E402
+from report_case import ReportCase  # noqa: E402
 import tool_errors  # noqa: E402
 
 
@@ -47,22 +44,7 @@ class Tags(html.parser.HTMLParser):
             raise AssertionError(f"</{tag}> at {self.getpos()}")
 
 
-class Report(unittest.TestCase):
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.work = folder.name
-
-    def call(self, *arguments):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = report.main(["--work", self.work, "--source", "en", "--target", "el", *arguments])
-        return code, out.getvalue(), err.getvalue()
-
-    def page(self):
-        with open(os.path.join(self.work, "el", "report.html"), encoding="utf-8") as stream:
-            return stream.read()
-
+class Report(ReportCase):
     def test_page_is_self_contained(self):
         synthetic.write_journey(self.work)
         code, out, err = self.call("--check")

@@ -1,42 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of what tools/report.py says beside the results: differences in pairs, where and how long a run was, and its axes."""
-import contextlib
-import io
 import json
 import math
 import os
 import pathlib
 import re
 import sys
-import tempfile
 import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [HERE, os.path.join(ROOT, "tools")]
-import report  # noqa: E402
 import report_data  # noqa: E402
 import report_pairs  # noqa: E402
 import report_svg  # noqa: E402
 import synthetic  # noqa: E402
+from report_case import ReportCase  # noqa: E402
 
 
-class ReportParts(unittest.TestCase):
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.work = folder.name
-
-    def call(self, *arguments):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = report.main(["--work", self.work, "--source", "en", "--target", "el", *arguments])
-        return code, out.getvalue(), err.getvalue()
-
-    def page(self):
-        with open(os.path.join(self.work, "el", "report.html"), encoding="utf-8") as stream:
-            return stream.read()
-
+class ReportParts(ReportCase):
     def write_items(self, stage, changes, lang="el"):
         """Ten documents of ten tokens with the perplexity of the evaluation on average; `changes` per document adds up to 0."""
         path = os.path.join(self.work, "el", f"eval-{stage}.json")

@@ -59,7 +59,7 @@ struct PrefixedSequence {
 void attention_prefixed_forward(TensorView o, ConstTensorView q, ConstTensorView k, ConstTensorView v,
                                 std::span<const PrefixedSequence> sequences, double scale, Stream& stream);
 
-/// h = SiLU(gate) ⊙ up (METHOD 5.7).   all [T, F]
+/// h = SiLU(gate) ⊙ up (METHOD 5 step 7).   all [T, F]
 void swiglu_forward(TensorView h, ConstTensorView gate, ConstTensorView up, Stream& stream);
 /// Overwrites dgate and dup.
 void swiglu_backward(TensorView dgate, TensorView dup, ConstTensorView dh, ConstTensorView gate,
